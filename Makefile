@@ -1,0 +1,93 @@
+# make demo: set up and run the main job. make test: set up and pass the tests. Nothing else is needed
+# before either than Python 3.10+ and a C++20 compiler.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+CUDA_TORCH ?= torch==2.11.0
+VENV ?= .venv
+CUDA_VENV ?= .venv-cuda
+JOBS ?= 2
+DEMO_REQUESTS ?= 12
+
+export CMAKE_BUILD_PARALLEL_LEVEL = $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+CUDA_BIN := $(CUDA_VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
+CUDA_PIP := $(CUDA_BIN)/python -m pip install --quiet
+BUILD_TOOLS := cmake ninja pybind11 scikit-build-core
+CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
+SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
+
+.PHONY: demo test test-python test-cpp test-cuda-sim lint format bench clean
+.DEFAULT_GOAL := test
+
+# ---- set-up: each stamp is one finished step ----------------------------------------------------
+$(VENV)/.torch: Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) $(TORCH) $(BUILD_TOOLS) $(CUDA_HEADERS)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(PIP) --no-build-isolation ".[test,example]"
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.torch pyproject.toml
+	$(PIP) --no-build-isolation ".[lint]"
+	touch $@
+
+# The CUDA build of torch without NVIDIA's packages: the simulated runtime stands in for them.
+$(CUDA_VENV)/.torch: Makefile
+	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_PIP) --upgrade pip
+	$(CUDA_PIP) --no-deps $(CUDA_TORCH)
+	$(CUDA_PIP) filelock typing-extensions sympy networkx jinja2 fsspec "setuptools<82"
+	$(CUDA_PIP) $(BUILD_TOOLS) $(CUDA_HEADERS) nvidia-ml-py
+	$(CUDA_PIP) --no-deps transformers safetensors tokenizers huggingface_hub
+	$(CUDA_PIP) regex requests tqdm pyyaml packaging httpx
+	touch $@
+
+$(CUDA_VENV)/.installed: $(CUDA_VENV)/.torch $(SOURCES)
+	$(CUDA_PIP) --no-build-isolation ".[test]"
+	touch $@
+
+# ---- what a person asks for ---------------------------------------------------------------------
+demo: $(VENV)/.installed
+	$(BIN)/python -m memtrace run --force -o demo.memtrace examples/serve.py --requests $(DEMO_REQUESTS)
+	$(BIN)/python -m memtrace summary demo.memtrace
+	$(BIN)/python -m memtrace peak demo.memtrace
+
+test: lint test-cpp test-python
+
+test-python: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not cuda_sim and not asan" tests
+
+test-cpp: $(VENV)/.torch
+	tools/install_doctest
+	$(BIN)/cmake --preset dev -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build --preset dev
+	$(BIN)/ctest --preset dev
+
+test-cuda-sim: $(CUDA_VENV)/.installed
+	$(CUDA_BIN)/python -m pytest -m cuda_sim tests
+
+lint: $(VENV)/.installed $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_layers.py
+	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format:
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet memray
+	$(BIN)/python benchmarks/record/whole_program.py
+
+clean:
+	rm -rf build .build .simcuda $(VENV) $(CUDA_VENV) demo.memtrace

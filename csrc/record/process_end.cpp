@@ -1,0 +1,80 @@
+#include "record/process_end.h"
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+namespace memtrace {
+namespace {
+
+// Never destroyed: exit handlers may run after static destructors.
+struct ProcessEnd {
+  pid_t pid;
+  std::string end_fifo, done_fifo, hint;
+  std::atomic<bool> announced{false};
+};
+ProcessEnd* g_end = nullptr;
+
+bool send_status(const ProcessEnd& end, int status) noexcept {
+  const int fd = open(end.end_fifo.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0)
+    return false; // ENXIO: nobody reads
+  char message[64];
+  const int size =
+      snprintf(message, sizeof message, "end %ld %d\n", static_cast<long>(end.pid), status & 0xff);
+  const bool sent = write(fd, message, static_cast<size_t>(size)) == size;
+  close(fd);
+  return sent;
+}
+
+// True: the finaliser said that it is done. A second Ctrl-C ends the wait: Python has put SIGINT
+// back to its default by now.
+bool wait_until_done(int fd) noexcept {
+  pollfd waited{fd, POLLIN, 0};
+  int ready;
+  do {
+    ready = poll(&waited, 1, -1);
+  } while (ready < 0 && errno == EINTR);
+  char byte;
+  return ready > 0 && read(fd, &byte, 1) == 1;
+}
+
+void at_exit(int status, void*) {
+  announce_process_end(status);
+}
+
+} // namespace
+
+void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
+                       const std::string& hint) {
+  if (g_end && g_end->pid == getpid())
+    return;
+  g_end = new ProcessEnd{getpid(), end_fifo, done_fifo, hint};
+#ifdef __GLIBC__
+  on_exit(at_exit, nullptr);
+#else
+  atexit([] { at_exit(0, nullptr); });
+#endif
+}
+
+void announce_process_end(int status) noexcept {
+  ProcessEnd* end = g_end;
+  if (!end || end->pid != getpid() || end->announced.exchange(true))
+    return;
+  fflush(nullptr); // what C code printed comes before the summary, as exit() itself would do later
+  // Opened before the message, so that the byte cannot come and go in between.
+  const int done = open(end->done_fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  const bool finished = done >= 0 && send_status(*end, status) && wait_until_done(done);
+  if (done >= 0)
+    close(done);
+  if (!finished) {
+    const ssize_t ignored = write(STDERR_FILENO, end->hint.data(), end->hint.size());
+    (void)ignored;
+  }
+}
+
+} // namespace memtrace

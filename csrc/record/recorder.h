@@ -1,0 +1,86 @@
+// One recording of one process: its spool on disk, its logs, its names, its losses.
+//
+// Threads: every method may be called from any thread, with or without the GIL, also under torch's
+// allocator lock: nothing here takes the GIL, blocks on another thread's I/O for long, or throws.
+// The hot path is ThreadLog alone; everything here is called once per full window, per name, per thread.
+// Fork: the child must call abandon() on its inherited copy before anything else and make its own;
+// the mappings are not inherited (MADV_DONTFORK), so it cannot write into its parent's spool.
+#pragma once
+
+#include "record/clock.h"
+#include "record/spool.h"
+#include "record/thread_log.h"
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace memtrace {
+
+class Recorder {
+ public:
+  // Creates the three files in an existing, empty directory. Throws std::runtime_error (with the
+  // path and the reason) when they cannot be made: the only place that throws.
+  Recorder(const std::string& directory, uint32_t python_hex);
+  ~Recorder();
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  ThreadLog* acquire_log() noexcept;
+  void release_log(ThreadLog* log) noexcept;
+  // Appends the log's full window; called by its thread where no allocator lock is held.
+  void flush(ThreadLog* log) noexcept;
+
+  // The id of a string, written to text.log on first sight. 0 only for the empty string.
+  uint32_t intern(std::string_view text) noexcept;
+  bool text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
+  uint32_t next_id(TextKind kind) noexcept;
+  void lose(Loss kind, uint64_t count = 1) noexcept;
+  uint64_t lost(Loss kind) const noexcept;
+
+  // Writes a note into the recorder's own log; for the slow callers (marks, samples, stages).
+  void note(const Note& note) noexcept;
+  // Likewise an allocator event that no hook saw: memory from before the recording (preexisting) or
+  // from outside torch's allocators (external). Its order is 0: placed by its ticks alone.
+  void event(const AllocatorEvent& event) noexcept;
+
+  void set_exit_status(int status) noexcept;
+  // Marks the spool complete and stops accepting records. Idempotent. Mappings of logs that other
+  // threads may still hold stay until the recorder is destroyed.
+  void close() noexcept;
+  // In a forked child: forget everything without touching the parent's files.
+  void abandon() noexcept;
+
+ private:
+  static bool refill(ThreadLog* log) noexcept;
+  bool next_window(ThreadLog* log) noexcept;
+  void* map_window() noexcept;
+  void append_window(void* window) noexcept;
+  template <class Kind> void write_slowly(const Kind& record, Loss loss) noexcept;
+  bool append_text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
+
+  std::mutex logs_mutex_;
+  std::vector<ThreadLog*> logs_;
+  ThreadLog* free_logs_ = nullptr;
+  uint64_t windows_mapped_ = 0;
+  std::atomic<bool> closed_ = false;
+
+  std::mutex text_mutex_;
+  std::unordered_map<std::string, uint32_t> names_;
+  uint64_t text_size_ = 0;
+  uint32_t next_ids_[16] = {};
+
+  std::mutex note_mutex_;
+  ThreadLog* note_log_ = nullptr;
+
+  Control* control_ = nullptr;
+  std::atomic<uint64_t> records_size_{0};
+  int windows_fd_ = -1;
+  int records_fd_ = -1;
+  int text_fd_ = -1;
+};
+
+} // namespace memtrace

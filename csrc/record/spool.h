@@ -1,0 +1,122 @@
+// The spool on disk: what a running process leaves behind, readable at any moment, also after SIGKILL.
+//
+//   spool/process=KEY/
+//     control.bin   one page: who writes, the clock, losses, how it ended
+//     windows.bin   the chunks that threads are writing to at this moment, shared mappings
+//     records.bin   chunks that were full, appended; each belongs to one log
+//     text.log      frames: names, stacks, modules, threads, pools, and JSON notes
+//
+// Everything is little-endian. A reader needs nothing but these files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace memtrace {
+
+constexpr uint64_t kSpoolMagic = 0x4c4f4f50534d544dULL; // "MTMSPOOL"
+constexpr uint32_t kSpoolVersion = 1;
+
+// ---- control.bin ------------------------------------------------------------------------------
+enum class Clock : uint32_t { monotonic_ns = 0, tsc = 1 };
+
+// What was lost, by kind. Names as in loss_name().
+enum class Loss : uint32_t {
+  event_no_space,  // an allocator event: the disk was full, or no chunk could be mapped
+  record_no_space, // a span, mark, sample or stage: likewise
+  text_no_space,   // a name or stack could not be written; its id reads "?"
+  stack_too_deep,  // a stack was cut at the walker's limit
+  operators_deep,  // operator nesting beyond the thread's stack
+  external_failed, // an external or preexisting allocation could not be described
+  count
+};
+constexpr uint32_t kLossCount = static_cast<uint32_t>(Loss::count);
+
+struct ClockAnchor {
+  uint64_t ticks;
+  uint64_t monotonic_ns;
+};
+
+struct Control {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t chunk_bytes;
+  uint64_t pid;
+  Clock clock;
+  uint32_t python_hex; // PY_VERSION_HEX
+  ClockAnchor start;   // clock origin: *_ns columns are monotonic_ns minus start.monotonic_ns
+  uint64_t start_unix_ns;
+  uint64_t lost[16]; // by Loss; updated with relaxed atomic adds
+  uint32_t complete; // 1: the recorder was closed in order
+  int32_t has_exit_status;
+  int32_t exit_status;
+  uint32_t reserved;
+  ClockAnchor end; // zero unless complete
+  uint64_t end_unix_ns;
+};
+static_assert(sizeof(Control) <= 4096);
+constexpr size_t kControlBytes = 4096;
+
+// ---- windows.bin and records.bin ----------------------------------------------------------------
+// Both are arrays of chunks: a header in the place of the first record, then records up to the first
+// whose tail is zero. Logs write into windows, which stay mapped and are used again; a full window
+// is appended to records.bin. (A fresh page of a shared file mapping costs 4 us, 60 ns a record; a
+// page that is written with pwrite costs 0.9 us, 14 ns a record: benchmarks/record/spool_write.cpp.)
+//   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
+//     appended and being cleared: the window's copy is whole, the appended one may be cut short.
+//   - a chunk whose magic is zero was reserved, or cleared, and holds nothing.
+constexpr size_t kChunkBytes = 64 * 1024;
+constexpr uint32_t kChunkMagic = 0x4b4e4843; // "CHNK"
+constexpr size_t kRecordBytes = 64;
+constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the header takes one place
+
+struct ChunkHeader {
+  uint32_t magic;
+  uint32_t log;        // number of the log, from 1
+  uint64_t index;      // place of the chunk in its log, from 0
+  ClockAnchor anchor;  // taken when the chunk was opened
+  uint64_t reserved[4];
+};
+static_assert(sizeof(ChunkHeader) == kRecordBytes);
+
+// ---- text.log ---------------------------------------------------------------------------------
+// Ids are per kind, from 1, except that `name` ids are used for every string.
+enum class TextKind : uint16_t {
+  name = 1,        // id -> UTF-8 bytes
+  stack = 2,       // id -> StackFrame[], innermost first
+  module = 3,      // id -> ModuleText: one nn.Module instance
+  module_path = 4, // id of a module -> uint32 root module id, then its path in that root (UTF-8)
+  pool = 5,        // id -> two uint64: torch's MempoolId_t
+  thread = 6,      // id -> ThreadText
+  tensor = 7,      // JSON object: a named tensor (see hook/scan.py); id = 0
+  process = 8,     // JSON object, merged into what is known of the process; id = 0
+};
+
+struct TextFrame {
+  uint32_t length; // bytes of payload that follow this header; 0 ends the log
+  TextKind kind;
+  uint16_t check; // kTextCheck: a torn or overwritten header is recognised
+  uint32_t id;
+};
+static_assert(sizeof(TextFrame) == 12);
+constexpr uint16_t kTextCheck = 0x6d54;
+
+struct StackFrame {
+  uint32_t function; // name id
+  uint32_t file;     // name id
+  uint32_t line;
+  uint32_t module; // module id when this frame is nn.Module.__call__ of it, else 0
+};
+
+struct ModuleText {
+  uint32_t class_name; // name id
+  uint32_t reserved;
+  uint64_t address; // of the instance, only to tell instances apart in a dump
+};
+
+struct ThreadText {
+  uint64_t os_thread_id;
+  uint64_t record_function_thread; // at::RecordFunction::currentThreadId(); 0: not known
+};
+
+} // namespace memtrace

@@ -1,0 +1,51 @@
+// An append-only log of records with one writer: the thread that holds it.
+//
+// A log writes into one of two windows: mapped chunks that stay resident. The writer fills records
+// in place and publishes each with one release store; when a window is full it goes on in the other
+// one, and the full one is appended to records.bin at the next moment when no allocator lock is held
+// (or, at the latest, when the other one is full as well). When a thread ends, its log goes to the
+// next thread that asks for one.
+#pragma once
+
+#include "record/event.h"
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+
+namespace memtrace {
+
+struct ThreadLog {
+  Record* cursor = nullptr;
+  Record* end = nullptr;
+  // Gives the log its next chunk; false: no space, the record is lost (and was not counted yet).
+  bool (*refill)(ThreadLog*) noexcept = nullptr;
+
+  // Owned by the recorder.
+  void* recorder = nullptr;
+  void* windows[2] = {nullptr, nullptr};
+  uint32_t active = 0;      // the window that cursor points into
+  bool flush_pending = false; // the other window is full and not yet appended
+  uint32_t number = 0;      // from 1
+  uint64_t chunks = 0;      // chunks begun so far
+  ThreadLog* next_free = nullptr;
+
+  // The place of the next record, or null when there is no space.
+  Record* reserve() noexcept {
+    if (cursor == end) [[unlikely]]
+      if (!refill(this))
+        return nullptr;
+    return cursor;
+  }
+
+  // Publishes the record that reserve() returned; its other fields are written by now.
+  void publish(const Tail& tail) noexcept {
+    static_assert(sizeof(Tail) == sizeof(uint64_t));
+    auto* word = reinterpret_cast<uint64_t*>(&cursor->event.tail);
+    std::atomic_ref<uint64_t>(*word).store(std::bit_cast<uint64_t>(tail),
+                                           std::memory_order_release);
+    ++cursor;
+  }
+};
+
+} // namespace memtrace

@@ -1,0 +1,213 @@
+#include "record/recorder.h"
+
+#include "record/spool_files.h"
+
+#include <algorithm>
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+using namespace memtrace;
+using namespace memtrace::test;
+
+namespace {
+
+bool append(ThreadLog* log, uint64_t address) {
+  Record* record = log->reserve();
+  if (!record)
+    return false;
+  record->event = {};
+  record->event.ticks = ticks_after();
+  record->event.address = address;
+  log->publish({1, 0, kCpu, Action::alloc});
+  return true;
+}
+
+} // namespace
+
+TEST_CASE("records of a log come back whole and in order over many windows") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  constexpr uint64_t kRecords = 5 * kRecordsPerChunk + 17;
+  for (uint64_t i = 1; i <= kRecords; ++i)
+    REQUIRE(append(log, i));
+  const auto records = read_log(spool.path(), log->number);
+  REQUIRE(records.size() == kRecords);
+  for (uint64_t i = 0; i < kRecords; ++i)
+    CHECK(records[i].event.address == i + 1);
+}
+
+TEST_CASE("everything published is on disk at any moment, without close or flush") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  for (uint64_t i = 1; i <= 2 * kRecordsPerChunk; ++i) {
+    append(log, i);
+    if (i % 97 == 0 || i % kRecordsPerChunk < 2)
+      REQUIRE(read_log(spool.path(), log->number).size() == i);
+  }
+}
+
+TEST_CASE("flush appends the full window, and the log goes on") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  for (uint64_t i = 1; i <= kRecordsPerChunk + 1; ++i)
+    append(log, i);
+  CHECK(log->flush_pending);
+  CHECK(file_bytes(spool.path() + "/records.bin").empty());
+  recorder.flush(log);
+  CHECK_FALSE(log->flush_pending);
+  CHECK(file_bytes(spool.path() + "/records.bin").size() == kChunkBytes);
+  append(log, kRecordsPerChunk + 2);
+  CHECK(read_log(spool.path(), log->number).size() == kRecordsPerChunk + 2);
+}
+
+TEST_CASE("a log of a thread that ended goes to the next thread") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* first = recorder.acquire_log();
+  append(first, 1);
+  recorder.release_log(first);
+  ThreadLog* second = recorder.acquire_log();
+  CHECK(second == first);
+  append(second, 2);
+  CHECK(read_log(spool.path(), second->number).size() == 2);
+}
+
+TEST_CASE("a thousand threads in turn use one log, eight at once use eight") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  std::atomic<uint32_t> highest{0};
+  const auto work = [&](uint64_t address) {
+    ThreadLog* log = recorder.acquire_log();
+    append(log, address);
+    uint32_t seen = highest.load();
+    while (seen < log->number && !highest.compare_exchange_weak(seen, log->number)) {
+    }
+    recorder.release_log(log);
+  };
+  for (uint64_t i = 1; i <= 1000; ++i)
+    std::thread(work, i).join();
+  CHECK(highest == 2); // 1 is the recorder's own
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t)
+    threads.emplace_back([&] {
+      for (uint64_t i = 0; i < 2000; ++i)
+        work(i + 1);
+    });
+  for (std::thread& thread : threads)
+    thread.join();
+  CHECK(highest <= 9);
+  size_t records = 0;
+  for (const auto& [key, chunk] : read_chunks(spool.path()))
+    records += chunk.size();
+  CHECK(records == 1000 + 8 * 2000);
+}
+
+TEST_CASE("a name is one id, in the file before it is returned, from many threads") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  CHECK(recorder.intern("") == 0);
+  const uint32_t linear = recorder.intern("aten::linear");
+  CHECK(recorder.intern("aten::linear") == linear);
+  std::vector<std::thread> threads;
+  std::atomic<bool> missing{false};
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 300; ++i) {
+        const uint32_t id = recorder.intern("name" + std::to_string(i));
+        if (i % 60 == 0) {
+          auto texts = read_texts(spool.path(), TextKind::name);
+          if (texts[id] != "name" + std::to_string(i))
+            missing = true;
+        }
+      }
+    });
+  for (std::thread& thread : threads)
+    thread.join();
+  CHECK_FALSE(missing);
+  const auto texts = read_texts(spool.path(), TextKind::name);
+  CHECK(texts.size() == 301);
+  CHECK(texts.at(linear) == "aten::linear");
+}
+
+TEST_CASE("notes and events from outside keep the order of their ticks in their log") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 2000; ++i) {
+        Note note{};
+        note.tail.action = Action::mark;
+        recorder.note(note);
+        AllocatorEvent event{};
+        event.tail.action = Action::external;
+        recorder.event(event);
+      }
+    });
+  for (std::thread& thread : threads)
+    thread.join();
+  const auto records = read_log(spool.path(), 1);
+  REQUIRE(records.size() == 16000);
+  CHECK(std::is_sorted(records.begin(), records.end(), [](const Record& a, const Record& b) {
+    return a.event.ticks < b.event.ticks;
+  }));
+}
+
+TEST_CASE("control page: who, when, losses, exit status, complete") {
+  TemporaryDirectory spool;
+  {
+    Recorder recorder(spool.path(), 0x030b07f0);
+    recorder.lose(Loss::stack_too_deep, 3);
+    Control open = read_control(spool.path());
+    CHECK(open.magic == kSpoolMagic);
+    CHECK(open.version == kSpoolVersion);
+    CHECK(open.pid == static_cast<uint64_t>(getpid()));
+    CHECK(open.complete == 0);
+    CHECK(open.lost[static_cast<size_t>(Loss::stack_too_deep)] == 3);
+    recorder.set_exit_status(7);
+    recorder.close();
+    recorder.close();
+    CHECK(recorder.text(TextKind::name, 1, "x", 1) == false);
+  }
+  const Control closed = read_control(spool.path());
+  CHECK(closed.complete == 1);
+  CHECK(closed.has_exit_status == 1);
+  CHECK(closed.exit_status == 7);
+  CHECK(closed.end.monotonic_ns >= closed.start.monotonic_ns);
+}
+
+TEST_CASE("a directory that cannot be written is one clear error") {
+  CHECK_THROWS_WITH_AS(Recorder("/nonexistent/spool", 0),
+                       "cannot create /nonexistent/spool/control.bin: No such file or directory",
+                       std::runtime_error);
+}
+
+TEST_CASE("a forked child that abandons its copy leaves the parent's spool alone") {
+  TemporaryDirectory spool;
+  TemporaryDirectory child_spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  append(log, 1);
+  const pid_t child = fork();
+  if (child == 0) {
+    recorder.abandon();
+    Recorder own(child_spool.path(), 0);
+    const bool recorded = append(own.acquire_log(), 2);
+    recorder.lose(Loss::event_no_space);
+    recorder.close();
+    _exit(recorded ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(status == 0);
+  append(log, 3);
+  CHECK(read_log(spool.path(), log->number).size() == 2);
+  CHECK(read_control(spool.path()).lost[0] == 0);
+  CHECK(read_control(spool.path()).complete == 0);
+  CHECK(read_log(child_spool.path(), 2).size() == 1);
+}
