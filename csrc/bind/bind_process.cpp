@@ -1,0 +1,148 @@
+// memtrace._core: what the watched process itself needs: its end, and callables seen passing by.
+#include "bind/core_bindings.h"
+#include "record/process_end.h"
+#include "record/spool_seal.h"
+
+#include <pybind11/stl.h>
+
+#include <cstddef>
+
+namespace py = pybind11;
+
+namespace memtrace {
+namespace {
+
+// A callable that tells `before(args, kwargs)` and `after(result, args, kwargs)` of each call of
+// the original. It adds no Python frame to tracebacks and looks like the original to whoever asks.
+// What the observers raise is dropped: a failure of ours must not become the program's.
+struct ObservedCall {
+  PyObject_HEAD PyObject* original;
+  PyObject* before; // or null
+  PyObject* after;  // or null
+};
+
+ObservedCall* cast(PyObject* object) {
+  return reinterpret_cast<ObservedCall*>(object);
+}
+
+void tell(PyObject* observer, PyObject* first, PyObject* second, PyObject* third) {
+  PyObject* told = PyObject_CallFunctionObjArgs(observer, first, second, third, nullptr);
+  Py_XDECREF(told);
+  PyErr_Clear();
+}
+
+PyObject* call(PyObject* object, PyObject* args, PyObject* kwargs) {
+  ObservedCall* self = cast(object);
+  PyObject* keywords = kwargs ? kwargs : Py_None;
+  if (self->before)
+    tell(self->before, args, keywords, nullptr);
+  PyObject* result = PyObject_Call(self->original, args, kwargs);
+  if (self->after && result)
+    tell(self->after, result, args, keywords);
+  return result;
+}
+
+PyObject* get_attribute(PyObject* object, PyObject* name) {
+  return PyObject_GetAttr(cast(object)->original, name);
+}
+
+PyObject* represent(PyObject* object) {
+  return PyObject_Repr(cast(object)->original);
+}
+
+int traverse(PyObject* object, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(object));
+  Py_VISIT(cast(object)->original);
+  Py_VISIT(cast(object)->before);
+  Py_VISIT(cast(object)->after);
+  return 0;
+}
+
+int clear(PyObject* object) {
+  Py_CLEAR(cast(object)->original);
+  Py_CLEAR(cast(object)->before);
+  Py_CLEAR(cast(object)->after);
+  return 0;
+}
+
+void deallocate(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
+  clear(object);
+  PyObject_GC_Del(object);
+  Py_DECREF(type);
+}
+
+template <class Function> void* slot(Function function) {
+  return reinterpret_cast<void*>(function);
+}
+
+PyTypeObject* observed_call_type() {
+  static PyType_Slot slots[] = {
+      {Py_tp_call, slot(call)},
+      {Py_tp_getattro, slot(get_attribute)},
+      {Py_tp_repr, slot(represent)},
+      {Py_tp_traverse, slot(traverse)},
+      {Py_tp_clear, slot(clear)},
+      {Py_tp_dealloc, slot(deallocate)},
+      {0, nullptr},
+  };
+  static PyType_Spec spec = {"memtrace._core.ObservedCall", sizeof(ObservedCall), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+  static PyObject* type = PyType_FromSpec(&spec);
+  return reinterpret_cast<PyTypeObject*>(type);
+}
+
+PyObject* reference_or_null(const py::object& object) {
+  return object.is_none() ? nullptr : py::object(object).release().ptr();
+}
+
+py::object observed(const py::object& original, const py::object& before, const py::object& after) {
+  PyTypeObject* type = observed_call_type();
+  ObservedCall* self = type ? PyObject_GC_New(ObservedCall, type) : nullptr;
+  if (!self)
+    throw py::error_already_set();
+  self->original = py::object(original).release().ptr();
+  self->before = reference_or_null(before);
+  self->after = reference_or_null(after);
+  PyObject_GC_Track(reinterpret_cast<PyObject*>(self));
+  return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
+}
+
+int g_interrupt_status = 0;
+
+// Python ends an unhandled KeyboardInterrupt by raising SIGINT again, which runs no exit handler.
+void after_python() {
+  if (g_interrupt_status != 0)
+    announce_process_end(g_interrupt_status);
+}
+
+void wait_after_interrupt(int status) {
+  if (g_interrupt_status == 0 && Py_AtExit(after_python) == 0)
+    g_interrupt_status = status;
+}
+
+void seal(const std::string& directory, std::optional<int> exit_status, bool complete,
+          const std::string& process_note) {
+  std::string reason;
+  if (!seal_spool(directory, {exit_status, complete, process_note}, &reason))
+    throw py::value_error(reason);
+}
+
+} // namespace
+
+void register_process(py::module_& module) {
+  module.def("watch_process_end", &watch_process_end, py::arg("end_fifo"), py::arg("done_fifo"),
+             py::arg("hint"), "At the exit of this process, tell the finaliser and wait for it.");
+  module.def("announce_process_end", &announce_process_end, py::arg("status"),
+             py::call_guard<py::gil_scoped_release>(), "The same, now.");
+  module.def("wait_after_interrupt", &wait_after_interrupt, py::arg("status"),
+             "Also wait when the process ends by an unhandled KeyboardInterrupt.");
+  module.def("observed", &observed, py::arg("original"), py::arg("before") = py::none(),
+             py::arg("after") = py::none(), "The original, with observers of each call.");
+  module.def("seal_spool", &seal, py::arg("directory"), py::kw_only(),
+             py::arg("exit_status") = py::none(), py::arg("complete") = false,
+             py::arg("process_note") = "", "Add what is known of a process that writes no more.");
+}
+
+} // namespace memtrace

@@ -1,0 +1,12 @@
+// The parts of memtrace._core, one per layer.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace memtrace {
+
+void register_record(pybind11::module_& module);
+void register_store(pybind11::module_& module);
+void register_analyse(pybind11::module_& module);
+
+} // namespace memtrace

@@ -1,0 +1,58 @@
+// What the CUDA and the CPU hook share: turning "this was allocated / freed here" into a record.
+#pragma once
+
+#include "hook/python_stack.h"
+#include "hook/thread_state.h"
+#include "record/clock.h"
+
+namespace memtrace {
+
+struct AllocatorFacts {
+  uint64_t ticks;
+  uint64_t address;
+  uint64_t size_bytes;
+  uint64_t stream;
+  uint32_t order;
+  uint16_t pool;
+  DeviceCode device;
+  Action action;
+};
+
+// The innermost running call, or null; marks it as one in which memory changed.
+inline const OperatorCall* touch_call(ThreadState& state) noexcept {
+  if (state.depth == 0)
+    return nullptr;
+  const uint32_t top = state.depth < ThreadState::kMaxDepth ? state.depth : ThreadState::kMaxDepth;
+  OperatorCall& call = state.calls[top - 1];
+  call.touched = true;
+  return &call;
+}
+
+inline bool wants_stack(const Recording& recording, const AllocatorFacts& facts) noexcept {
+  return (facts.action == Action::alloc || facts.action == Action::oom) && recording.stacks &&
+         facts.size_bytes >= recording.stack_min_bytes;
+}
+
+inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept {
+  ThreadState& state = scope.state();
+  Recording& recording = scope.recording();
+  // Before the record is reserved: a new stack writes its text first.
+  const uint32_t stack = wants_stack(recording, facts) ? recording.stacks->take() : 0;
+  const OperatorCall* call = touch_call(state);
+  Record* record = state.log->reserve();
+  if (!record) [[unlikely]]
+    return recording.lose(Loss::event_no_space);
+  AllocatorEvent& event = record->event;
+  event.ticks = facts.ticks;
+  event.address = facts.address;
+  event.size_bytes = facts.size_bytes;
+  event.stream = facts.stream;
+  event.call = call ? call->call : 0;
+  event.stack = stack;
+  event.op_name = call ? call->owner : 0;
+  event.top_name = call ? call->top : 0;
+  event.order = facts.order;
+  state.log->publish({state.thread, facts.pool, facts.device, facts.action});
+}
+
+} // namespace memtrace

@@ -1,0 +1,23 @@
+// The hooks that a recording installs, each in a file of its own.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace memtrace {
+
+// operators.cpp: RecordFunction callbacks; installed and removed with a recording.
+void install_operators();
+void remove_operators();
+
+// cpu_allocator.cpp: a wrapper around torch's CPU allocator, likewise.
+void install_cpu_allocator();
+void remove_cpu_allocator();
+
+// cuda_allocator.cpp: torch offers no way to detach, so once per process; the gate turns it off.
+enum class CudaAttach { attached, no_cuda_build, not_initialized };
+// Throws std::runtime_error when the allocator back end has no tracker (cudaMallocAsync, pluggable).
+CudaAttach attach_cuda_allocator();
+bool cuda_allocator_attached() noexcept;
+
+} // namespace memtrace

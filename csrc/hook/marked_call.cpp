@@ -1,0 +1,170 @@
+#include "hook/marked_call.h"
+
+#include "record/clock.h"
+
+#include <cstddef>
+#include <cstring>
+#include <string>
+
+namespace memtrace {
+namespace {
+
+struct MarkedCall {
+  PyObject_HEAD
+  vectorcallfunc vectorcall;
+  PyObject* original;
+  PyObject* describe; // or null
+  std::string* kind;
+  bool after;
+};
+
+MarkedCall* cast(PyObject* object) { return reinterpret_cast<MarkedCall*>(object); }
+
+struct Description {
+  std::string text;
+  uint64_t value = 0;
+  uint64_t value2 = 0;
+  long device = 0;
+};
+
+// What the mark says of this call. A failure of ours must not become the program's: it is dropped.
+Description describe_call(PyObject* describe, PyObject* const* args, size_t count, PyObject* names) {
+  Description result;
+  PyObject* positional = PyTuple_New(static_cast<Py_ssize_t>(count));
+  PyObject* keywords = PyDict_New();
+  for (size_t i = 0; positional && i < count; ++i) {
+    Py_INCREF(args[i]);
+    PyTuple_SET_ITEM(positional, static_cast<Py_ssize_t>(i), args[i]);
+  }
+  for (Py_ssize_t i = 0; keywords && names && i < PyTuple_GET_SIZE(names); ++i)
+    PyDict_SetItem(keywords, PyTuple_GET_ITEM(names, i), args[count + static_cast<size_t>(i)]);
+  PyObject* told = positional && keywords
+                       ? PyObject_CallFunctionObjArgs(describe, positional, keywords, nullptr)
+                       : nullptr;
+  const char* text = nullptr;
+  unsigned long long value = 0, value2 = 0;
+  long device = 0;
+  if (told && told != Py_None && PyTuple_Check(told) &&
+      PyArg_ParseTuple(told, "sKKl", &text, &value, &value2, &device))
+    result = {text, value, value2, device};
+  Py_XDECREF(told);
+  Py_XDECREF(positional);
+  Py_XDECREF(keywords);
+  PyErr_Clear();
+  return result;
+}
+
+void write_mark(const MarkedCall* self, const Description& description) noexcept {
+  HookScope scope;
+  if (!scope)
+    return;
+  const RecorderApi& api = scope.recording().api;
+  const uint32_t name = api.intern(api.recorder, self->kind->data(), self->kind->size());
+  const uint32_t text = api.intern(api.recorder, description.text.data(), description.text.size());
+  Record* record = scope.state().log->reserve();
+  if (!record)
+    return scope.recording().lose(Loss::record_no_space);
+  record->note.ticks = ticks_after();
+  record->note.value = description.value;
+  record->note.value2 = description.value2;
+  record->note.name = name;
+  record->note.text = text;
+  scope.state().log->publish(
+      {scope.state().thread, 0, static_cast<DeviceCode>(description.device), Action::mark});
+}
+
+PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject* names) {
+  MarkedCall* self = cast(object);
+  if (!g_recording.load(std::memory_order_relaxed))
+    return PyObject_Vectorcall(self->original, args, nargsf, names);
+  Description description;
+  if (self->describe)
+    description =
+        describe_call(self->describe, args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names);
+  if (!self->after)
+    write_mark(self, description);
+  PyObject* result = PyObject_Vectorcall(self->original, args, nargsf, names);
+  if (self->after && result)
+    write_mark(self, description);
+  return result;
+}
+
+PyObject* bind_to_instance(PyObject* object, PyObject* instance, PyObject*) {
+  if (!instance || instance == Py_None)
+    return Py_NewRef(object);
+  return PyMethod_New(object, instance);
+}
+
+// Looks like the original to whoever asks (__name__, __doc__, __text_signature__, ...).
+PyObject* get_attribute(PyObject* object, PyObject* name) {
+  if (PyUnicode_CompareWithASCIIString(name, "__wrapped__") == 0)
+    return Py_NewRef(cast(object)->original);
+  PyObject* found = PyObject_GetAttr(cast(object)->original, name);
+  if (found || !PyErr_ExceptionMatches(PyExc_AttributeError))
+    return found;
+  PyErr_Clear();
+  return PyObject_GenericGetAttr(object, name);
+}
+
+PyObject* represent(PyObject* object) { return PyObject_Repr(cast(object)->original); }
+
+int traverse(PyObject* object, visitproc visit, void* arg) {
+  Py_VISIT(cast(object)->original);
+  Py_VISIT(cast(object)->describe);
+  return 0;
+}
+
+int clear(PyObject* object) {
+  Py_CLEAR(cast(object)->original);
+  Py_CLEAR(cast(object)->describe);
+  return 0;
+}
+
+void deallocate(PyObject* object) {
+  PyObject_GC_UnTrack(object);
+  clear(object);
+  delete cast(object)->kind;
+  PyObject_GC_Del(object);
+}
+
+PyTypeObject* marked_call_type() {
+  static PyTypeObject type = [] {
+    PyTypeObject t{};
+    Py_SET_REFCNT(reinterpret_cast<PyObject*>(&t), 1);
+    t.tp_name = "memtrace.MarkedCall";
+    t.tp_basicsize = sizeof(MarkedCall);
+    t.tp_dealloc = deallocate;
+    t.tp_vectorcall_offset = offsetof(MarkedCall, vectorcall);
+    t.tp_call = PyVectorcall_Call;
+    t.tp_repr = represent;
+    t.tp_getattro = get_attribute;
+    t.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+                 Py_TPFLAGS_METHOD_DESCRIPTOR;
+    t.tp_traverse = traverse;
+    t.tp_clear = clear;
+    t.tp_descr_get = bind_to_instance;
+    return t;
+  }();
+  static const int ready = PyType_Ready(&type);
+  return ready == 0 ? &type : nullptr;
+}
+
+} // namespace
+
+PyObject* make_marked_call(PyObject* original, const char* kind, PyObject* describe, bool after) {
+  PyTypeObject* type = marked_call_type();
+  if (!type)
+    return nullptr;
+  MarkedCall* self = PyObject_GC_New(MarkedCall, type);
+  if (!self)
+    return nullptr;
+  self->vectorcall = call;
+  self->original = Py_NewRef(original);
+  self->describe = describe && describe != Py_None ? Py_NewRef(describe) : nullptr;
+  self->kind = new std::string(kind);
+  self->after = after;
+  PyObject_GC_Track(reinterpret_cast<PyObject*>(self));
+  return reinterpret_cast<PyObject*>(self);
+}
+
+} // namespace memtrace

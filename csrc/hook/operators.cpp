@@ -1,0 +1,175 @@
+// Operators: a thread-local stack of running calls, kept by torch's RecordFunction callbacks.
+//
+// A span is written when a call ends in which something was allocated or freed. The start callback
+// asks for no inputs, so torch copies nothing; what remains is torch's own slow path (40-60 ns).
+#include "hook/hook.h"
+#include "hook/thread_state.h"
+#include "record/clock.h"
+
+#include <ATen/record_function.h>
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+namespace memtrace {
+
+uint64_t record_function_thread() noexcept { return at::RecordFunction::currentThreadId(); }
+
+namespace {
+
+// Operators that only make the storage for another one: memory is said to be that one's.
+constexpr std::string_view kFactories[] = {
+    "aten::empty",        "aten::empty_strided", "aten::empty_like",
+    "aten::resize_",      "aten::new_empty",     "aten::new_empty_strided",
+    "aten::resize_as_",   "aten::empty_permuted", "aten::_empty_affine_quantized",
+    "aten::empty.memory_format",
+};
+
+bool is_factory(std::string_view name) noexcept {
+  return std::find(std::begin(kFactories), std::end(kFactories), name) != std::end(kFactories);
+}
+
+// Our copies of the names, one per text: slots of all threads point to them. Never freed, and
+// bounded by the number of distinct names.
+const char* keep_text(const char* name) {
+  static auto* mutex = new std::mutex;
+  static auto* texts = new std::unordered_map<std::string, std::unique_ptr<std::string>>;
+  std::lock_guard lock(*mutex);
+  auto [at, fresh] = texts->try_emplace(name);
+  if (fresh)
+    at->second = std::make_unique<std::string>(name);
+  return at->second->c_str();
+}
+
+[[gnu::noinline]] void learn_name(NameSlot& slot, const char* name, Recording& recording) noexcept {
+  const size_t size = std::strlen(name);
+  try {
+    slot.text = keep_text(name);
+  } catch (...) {
+    slot = {};
+    return recording.lose(Loss::text_no_space);
+  }
+  slot.pointer = name;
+  slot.id = recording.api.intern(recording.api.recorder, name, size);
+  slot.factory = is_factory({name, size});
+}
+
+// Names of schema operators are stable pointers, others are not: the text is compared as well.
+const NameSlot& find_name(ThreadState& state, const char* name, Recording& recording) noexcept {
+  const auto key = reinterpret_cast<uintptr_t>(name);
+  NameSlot& slot = state.names[((key >> 3) ^ (key >> 11)) % ThreadState::kNameSlots];
+  if (slot.pointer != name || std::strcmp(slot.text, name) != 0) [[unlikely]]
+    learn_name(slot, name, recording);
+  return slot;
+}
+
+bool is_user_scope(at::RecordScope scope) noexcept { return scope == at::RecordScope::USER_SCOPE; }
+
+// A call whose end ran on another thread (asynchronous user scopes) stays behind on this one. The
+// place of its RecordFunction on the C stack being used again shows that it is over.
+[[gnu::noinline]] void drop_stale(ThreadState& state, const void* function) noexcept {
+  for (uint32_t i = 0; i < state.depth; ++i)
+    if (state.calls[i].function == function)
+      state.depth = i;
+}
+
+std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
+  HookScope scope;
+  if (!scope)
+    return nullptr;
+  ThreadState& state = scope.state();
+  const uint32_t depth = state.depth;
+  if (depth >= ThreadState::kMaxDepth) [[unlikely]] {
+    scope.recording().lose(Loss::operators_deep);
+    return nullptr;
+  }
+  if (depth > 0 && state.calls[depth - 1].function <= &function) [[unlikely]]
+    drop_stale(state, &function); // a nested call lies lower on the C stack
+  const OperatorCall* parent = state.depth > 0 ? &state.calls[state.depth - 1] : nullptr;
+  OperatorCall& call = state.calls[state.depth];
+  const NameSlot& name = find_name(state, function.name(), scope.recording());
+  const bool user = is_user_scope(function.scope());
+  call.function = &function;
+  call.sequence_number = function.seqNr();
+  call.forward_thread = function.forwardThreadId();
+  call.call = ++state.last_call;
+  call.name = name.id;
+  const uint32_t outer_owner = parent ? parent->owner : 0;
+  call.owner = (user || (name.factory && outer_owner != 0)) ? outer_owner : name.id;
+  const uint32_t outer_top = parent ? parent->top : 0;
+  call.top = (outer_top != 0 || user) ? outer_top : name.id;
+  call.scope = static_cast<uint32_t>(function.scope());
+  call.touched = false;
+  call.start_ticks = ticks_before();
+  ++state.depth;
+  return nullptr;
+}
+
+void write_span(HookScope& scope, const OperatorCall& call, uint32_t parent_call) noexcept {
+  ThreadState& state = scope.state();
+  Record* record = state.log->reserve();
+  if (!record) [[unlikely]]
+    return scope.recording().lose(Loss::record_no_space);
+  OperatorSpan& span = record->span;
+  span.ticks = ticks_before();
+  span.start_ticks = call.start_ticks;
+  span.sequence_number = call.sequence_number;
+  span.forward_thread = call.forward_thread;
+  span.call = call.call;
+  span.parent_call = parent_call;
+  span.name = call.name;
+  span.stack = 0;
+  span.scope = call.scope;
+  state.log->publish({state.thread, 0, kCpu, Action::operator_span});
+}
+
+void on_end(const at::RecordFunction& function, at::ObserverContext*) {
+  HookScope scope;
+  if (!scope)
+    return;
+  ThreadState& state = scope.state();
+  uint32_t at = state.depth;
+  while (at > 0 && state.calls[at - 1].function != &function)
+    --at;
+  if (at == 0) // started before this recording, too deep, or on another thread
+    return;
+  state.depth = at - 1;
+  const OperatorCall& call = state.calls[at - 1];
+  if (!call.touched || call.call == 0)
+    return;
+  OperatorCall* parent = at > 1 ? &state.calls[at - 2] : nullptr;
+  if (parent)
+    parent->touched = true;
+  write_span(scope, call, parent ? parent->call : 0);
+  // No allocator lock is held here: the moment to append a full window.
+  if (state.log->flush_pending) [[unlikely]]
+    scope.recording().api.flush(scope.recording().api.recorder, state.log);
+}
+
+at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;
+
+} // namespace
+
+void install_operators() {
+  if (g_callback != at::INVALID_CALLBACK_HANDLE)
+    return;
+  auto callback = at::RecordFunctionCallback(&on_start, &on_end);
+  callback.needsInputs(false).needsOutputs(false).needsIds(false);
+  callback.scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION,
+                   at::RecordScope::TORCHSCRIPT_FUNCTION, at::RecordScope::CUSTOM_CLASS,
+                   at::RecordScope::USER_SCOPE});
+  g_callback = at::addGlobalCallback(callback);
+}
+
+void remove_operators() {
+  if (g_callback == at::INVALID_CALLBACK_HANDLE)
+    return;
+  at::removeCallback(g_callback);
+  g_callback = at::INVALID_CALLBACK_HANDLE;
+}
+
+} // namespace memtrace

@@ -1,0 +1,112 @@
+#include "hook/thread_state.h"
+
+#include <linux/membarrier.h>
+#include <mutex>
+#include <new>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace memtrace {
+
+// Defined with the operator hook, which alone knows torch's numbering of threads.
+uint64_t record_function_thread() noexcept;
+
+namespace {
+
+std::mutex* g_states_mutex = new std::mutex; // leaked: threads end after static destructors
+ThreadState* g_states = nullptr;
+pthread_key_t g_key;
+pthread_once_t g_key_once = PTHREAD_ONCE_INIT;
+
+// Runs at the thread's end, after its thread_local destructors. If one of those of another key
+// still frees a tensor later, a new state is made and this runs again.
+void end_thread(void* pointer) {
+  auto* state = static_cast<ThreadState*>(pointer);
+  t_state = nullptr;
+  std::lock_guard lock(*g_states_mutex);
+  Recording* recording = g_recording.load(std::memory_order_relaxed);
+  if (state->log && recording && recording->number == state->recording)
+    recording->api.release_log(recording->api.recorder, state->log);
+  for (ThreadState** at = &g_states; *at; at = &(*at)->next) {
+    if (*at == state) {
+      *at = state->next;
+      break;
+    }
+  }
+  delete state;
+}
+
+} // namespace
+
+ThreadState* make_thread_state() noexcept {
+  pthread_once(&g_key_once, [] { pthread_key_create(&g_key, end_thread); });
+  auto* state = new (std::nothrow) ThreadState{};
+  if (!state)
+    return nullptr;
+  {
+    std::lock_guard lock(*g_states_mutex);
+    state->next = g_states;
+    g_states = state;
+  }
+  pthread_setspecific(g_key, state);
+  t_state = state;
+  return state;
+}
+
+bool join_recording(ThreadState* state, Recording* recording) noexcept {
+  const RecorderApi& api = recording->api;
+  state->log = api.acquire_log(api.recorder);
+  if (!state->log) {
+    recording->lose(Loss::event_no_space);
+    return false;
+  }
+  for (NameSlot& slot : state->names)
+    slot = {};
+  // Calls that began before this recording have names of another text.log.
+  for (OperatorCall& call : state->calls)
+    call.name = call.owner = call.top = call.call = 0;
+  state->thread = api.next_id(api.recorder, TextKind::thread);
+  const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
+  api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
+  state->recording = recording->number;
+  return true;
+}
+
+bool quiesce() noexcept {
+  g_recording.store(nullptr, std::memory_order_seq_cst);
+  // Makes every running thread pass a barrier, so that a hook either sees the gate closed or its
+  // busy flag is seen here; this spares the hooks a fence on each event.
+  static const bool registered =
+      syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+  if (!registered || syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0)
+    syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+  for (int tries = 0; tries < 1000; ++tries) {
+    bool anyone = false;
+    {
+      std::lock_guard lock(*g_states_mutex);
+      for (ThreadState* state = g_states; state; state = state->next)
+        anyone |= state != t_state && state->busy.load(std::memory_order_acquire);
+    }
+    if (!anyone)
+      return true;
+    usleep(100);
+  }
+  return false;
+}
+
+void forget_in_child() noexcept {
+  g_recording.store(nullptr, std::memory_order_relaxed);
+  // Only this thread is here; the others' states, and a mutex one of them may hold, are left behind.
+  g_states_mutex = new std::mutex;
+  g_states = t_state;
+  if (t_state) {
+    t_state->next = nullptr;
+    t_state->log = nullptr;
+    t_state->recording = 0;
+    t_state->busy.store(false, std::memory_order_relaxed);
+  }
+}
+
+} // namespace memtrace

@@ -1,0 +1,120 @@
+// What the hooks keep per thread: its log, its running operators, a cache of operator names.
+//
+// Owner: the thread. A state is made at the thread's first event and freed when the thread ends,
+// after its C++ thread_local destructors (a pthread key), since those still free tensors.
+// `busy` is the one field that another thread reads: stop() waits until nobody is inside a hook.
+#pragma once
+
+#include "record/recorder_api.h"
+
+#include <atomic>
+#include <cstdint>
+
+namespace memtrace {
+
+class StackTable;
+
+// One recording, as the hooks see it. Lives until the process ends: a hook that is under way while
+// the recording stops may still look at it.
+struct Recording {
+  RecorderApi api;
+  StackTable* stacks = nullptr; // null: stacks are not taken
+  uint64_t stack_min_bytes = 0;
+  uint32_t number = 0; // 1, 2, ... in this process
+
+  void lose(Loss kind) const noexcept { api.lose(api.recorder, kind, 1); }
+};
+
+// The recording that is on, or null. The gate of every hook.
+inline std::atomic<Recording*> g_recording{nullptr};
+
+struct OperatorCall {
+  const void* function; // the at::RecordFunction, to match its end with its start
+  uint64_t start_ticks;
+  int64_t sequence_number;
+  uint64_t forward_thread;
+  uint32_t call;
+  uint32_t name;     // text id
+  uint32_t owner;    // text id: innermost operator that is not a factory, seen from here
+  uint32_t top;      // text id: outermost operator
+  uint32_t scope;
+  bool touched;      // something was allocated or freed in it
+};
+
+struct NameSlot {
+  const char* pointer;
+  const char* text; // our copy: pointers of dynamic names come back with other texts
+  uint32_t id;
+  bool factory;
+};
+
+struct ThreadState {
+  static constexpr uint32_t kMaxDepth = 128;
+  static constexpr uint32_t kNameSlots = 256;
+
+  std::atomic<bool> busy{false};
+  ThreadLog* log = nullptr;
+  uint32_t recording = 0; // number of the recording that log and names belong to
+  uint32_t thread = 0;    // id in text.log
+  uint32_t depth = 0;     // running operators; may exceed kMaxDepth
+  uint32_t last_call = 0;
+  OperatorCall calls[kMaxDepth];
+  NameSlot names[kNameSlots];
+  ThreadState* next = nullptr; // list of all states, for stop()
+};
+
+inline __attribute__((tls_model("initial-exec"))) thread_local ThreadState* t_state = nullptr;
+
+// Makes this thread's state, or null when there is no memory.
+ThreadState* make_thread_state() noexcept;
+// Gives the thread a log of this recording and forgets the names of an earlier one.
+bool join_recording(ThreadState* state, Recording* recording) noexcept;
+// Turns the gate off and waits until no thread is inside a hook; false: one still was after 100 ms.
+bool quiesce() noexcept;
+// In a forked child: off, and nothing of the parent's is used any more.
+void forget_in_child() noexcept;
+
+// Entry of every hook: holds the recording and the thread's state, or is false when nothing records
+// or when we are already inside a hook on this thread (the recorder's own work is not recorded).
+class HookScope {
+ public:
+  HookScope() noexcept {
+    if (!g_recording.load(std::memory_order_relaxed))
+      return;
+    ThreadState* state = t_state;
+    if (!state) [[unlikely]] {
+      state = make_thread_state();
+      if (!state)
+        return;
+    }
+    if (state->busy.load(std::memory_order_relaxed))
+      return;
+    state->busy.store(true, std::memory_order_relaxed);
+    // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    Recording* recording = g_recording.load(std::memory_order_relaxed);
+    if (!recording ||
+        (state->recording != recording->number && !join_recording(state, recording))) [[unlikely]] {
+      state->busy.store(false, std::memory_order_release);
+      return;
+    }
+    state_ = state;
+    recording_ = recording;
+  }
+  ~HookScope() {
+    if (state_)
+      state_->busy.store(false, std::memory_order_release);
+  }
+  HookScope(const HookScope&) = delete;
+  HookScope& operator=(const HookScope&) = delete;
+
+  explicit operator bool() const noexcept { return state_ != nullptr; }
+  ThreadState& state() const noexcept { return *state_; }
+  Recording& recording() const noexcept { return *recording_; }
+
+ private:
+  ThreadState* state_ = nullptr;
+  Recording* recording_ = nullptr;
+};
+
+} // namespace memtrace

@@ -1,0 +1,99 @@
+"""What the torch at hand was built with, and so how a hook for it is named and compiled.
+
+Stand-alone on purpose (standard library only, no import of memtrace): CMake runs this file with the
+interpreter it builds for, before the package exists.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """One torch in one Python: what a compiled hook has to match."""
+
+    version: str  # "2.13.0": without the local part, since one hook serves +cpu and +cu130
+    cxx11_abi: bool
+    root: Path  # the torch package
+
+    @property
+    def hook_file_name(self) -> str:
+        return hook_file_name(self.version, cxx11_abi=self.cxx11_abi)
+
+    @property
+    def include_dirs(self) -> list[Path]:
+        include = self.root / "include"
+        return [include, include / "torch" / "csrc" / "api" / "include"]
+
+    @property
+    def lib_dir(self) -> Path:
+        return self.root / "lib"
+
+
+def hook_file_name(version: str, *, cxx11_abi: bool) -> str:
+    """The file name of a hook, which says what it was compiled for."""
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    return f"_hook-torch{version}-cxx11abi{int(cxx11_abi)}{suffix}"
+
+
+def find_torch_build() -> TorchBuild | None:
+    """The torch of this interpreter, read from its files without importing it; None: no torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    root = Path(spec.origin).parent
+    version = ""
+    for line in (root / "version.py").read_text(encoding="utf-8").splitlines():
+        if line.startswith("__version__"):
+            version = line.split("=", 1)[1].strip().strip("'\"")
+    return TorchBuild(version.split("+")[0], _reads_cxx11_abi(root), root)
+
+
+def _reads_cxx11_abi(root: Path) -> bool:
+    # c10's symbols carry the ABI of std::string in their names.
+    library = (root / "lib" / "libc10.so").read_bytes()
+    return b"NSt7__cxx1112basic_string" in library
+
+
+def find_cuda_include_dirs() -> list[Path]:
+    """Folders with cuda_runtime_api.h and what it needs: PyPI's header packages, else a toolkit."""
+    purelib, platlib = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
+    found: list[Path] = []
+    for site in dict.fromkeys([platlib, purelib]):
+        for header in sorted(Path(site, "nvidia").glob("*/include/cuda_runtime_api.h")):
+            found.append(header.parent)
+        for header in sorted(Path(site, "nvidia").glob("*/include/crt/host_defines.h")):
+            found.append(header.parent.parent)
+    if not found:
+        for toolkit in [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"))]:
+            if (toolkit / "include" / "cuda_runtime_api.h").is_file():
+                found.append(toolkit / "include")
+                break
+    return list(dict.fromkeys(found))
+
+
+def main() -> int:
+    """Prints one CMake list: file name;ABI;lib folder;include folders... Status 1: says why not."""
+    build = find_torch_build()
+    if build is None:
+        print("torch is not in the build environment", file=sys.stderr)  # noqa: T201
+        return 1
+    cuda = find_cuda_include_dirs()
+    if not cuda:
+        print(  # noqa: T201
+            "no CUDA headers: pip install nvidia-cuda-runtime nvidia-cuda-crt", file=sys.stderr
+        )
+        return 1
+    parts = [build.hook_file_name, int(build.cxx11_abi), build.lib_dir, *build.include_dirs, *cuda]
+    print(";".join(str(part) for part in parts))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
