@@ -1,0 +1,108 @@
+"""What a device held at one instant, and for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for
+from memtrace.analyse.counters import Moment, last_moment
+from memtrace.analyse.live_set import BYTES, live_allocations
+from memtrace.analyse.stack import Frame, stacks_by_id
+from memtrace.analyse.target import choose_target, find_process
+from memtrace.errors import MemtraceError
+from memtrace.trace import Process, Trace
+
+#: Columns of every live set, whatever it is grouped by.
+LIVE_COLUMNS = (
+    "allocation_id", "alloc_seq", "size_bytes", "block_bytes", "operator", "module", "source",
+    "stack_id", "category", "label",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A device's memory at an instant.
+
+    Attributes:
+        of: the measure that the bytes are of.
+        external_bytes: memory beside the allocator's (mapped or shared weights), in no total.
+        stacks: frames of the stacks that the breakdown's rows are named by, by key.
+        live: the rows of `allocations` behind the breakdown, with `bytes`.
+    """
+
+    process: Process
+    device: str
+    of: str
+    moment: Moment
+    breakdown: Breakdown
+    external_bytes: int
+    external_resident_bytes: int
+    stacks: dict[str, tuple[Frame, ...]]
+    live: pa.Table = field(repr=False, compare=False)
+
+
+def take_snapshot(
+    trace: Trace,
+    time_ns: int,
+    *,
+    device: str | None = None,
+    of: str = "allocated",
+    by: str = "operator",
+    top: int | None = None,
+    process: str | int | None = None,
+) -> Snapshot:
+    """What was live after the last event of the device that is not later than `time_ns`."""
+    if process is not None:
+        find_process(trace, process)
+    target = choose_target(trace, device=device, process=process, of=of)
+    key = target.process.key
+    last = last_moment(trace, process=key, device=target.device)
+    end_ns = max(target.process.row["end_time_ns"] or 0, last.time_ns if last else 0)
+    if not 0 <= time_ns <= end_ns:
+        raise MemtraceError(
+            f"{time_ns / 1e9:.9g} s is not within the recording of {target.process}, "
+            f"which lasted {end_ns / 1e9:.9g} s"
+        )
+    moment = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
+    if moment is None:
+        raise MemtraceError(
+            f"nothing had been allocated on {target.device} after {time_ns / 1e9:.9g} s"
+        )
+    return snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+
+
+def snapshot_at(
+    trace: Trace, moment: Moment, process: Process, *, of: str, by: str, top: int | None
+) -> Snapshot:
+    """The snapshot at a known place in the order of events."""
+    columns = [*LIVE_COLUMNS, *columns_for(by)]
+    live = live_allocations(trace, moment, of=of, columns=columns)
+    unused = 0
+    if of == "reserved":
+        unused = max((moment.reserved_bytes or 0) - (pc.sum(live.column(BYTES)).as_py() or 0), 0)
+    breakdown = break_down(
+        live, by=by, total_bytes=moment.total_bytes(of), top=top, unused_bytes=unused
+    )
+    external = live_allocations(trace, moment, of=of, columns=["resident_bytes"], external=True)
+    return Snapshot(
+        process=process,
+        device=moment.device,
+        of=of,
+        moment=moment,
+        breakdown=breakdown,
+        external_bytes=pc.sum(external.column(BYTES)).as_py() or 0,
+        external_resident_bytes=pc.sum(external.column("resident_bytes")).as_py() or 0,
+        stacks=_stacks(trace, process.key, breakdown),
+        live=live,
+    )
+
+
+def _stacks(trace: Trace, key: str, breakdown: Breakdown) -> dict[str, tuple[Frame, ...]]:
+    if breakdown.by != "stack":
+        return {}
+    ids = [int(row.key) for row in breakdown.rows if row.kind == GROUP]
+    frames = stacks_by_id(trace, key, ids)
+    return {str(stack_id): found for stack_id, found in frames.items()}

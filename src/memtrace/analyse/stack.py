@@ -1,0 +1,45 @@
+"""Frames of a stack, by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from memtrace.analyse.counters import integers, may_hold
+from memtrace.trace import Trace
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame; `module` is set on the frame that calls an nn.Module."""
+
+    function: str
+    file: str
+    line: int
+    module: str | None = None
+
+
+def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
+    """Frames of these stacks, innermost first; an id that is not there is left out."""
+    wanted = np.fromiter(ids, np.int64, len(ids))
+    found: dict[int, list[tuple[int, Frame]]] = {}
+    if not len(wanted):
+        return {}
+    columns = ["stack_id", "depth", "function", "file", "line", "module"]
+    for group in trace.datasets["stacks"].row_groups(process):
+        if not any(may_hold(group, "stack_id", stack_id) for stack_id in wanted.tolist()):
+            continue
+        table = group.read(columns)
+        chosen = np.isin(integers(table, "stack_id", missing=-1), wanted)
+        for row in table.filter(pa.array(chosen)).to_pylist():
+            frame = Frame(
+                row["function"] or "?", row["file"] or "?", row["line"] or 0, row["module"]
+            )
+            found.setdefault(row["stack_id"], []).append((row["depth"] or 0, frame))
+    return {
+        stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
+        for stack_id, frames in found.items()
+    }

@@ -1,0 +1,76 @@
+"""Which device, and which of the processes that used it, a question is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memtrace.analyse.counters import Highest, highest
+from memtrace.errors import MemtraceError
+from memtrace.trace import Process, Trace
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device as one process used it. `peaks`: every process that used it, largest peak first."""
+
+    device: str
+    process: Process
+    highest: Highest
+    peaks: tuple[tuple[Process, Highest], ...]
+
+
+def choose_target(
+    trace: Trace, *, device: str | None, process: str | int | None, of: str
+) -> Target:
+    """The device and process asked for; by default the largest peak on an accelerator."""
+    if not trace.devices:
+        raise MemtraceError(why_empty(trace))
+    if device is not None and device not in trace.devices:
+        raise MemtraceError(
+            f"no memory of {device} in this trace; it has {', '.join(trace.devices)}"
+        )
+    whose = None if process is None else find_process(trace, process)
+    names = trace.devices if device is None else [device]
+    peaks = [peak for name in names for peak in _peaks(trace, name, of)]
+    candidates = [peak for peak in peaks if whose is None or peak[0].key == whose.key]
+    if not candidates:
+        by = "" if whose is None else f" by {whose}"
+        raise MemtraceError(f"no {of} bytes were recorded of {device or 'any device'}{by}")
+    best = min(candidates, key=lambda peak: (peak[1].device == "cpu", -peak[1].total_bytes))
+    same_device = tuple(peak for peak in peaks if peak[1].device == best[1].device)
+    return Target(best[1].device, *best, same_device)
+
+
+def _peaks(trace: Trace, device: str, of: str) -> tuple[tuple[Process, Highest], ...]:
+    found = []
+    for process in trace.process_list:
+        if device in trace.devices_by_process[process.key]:
+            peak = highest(trace, process=process.key, device=device, of=of)
+            if peak is not None:
+                found.append((process, peak))
+    return tuple(sorted(found, key=lambda item: -item[1].total_bytes))
+
+
+def find_process(trace: Trace, wanted: str | int) -> Process:
+    """The process with this key or pid."""
+    for process in trace.process_list:
+        if str(wanted) in (process.key, str(process.pid)):
+            return process
+    known = ", ".join(str(process.pid) for process in trace.process_list)
+    raise MemtraceError(f"no process {wanted} in this trace; it has {known}")
+
+
+def why_empty(trace: Trace) -> str:
+    """One line for a trace without a single event."""
+    rows = [process.row for process in trace.process_list]
+    errors = [row["hook_error"] for row in rows if row.get("hook_error")]
+    if errors:
+        return f"the trace has no events: {errors[0]}"
+    lost = sum(row["lost_total"] or 0 for row in rows)
+    if lost:
+        return f"the trace has no events: all {lost:,} were lost (was the disk full?)"
+    if rows and not any(row["torch_version"] for row in rows):
+        return "the trace has no events: the program never imported torch"
+    return (
+        "the trace has no events: the program imported torch but allocated nothing while recorded"
+    )

@@ -1,0 +1,70 @@
+"""memtrace export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memtrace.cli.options import TimeType, device_option, open_argument, trace_argument
+from memtrace.errors import MemtraceError
+from memtrace.export import EXPORTS, Selection, find_export
+
+
+@click.command(
+    "export",
+    epilog="Formats: " + "; ".join(f"{spec.name}: {spec.summary}" for spec in EXPORTS) + ".",
+)
+@trace_argument
+@click.option(
+    "--to",
+    "format_name",
+    type=click.Choice([spec.name for spec in EXPORTS]),
+    required=True,
+    help="The format.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Compressed when it ends in .gz; by default the trace's name with the format's suffix.",
+)
+@click.option("--window", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@device_option
+def command(
+    trace_path: str | None,
+    format_name: str,
+    output: str | None,
+    window: str | None,
+    force: bool,
+    device: str | None,
+) -> None:
+    """Write the trace in another tool's format."""
+    from memtrace.analyse.target import why_empty
+    from memtrace.export.file import output_file
+    from memtrace.report.units import size
+
+    selected = None if window is None else _window(window)
+    trace = open_argument(trace_path)
+    if not trace.devices:
+        raise MemtraceError(why_empty(trace))
+    if device is not None and device not in trace.devices:
+        known = ", ".join(trace.devices)
+        raise MemtraceError(f"no memory of {device} in this trace; it has {known}")
+    spec = find_export(format_name)
+    name = trace.path.resolve().name.removesuffix(".memtrace")
+    path = Path(output) if output is not None else Path(name + spec.suffix)
+    with output_file(path, force=force) as out:
+        spec.load()(trace, Selection(device, selected), out)
+    click.echo(f"{path}: {size(path.stat().st_size)}, {spec.summary}")
+
+
+def _window(text: str) -> tuple[int, int]:
+    first, comma, last = text.partition(",")
+    if not comma:
+        raise MemtraceError(f"--window {text}: write two times, such as 1.5s,2s")
+    start, end = (TimeType()(part) for part in (first, last))
+    if start > end:
+        raise MemtraceError(f"--window {text}: it ends before it begins")
+    return start, end

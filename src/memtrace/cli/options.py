@@ -1,0 +1,80 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from memtrace.errors import MemtraceError
+from memtrace.trace import Trace, open_trace
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|ms|us|ns|)\s*", re.ASCII)
+_NS_PER_UNIT = {"": 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+
+class TimeType(click.ParamType[int]):
+    """A time since the recording began, in ns: 1.5s, 1500ms, 123456ns or plain seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Exact: the digits are never a float."""
+        if isinstance(value, int):
+            return value
+        match = _TIME.fullmatch(str(value))
+        if match is None:
+            self.fail(
+                f"{value!r} is not a time: write 1.5s, 1500ms, 20us, 123456ns or seconds",
+                param,
+                ctx,
+            )
+        number, unit = match.groups()
+        whole, _, fraction = number.partition(".")
+        scale = _NS_PER_UNIT[unit]
+        digits = (fraction + "0" * 9)[:9]
+        return int(whole or 0) * scale + int(digits) * scale // 10**9
+
+
+def trace_argument(command: Command) -> Command:
+    """TRACE, by default the newest in the working directory."""
+    return click.argument("trace_path", metavar="[TRACE]", required=False)(command)
+
+
+def device_option(command: Command) -> Command:
+    """--device."""
+    return click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu.")(command)
+
+
+def process_option(command: Command) -> Command:
+    """--process."""
+    return click.option(
+        "--process", metavar="PID", help="A pid or key; by default the one with the largest peak."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")(
+        command
+    )
+
+
+def open_argument(trace_path: str | None) -> Trace:
+    """Opens TRACE, or the newest trace of the working directory, saying which."""
+    if trace_path is not None:
+        return open_trace(trace_path)
+    candidates = [path for path in Path().glob("*.memtrace") if path.is_dir()]
+    if not candidates:
+        raise MemtraceError(
+            "no trace given, and no *.memtrace in this directory: "
+            "record one with python -m memtrace run SCRIPT"
+        )
+    newest = max(candidates, key=lambda path: path.stat().st_mtime_ns)
+    click.echo(f"memtrace: {newest}", err=True)
+    return open_trace(newest)

@@ -1,0 +1,31 @@
+"""memtrace recover"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memtrace.errors import MemtraceError
+
+
+@click.command("recover")
+@click.argument("trace_path", metavar="TRACE")
+def command(trace_path: str) -> None:
+    """Turn what a killed program left behind into a finished trace."""
+    from memtrace.trace import open_trace, spool_keys
+
+    path = Path(trace_path)
+    if not path.is_dir():
+        raise MemtraceError(f"{path}: no such trace")
+    if not spool_keys(path):
+        open_trace(path)
+        click.echo(f"{path}: nothing to recover, the trace is finished")
+        return
+    from memtrace import finalise
+
+    result = finalise.recover(path)
+    for reason in result.refused:
+        click.echo(f"memtrace: {reason}", err=True)
+    left = f", {len(result.running):,} still running" if result.running else ""
+    click.echo(f"{path}: {len(result.keys):,} recovered{left}")

@@ -1,0 +1,26 @@
+"""Every command: its name, its one line of help, and where its code is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """`attribute` of `module` is the click command."""
+
+    name: str
+    summary: str
+    module: str
+    attribute: str = "command"
+
+
+COMMANDS = (
+    CommandSpec("run", "Run a program and record its memory.", "memtrace.cli.run"),
+    CommandSpec("summary", "What ran, its peaks, its losses.", "memtrace.cli.summary"),
+    CommandSpec("peak", "Who held every byte at the exact peak.", "memtrace.cli.peak"),
+    CommandSpec("at", "Who held every byte at a time.", "memtrace.cli.at"),
+    CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
+    CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),
+    CommandSpec("build-hook", "Compile the hook for this torch.", "memtrace.cli.build_hook"),
+)

@@ -1,0 +1,129 @@
+"""The machine's form of every answer. Keys are stable: they are added to, never renamed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import IO, Any
+
+from memtrace.analyse.breakdown import Breakdown
+from memtrace.analyse.peak import Peak
+from memtrace.analyse.snapshot import Snapshot
+from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
+from memtrace.trace import Process
+
+
+def write_json(document: dict[str, Any], stream: IO[str]) -> None:
+    """One indented document and a newline."""
+    json.dump(document, stream, indent=2, ensure_ascii=False)
+    stream.write("\n")
+
+
+def peak_document(peak: Peak) -> dict[str, Any]:
+    """The peak, exactly."""
+    return {
+        **_snapshot(peak.snapshot),
+        "total_bytes": peak.total_bytes,
+        "seq": peak.moment.seq,
+        "time_ns": peak.moment.time_ns,
+        "reached_by": None if peak.reached is None else asdict(peak.reached),
+        "peaks_by_process": [
+            {**_process(p), "total_bytes": h.total_bytes, "seq": h.seq} for p, h in peak.peaks
+        ],
+    }
+
+
+def snapshot_document(snapshot: Snapshot, time_ns: int) -> dict[str, Any]:
+    """What was live, exactly; `at_ns` is the instant asked for, `time_ns` that of the event."""
+    return {**_snapshot(snapshot), "at_ns": time_ns}
+
+
+def summary_document(summary: Summary) -> dict[str, Any]:
+    """The summary; every size in bytes."""
+    return {
+        "trace": summary.path,
+        "empty": summary.empty,
+        "events": summary.events,
+        "lost_total": summary.lost_total,
+        "main": summary.main,
+        "running": list(summary.running),
+        "processes": [_process_summary(process) for process in summary.processes],
+    }
+
+
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    moment = snapshot.moment
+    return {
+        **_process(snapshot.process),
+        "device": snapshot.device,
+        "of": snapshot.of,
+        "total_bytes": snapshot.breakdown.total_bytes,
+        "seq": moment.seq,
+        "time_ns": moment.time_ns,
+        "allocated_bytes": moment.allocated_bytes,
+        "active_bytes": moment.active_bytes,
+        "reserved_bytes": moment.reserved_bytes,
+        "external_bytes": snapshot.external_bytes,
+        "external_resident_bytes": snapshot.external_resident_bytes,
+        "lost_records": snapshot.process.row["lost_total"],
+        **_breakdown(snapshot.breakdown),
+        "stacks": {
+            key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
+        },
+    }
+
+
+def _breakdown(held: Breakdown) -> dict[str, Any]:
+    return {
+        "by": held.by,
+        "requested_bytes": held.requested_bytes,
+        "live_allocations": held.allocations,
+        "unattributed_bytes": held.unattributed_bytes,
+        "excess_bytes": held.excess_bytes,
+        "groups": [
+            {
+                "kind": row.kind,
+                "key": row.key,
+                "bytes": row.total_bytes,
+                "requested_bytes": row.requested_bytes,
+                "allocations": row.allocations,
+                "share_percent": row.share_permille / 10,
+                "mostly": row.mostly,
+            }
+            for row in held.rows
+        ],
+    }
+
+
+def _process(process: Process) -> dict[str, Any]:
+    return {"process": process.key, "pid": process.pid, "rank": process.rank}
+
+
+def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
+    row = summary.process.row
+    kept = (
+        "host", "start_method", "parent", "parent_pid", "end_reason", "exit_status", "complete",
+        "memtrace_version", "torch_version", "cuda_version", "python_version", "driver_version",
+    )  # fmt: skip
+    return {
+        **_process(summary.process),
+        **{name: row[name] for name in kept},
+        "argv": summary.process.argv,
+        "duration_ns": summary.duration_ns,
+        "events": summary.events,
+        "allocations": summary.allocations,
+        "lost_events": summary.lost,
+        "unmatched_frees": summary.unmatched_frees,
+        "unrecorded_children": summary.unrecorded_children,
+        "reconciled": row["reconciled"],
+        "mismatch_bytes": row["mismatch_bytes"],
+        "reconcile_note": row["reconcile_note"],
+        "devices": [_device(use) for use in summary.devices],
+    }
+
+
+def _device(use: DeviceUse) -> dict[str, Any]:
+    document = asdict(use)
+    document["operators"] = None if use.operators is None else _breakdown(use.operators)
+    document["bf16_saving_estimate_bytes"] = use.bf16_saving_bytes
+    return document

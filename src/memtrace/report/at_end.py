@@ -1,0 +1,54 @@
+"""The few lines that `memtrace run` ends with: peaks, losses, and the next command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from memtrace.analyse.summary import DeviceUse, Summary, summarise
+from memtrace.report.page import TITLE, WARNING, Block, Line, write_page
+from memtrace.report.summary import main_process, next_command, trouble_lines
+from memtrace.report.units import count, duration, size
+from memtrace.trace import open_trace
+
+
+def write_end_summary(trace_dir: Path, shown: str, stream: IO[str]) -> None:
+    """Prints the end of a run; `shown` is the trace's path as the user knows it."""
+    summary = replace(summarise(open_trace(trace_dir)), path=shown)
+    write_page(end_page(summary), stream)
+
+
+def end_page(summary: Summary) -> list[Block]:
+    """A few lines: peaks per device, losses, and the next command."""
+    main = main_process(summary)
+    if main is None or summary.empty:
+        reason = summary.empty or "no process was recorded"
+        return [Line(f"memtrace: {summary.path}: {reason}", WARNING)]
+    processes = len(summary.processes)
+    by = "" if processes == 1 else f" of {processes:,} processes"
+    title = f"memtrace: {summary.path}: {count(summary.events, 'event')}{by}"
+    return [
+        Line(title, TITLE),
+        *(_device_line(use) for use in main.devices if use.allocated is not None),
+        *trouble_lines(summary, main),
+        *next_command(summary, gap=False),
+    ]
+
+
+def _device_line(use: DeviceUse) -> Line:
+    words = [f"  {use.device}: nothing allocated"]
+    if use.allocated is not None:
+        peak = size(use.allocated.total_bytes)
+        words = [f"  {use.device}: peak {peak} at {duration(use.allocated.time_ns)}"]
+    if use.reserved is not None:
+        words.append(f"reserved {size(use.reserved.total_bytes)}")
+    if use.weight_bytes:
+        words.append(f"weights {size(use.weight_bytes)}")
+    if use.external_bytes:
+        words.append(f"mapped {size(use.external_bytes)}")
+    groups = [] if use.operators is None else use.operators.rows
+    biggest = next((row for row in groups if row.kind == "group"), None)
+    if biggest is not None:
+        words.append(f"most by {biggest.key} ({size(biggest.total_bytes)})")
+    return Line(", ".join(words))

@@ -1,0 +1,79 @@
+"""The table of who held the bytes: shared by every report that has one."""
+
+from __future__ import annotations
+
+from memtrace.analyse.breakdown import GROUP, OTHER, Breakdown, Row
+from memtrace.analyse.stack import Frame
+from memtrace.report.page import Column, Grid
+from memtrace.report.units import percent, size
+
+_STACK_LINES = 4
+
+
+def breakdown_grid(
+    breakdown: Breakdown,
+    stacks: dict[str, tuple[Frame, ...]],
+    *,
+    requested: bool,
+    indent: int = 0,
+) -> Grid:
+    """Rows in order; bytes that are not a group's are faint and come last.
+
+    Args:
+        requested: whether requested bytes are worth a column (they differ from the blocks').
+    """
+    title = breakdown.by.replace("_", " ").capitalize()
+    witness = "Mostly by" if breakdown.by in ("source", "stack") else "Mostly at"
+    columns = [
+        Column(title, wide=True),
+        Column("Size", right=True),
+        Column("Share", right=True),
+        Column("", bar=True),
+        *([Column("Requested", right=True, spare=True)] if requested else []),
+        Column("Blocks", right=True),
+        Column(witness, wide=True),
+    ]
+    rows = [_cells(row, breakdown.by, stacks, requested=requested) for row in breakdown.rows]
+    faint = frozenset(i for i, row in enumerate(breakdown.rows) if row.kind != GROUP)
+    return Grid(tuple(columns), tuple(rows), faint, indent)
+
+
+def _cells(
+    row: Row, by: str, stacks: dict[str, tuple[Frame, ...]], *, requested: bool
+) -> tuple[str, ...]:
+    name = row.key if row.kind in (GROUP, OTHER) else f"({row.key})"
+    if by == "stack" and row.kind == GROUP:
+        name = stack_text(stacks.get(row.key, ())) or f"stack {row.key}"
+    blocks = f"{row.allocations:,}" if row.allocations else ""
+    asked = [size(row.requested_bytes) if row.allocations else ""] if requested else []
+    return (
+        name,
+        size(row.total_bytes),
+        percent(row.share_permille),
+        str(row.share_permille),
+        *asked,
+        blocks,
+        row.mostly or "",
+    )
+
+
+def stack_text(frames: tuple[Frame, ...]) -> str:
+    """The innermost frames, one a line."""
+    told = told_frames(frames)
+    lines = [frame_text(frame) for frame in told[:_STACK_LINES]]
+    more = len(told) - _STACK_LINES
+    if more > 0:
+        lines[-1] += f" (+{more})"
+    return "\n".join(lines)
+
+
+def told_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Without the two frames that torch puts between a module and its forward."""
+    told = tuple(f for f in frames if not f.file.endswith("torch/nn/modules/module.py"))
+    return told or frames
+
+
+def frame_text(frame: Frame) -> str:
+    """As the column `source` has it: "model.py:120 forward"."""
+    function = frame.function.rpartition("<locals>.")[2]
+    return f"{frame.file.rpartition('/')[2]}:{frame.line} {function}"

@@ -1,0 +1,158 @@
+"""What a report prints: lines and tables, styled in a terminal, plain and unbroken in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+_GAP = "  "
+_BAR_CELLS = 12
+#: Between two columns in a terminal: a space of either, and one for the line.
+_RICH_GAP = 3
+_NARROWEST = 8
+#: Narrower than this, a terminal gets no spare columns.
+_ROOMY_COLUMNS = 96
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        wide: its cells may be cut where a terminal has no room for them.
+        spare: left out of a narrow terminal.
+        bar: its cells are shares in permille, drawn as bars in a roomy terminal and nowhere else.
+    """
+
+    title: str
+    right: bool = False
+    wide: bool = False
+    spare: bool = False
+    bar: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: a title, an ordinary line, a faint one, or a warning."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; the numbers in `faint` are those of rows that stand back."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    faint: frozenset[int] = frozenset()
+    indent: int = 0
+
+
+Block = Line | Grid
+
+TITLE, FAINT, WARNING, GOOD = "bold", "dim", "yellow", "green"
+
+
+def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
+    """Prints the blocks as the stream can show them."""
+    if stream.isatty():
+        _write_rich(blocks, stream)
+    else:
+        for block in blocks:
+            for line in _plain(block):
+                stream.write(line + "\n")
+
+
+def _plain(block: Block) -> list[str]:
+    if isinstance(block, Line):
+        return [block.text]
+    shown = [i for i, column in enumerate(block.columns) if not column.bar]
+    columns = [block.columns[i] for i in shown]
+    lines = [[column.title for column in columns]]
+    lines += [[" < ".join(row[i].split("\n")) for i in shown] for row in block.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return [
+        " " * block.indent
+        + _GAP.join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _write_rich(blocks: Sequence[Block], stream: IO[str]) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    for block in blocks:
+        if isinstance(block, Grid):
+            table = _rich_table(block, console.width - block.indent)
+            console.print(Padding(table, (0, 0, 0, block.indent)))
+        else:
+            console.print(Text(block.text, style=block.style))
+
+
+def _rich_table(grid: Grid, width: int) -> RichTable:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold"
+    )
+    roomy = width >= _ROOMY_COLUMNS
+    shown = [i for i, c in enumerate(grid.columns) if roomy or not (c.bar or c.spare)]
+    widths = _fit(
+        [max(map(len, _cells(grid, i))) for i in shown],
+        [grid.columns[i].wide for i in shown],
+        width,
+    )
+    for i, cells in zip(shown, widths, strict=True):
+        column = grid.columns[i]
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            style="cyan" if column.bar else "",
+            width=cells,
+        )
+    for number, row in enumerate(grid.rows):
+        texts = [_bar(int(row[i])) if grid.columns[i].bar else row[i] for i in shown]
+        table.add_row(*map(Text, texts), style="dim" if number in grid.faint else None)
+    return table
+
+
+def _fit(widths: list[int], wide: list[bool], width: int) -> list[int]:
+    """Column widths that fit; the widest of the wide ones give way first, numbers never do."""
+    room = width - _RICH_GAP * (len(widths) - 1)
+    room -= sum(cells for cells, gives in zip(widths, wide, strict=True) if not gives)
+    flexible = [cells for cells, gives in zip(widths, wide, strict=True) if gives]
+    limit = max(flexible, default=0)
+    while limit > _NARROWEST and sum(min(cells, limit) for cells in flexible) > room:
+        limit -= 1
+    return [
+        min(cells, limit) if gives else cells for cells, gives in zip(widths, wide, strict=True)
+    ]
+
+
+def _cells(grid: Grid, column: int) -> list[str]:
+    if grid.columns[column].bar:
+        return ["x" * _BAR_CELLS]
+    cells = [grid.columns[column].title, *(row[column] for row in grid.rows)]
+    return [line for cell in cells for line in cell.split("\n")]
+
+
+def _bar(permille: int) -> str:
+    eighths = round(permille * _BAR_CELLS * 8 / 1000)
+    full, part = divmod(eighths, 8)
+    return "█" * full + (_EIGHTHS[part] if part else "")

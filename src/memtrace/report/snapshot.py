@@ -1,0 +1,138 @@
+"""`memtrace peak` and `memtrace at`: one instant of a device, and who held it."""
+
+from __future__ import annotations
+
+from memtrace.analyse.counters import Moment
+from memtrace.analyse.peak import Peak, Reached
+from memtrace.analyse.snapshot import Snapshot
+from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
+from memtrace.report.page import FAINT, TITLE, WARNING, Block, Line
+from memtrace.report.units import count, duration, exact, size
+from memtrace.trace import Process
+
+_FRAMES_SHOWN = 8
+
+
+def peak_page(peak: Peak, *, top: int) -> list[Block]:
+    """The peak, what reached it, and who held it."""
+    blocks: list[Block] = [
+        Line(
+            f"Peak of {peak.of} memory on {peak.device}: {exact(peak.total_bytes)}",
+            TITLE,
+        ),
+        Line(f"  at {_place(peak.moment, peak.process)}"),
+    ]
+    if peak.reached is not None:
+        blocks += _reached_lines(peak.reached)
+    else:
+        blocks.append(Line("  the allocation that reached it was not recorded", WARNING))
+    blocks += _context_lines(peak.snapshot)
+    others = [(p, h) for p, h in peak.peaks if p.key != peak.process.key]
+    if others:
+        shown = ", ".join(f"{p.pid}: {size(h.total_bytes)}" for p, h in others[:4])
+        more = f" and {len(others) - 4:,} more" if len(others) > 4 else ""
+        blocks.append(
+            Line(f"  other processes' peaks (--process PID shows one): {shown}{more}", FAINT)
+        )
+    return [*blocks, Line(""), *_table(peak.snapshot, top)]
+
+
+def snapshot_page(snapshot: Snapshot, time_ns: int, *, top: int) -> list[Block]:
+    """What was live at an instant."""
+    return [
+        Line(
+            f"{snapshot.of.capitalize()} memory on {snapshot.device} at {duration(time_ns)}: "
+            f"{exact(snapshot.breakdown.total_bytes)}",
+            TITLE,
+        ),
+        Line("  as the last event before left it: " + _place(snapshot.moment, snapshot.process)),
+        *_context_lines(snapshot),
+        Line(""),
+        *_table(snapshot, top),
+    ]
+
+
+def _place(moment: Moment, process: Process) -> str:
+    name = process.device_names.get(moment.device)
+    place = f"{duration(moment.time_ns)}, event {moment.seq:,} of {process}"
+    return f"{place}; {moment.device} is {name}" if name else place
+
+
+def _reached_lines(reached: Reached) -> list[Line]:
+    operator = reached.operator or "an allocation outside any operator"
+    if reached.origin == "preexisting":
+        operator = "memory from before recording began"
+    if reached.top_operator and reached.top_operator != reached.operator:
+        operator += f" (in {reached.top_operator})"
+    elif reached.forward_operator and reached.forward_operator != reached.operator:
+        operator += f" (backward of {reached.forward_operator})"
+    of = exact(reached.size_bytes)
+    if reached.block_bytes not in (None, reached.size_bytes):
+        of = f"{reached.size_bytes:,} bytes in a block of {exact(reached.block_bytes or 0)}"
+    where = [
+        f"module {reached.module}" if reached.module else "",
+        reached.source or "",
+        reached.label or "",
+        f"category {reached.category}" if reached.category else "",
+        f"stage {reached.stage}" if reached.stage else "",
+    ]
+    frames = told_frames(reached.stack)
+    lines = [Line(f"  reached by {operator}: {of}")]
+    if any(where):
+        lines.append(Line("    " + " · ".join(word for word in where if word)))
+    lines += [Line(f"      {frame_text(frame)}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
+    more = len(frames) - _FRAMES_SHOWN
+    if more > 0:
+        lines.append(Line(f"      … {count(more, 'frame')} more", FAINT))
+    return lines
+
+
+def _context_lines(snapshot: Snapshot) -> list[Line]:
+    moment, held = snapshot.moment, snapshot.breakdown
+    totals = [
+        f"{of} {size(total)}"
+        for of in ("allocated", "active", "reserved")
+        if (total := moment.total_bytes(of)) is not None
+        and not (snapshot.device == "cpu" and of != "allocated")
+    ]
+    asked = ""
+    if snapshot.of != "requested" and held.requested_bytes != held.total_bytes:
+        asked = f", for which {exact(held.requested_bytes)} were requested"
+    lines = [
+        Line(f"  then {' · '.join(totals)}"),
+        Line(f"  {count(held.allocations, 'live block')}{asked}"),
+    ]
+    if held.unattributed_bytes:
+        lines.append(Line(f"  unattributed by {held.by}: {exact(held.unattributed_bytes)}"))
+    if snapshot.external_bytes:
+        lines.append(
+            Line(
+                f"  beside it, not through the allocator (mapped, shared): "
+                f"{exact(snapshot.external_bytes)}, resident "
+                f"{size(snapshot.external_resident_bytes)}"
+            )
+        )
+    if held.excess_bytes:
+        lines.append(
+            Line(
+                f"  live allocations hold {exact(held.excess_bytes)} more than the device's total",
+                WARNING,
+            )
+        )
+    lost = snapshot.process.row["lost_total"]
+    if lost:
+        lines.append(
+            Line(f"  {count(lost, 'record')} lost while recording: figures are bounds", WARNING)
+        )
+    return lines
+
+
+def _table(snapshot: Snapshot, top: int) -> list[Block]:
+    held = snapshot.breakdown
+    if not held.rows:
+        return [Line("nothing was live")]
+    differs = snapshot.of != "requested" and held.requested_bytes != held.total_bytes
+    blocks: list[Block] = [breakdown_grid(held, snapshot.stacks, requested=differs)]
+    if any(row.kind == "other" for row in held.rows):
+        blocks += [Line(""), Line(f"--top N names more than {top}, --by groups otherwise", FAINT)]
+    return blocks

@@ -1,0 +1,88 @@
+"""The datasets of a trace: their columns and types, in one place (FORMAT.md is the prose of it).
+
+Every dataset is Parquet with plain string columns; ids are int64, unique in their process;
+``*_ns`` are CLOCK_MONOTONIC minus the process's clock origin; ``*_bytes`` are bytes.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+ATTRIBUTION_VERSION = 1
+
+_id = pa.int64()
+_ns = pa.int64()
+_bytes = pa.int64()
+_text = pa.string()
+_address = pa.uint64()
+_flag = pa.bool_()
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()))
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "events": _schema(
+        seq=_id, time_ns=_ns, device=_text, action=_text, allocation_id=_id, segment_id=_id,
+        address=_address, size_bytes=_bytes, block_bytes=_bytes, thread_id=_id, stream=_address,
+        pool=_text, operator_call_id=_id, stack_id=_id, allocated_bytes=_bytes,
+        active_bytes=_bytes, reserved_bytes=_bytes, device_free_bytes=_bytes,
+    ),
+    "allocations": _schema(
+        allocation_id=_id, device=_text, memory=_text, origin=_text, address=_address,
+        size_bytes=_bytes, block_bytes=_bytes, resident_bytes=_bytes, alloc_seq=_id, free_seq=_id,
+        release_seq=_id, alloc_time_ns=_ns, free_time_ns=_ns, release_time_ns=_ns, thread_id=_id,
+        free_thread_id=_id, stream=_address, pool=_text, segment_id=_id, operator=_text,
+        top_operator=_text, forward_operator=_text, operator_call_id=_id, forward_call_id=_id,
+        module=_text, module_class=_text, source=_text, stack_id=_id, phase=_text, stage=_text,
+        step=_id, category=_text, category_by=_text, label=_text,
+    ),
+    "names": _schema(
+        allocation_id=_id, name=_text, kind=_text, offset_bytes=_bytes, shape=pa.list_(pa.int64()),
+        dtype=_text, since_seq=_id,
+    ),
+    "segments": _schema(
+        segment_id=_id, device=_text, address=_address, size_bytes=_bytes, alloc_seq=_id,
+        free_seq=_id, alloc_time_ns=_ns, free_time_ns=_ns, stream=_address, pool=_text,
+        small=_flag, expandable=_flag,
+    ),
+    "operators": _schema(
+        call_id=_id, parent_call_id=_id, name=_text, scope=_text, thread_id=_id, start_time_ns=_ns,
+        end_time_ns=_ns, start_seq=_id, sequence_number=_id, forward_call_id=_id, module=_text,
+        stack_id=_id, allocated_bytes=_bytes, freed_bytes=_bytes,
+    ),
+    "stacks": _schema(
+        stack_id=_id, depth=pa.int32(), kind=_text, function=_text, file=_text, line=pa.int32(),
+        module=_text, module_class=_text,
+    ),
+    "stages": _schema(
+        stage_id=_id, parent_id=_id, name=_text, kind=_text, thread_id=_id, start_seq=_id,
+        end_seq=_id, start_time_ns=_ns, end_time_ns=_ns,
+    ),
+    "steps": _schema(
+        step=_id, kind=_text, stage_id=_id, root_module=_text, thread_id=_id, start_seq=_id,
+        end_seq=_id, start_time_ns=_ns, end_time_ns=_ns, batch_size=_id, input_shapes=_text,
+    ),
+    "samples": _schema(
+        time_ns=_ns, seq=_id, target=_text, source=_text, metric=_text, value_bytes=_bytes,
+        text=_text, reason=_text,
+    ),
+    "marks": _schema(seq=_id, time_ns=_ns, device=_text, kind=_text, pool=_text, text=_text),
+    "timeline": _schema(
+        device=_text, metric=_text, key=_text, bin_start_ns=_ns, min_bytes=_bytes,
+        max_bytes=_bytes, last_bytes=_bytes,
+    ),
+    "processes": _schema(
+        host=_text, boot_id=_text, pid=_id, parent_pid=_id, parent=_text, start_method=_text,
+        rank=_id, local_rank=_id, world_size=_id, argv=_text, argv_withheld=_flag,
+        memtrace_version=_text, torch_version=_text, cuda_version=_text, python_version=_text,
+        driver_version=_text, format_version=_id, attribution_version=_id,
+        clock_origin_ns=_ns, clock_origin_unix_ns=_ns, end_time_ns=_ns, end_unix_ns=_ns,
+        end_reason=_text, exit_status=_id, complete=_flag, events=_id, lost_events=_text,
+        lost_total=_id, unmatched_frees=_id, stack_min_bytes=_bytes, operators_on=_flag,
+        paused_intervals=_text, devices=_text, allocator_settings=_text, reconciled=_flag,
+        mismatch_bytes=_bytes, reconcile_note=_text, spool_threads=_id,
+    ),
+}

@@ -1,0 +1,257 @@
+"""The commands: output, exit status, and one line for every user's error."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from memtrace.cli.main import group, main
+from memtrace.cli.options import TimeType
+from memtrace.cli.registry import COMMANDS
+from trace_builder import TraceBuilder, serving_trace
+
+MAIN = "import sys; from memtrace.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Path:
+    return serving_trace(tmp_path / "serve.memtrace")
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_every_command_has_help_and_is_listed() -> None:
+    listed = invoke("--help")
+    for spec in COMMANDS:
+        assert f"  {spec.name} " in listed
+        assert spec.summary in listed
+        if spec.name != "run":
+            assert "Usage: " in invoke(spec.name, "--help")
+
+
+def test_every_command_file_is_registered() -> None:
+    folder = Path(sys.modules["memtrace.cli.registry"].__file__ or "").parent
+    files = {f"memtrace.cli.{file.stem}" for file in folder.glob("*.py")}
+    shared = {f"memtrace.cli.{name}" for name in ("__init__", "main", "options", "registry")}
+    assert files - shared == {spec.module for spec in COMMANDS}
+
+
+def test_summary(serving: Path) -> None:
+    assert "peak allocated 123.0 MiB" in invoke("summary", serving)
+    assert json.loads(invoke("summary", serving, "--json"))["events"] == 37
+    assert "cuda:0 (" not in invoke("summary", serving, "--device", "cpu")
+
+
+@pytest.mark.parametrize("of", ["allocated", "active", "reserved", "requested"])
+@pytest.mark.parametrize("by", ["operator", "module", "source", "stack", "label", "category"])
+def test_peak(serving: Path, of: str, by: str) -> None:
+    assert f"Peak of {of} memory on cuda:0" in invoke("peak", serving, "--of", of, "--by", by)
+    document = json.loads(invoke("peak", serving, "--of", of, "--by", by, "--json"))
+    assert document["by"] == by
+    assert sum(group["bytes"] for group in document["groups"]) == document["total_bytes"]
+
+
+def test_top_device_process(serving: Path) -> None:
+    groups = json.loads(invoke("peak", serving, "--by", "label", "--top", 2, "--json"))["groups"]
+    assert [group["kind"] for group in groups] == ["group", "group", "other", "unattributed"]
+    assert "memory on cpu: 3.00 MiB" in invoke("peak", serving, "--device", "cpu", "--process", 100)
+
+
+def test_at(serving: Path) -> None:
+    assert "at 100.000 ms: 96.00 MiB" in invoke("at", serving, "--time", "0.1s")
+    document = json.loads(invoke("at", serving, "--time", "100ms", "--json"))
+    assert (document["at_ns"], document["total_bytes"]) == (100_000_000, 96 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "time_ns"),
+    [
+        ("1.5s", 1_500_000_000), ("1500ms", 1_500_000_000), ("123456ns", 123_456), ("2", 2 * 10**9),
+        (".5", 500_000_000), ("20us", 20_000), ("0.123456789", 123_456_789), (" 1 s ", 10**9),
+        ("1.9ns", 1),
+    ],
+)  # fmt: skip
+def test_times(text: str, time_ns: int) -> None:
+    assert TimeType()(text) == time_ns
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("memtrace: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_errors_are_one_line(
+    serving: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, line in (
+        (["peak", tmp_path / "no"], "no such trace"),
+        (
+            ["peak", serving, "--device", "cuda:7"],
+            "no memory of cuda:7 in this trace; it has cuda:0",
+        ),
+        (["peak", serving, "--process", "9"], "no process 9 in this trace; it has 100"),
+        (["peak", serving, "--by", "colour"], "'colour' is not one of 'operator'"),
+        (["peak", serving, "--top", "0"], "--top"),
+        (["at", serving], "--time"),
+        (["at", serving, "--time", "soon"], "'soon' is not a time"),
+        (["at", serving, "--time", "-1"], "--time"),
+        (["at", serving, "--time", "1h"], "is not a time"),
+        (["at", serving, "--time", "99s"], "not within the recording"),
+        (["summary", serving, "--device", "tpu"], "no memory of tpu"),
+        (["export", serving], "--to"),
+        (["export", serving, "--to", "perfetto", "--window", "1"], "write two times"),
+        (["export", serving, "--to", "perfetto", "--window", "2,1"], "ends before it begins"),
+        (["export", serving, "--to", "perfetto", "--device", "x"], "no memory of x"),
+        (["recover", tmp_path / "no"], "no such trace"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ):
+        assert line in refused(capfd, *arguments)
+
+
+def test_an_empty_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(torch_version=None)
+    path = builder.write()
+    for arguments in (
+        ["peak", path],
+        ["at", path, "--time", "0"],
+        ["export", path, "--to", "perfetto"],
+    ):
+        assert "the program never imported torch" in refused(capfd, *arguments)
+    assert "the program never imported torch" in invoke("summary", path)
+
+
+def test_the_newest_trace_of_the_directory_is_the_default(
+    serving: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    old = serving_trace(tmp_path / "old.memtrace")
+    os.utime(old, (1, 1))
+    monkeypatch.chdir(tmp_path)
+    assert main(["peak"]) == 0
+    assert capfd.readouterr().err == "memtrace: serve.memtrace\n"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert "no trace given, and no *.memtrace in this directory" in refused(capfd, "peak")
+
+
+def test_export(serving: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.pf"
+    export = ["export", serving, "--to", "perfetto", "-o", out]
+    assert f"{out}: " in invoke(*export, "--window", "0,1s")
+    size = out.stat().st_size
+    assert f"{out} exists" in refused(capfd, *export)
+    assert out.stat().st_size == size > 500
+    invoke(*export, "--force")
+    assert "no such file or directory" in refused(capfd, *export[:-1], tmp_path / "no" / "x")
+
+
+def test_recover_of_a_finished_trace(serving: Path) -> None:
+    assert "nothing to recover" in invoke("recover", serving)
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, name: str, **functions: object) -> None:
+    """Stands in for a module that has tests of its own."""
+    module = types.ModuleType(name)
+    vars(module).update(functions)
+    package, _, attribute = name.rpartition(".")
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(importlib.import_module(package), attribute, module, raising=False)
+
+
+def test_run_hands_its_words_on_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    stub(monkeypatch, "memtrace.run", main=lambda given: words.extend(given) or 7)
+    given = ["-o", "x", "train.py", "--help", "-m", "--", "--json"]
+    assert main(["run", *given]) == 7
+    assert words == given
+
+
+def test_recover_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("a-1-x", "a-2-x"):
+        (tmp_path / "spool" / f"process={key}").mkdir(parents=True)
+
+    def recover(trace_dir: Path) -> types.SimpleNamespace:
+        return types.SimpleNamespace(keys=("a-1-x",), running=("a-2-x",), refused=("bad",))
+
+    stub(monkeypatch, "memtrace.finalise", recover=recover)
+    assert main(["recover", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == (f"{tmp_path}: 1 recovered, 1 still running\n", "memtrace: bad\n")
+
+
+def test_build_hook_prints_what_it_built(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, "memtrace.hook.build", build_hook=lambda: Path("/cache/_hook.so"))
+    assert main(["build-hook"]) == 0
+    assert capfd.readouterr().out == "/cache/_hook.so\n"
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out.startswith("memtrace 0.")
+
+
+def process(
+    *arguments: object, shell: str = "", **options: object
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", MAIN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_the_process_exits_with_the_status(serving: Path, tmp_path: Path) -> None:
+    good = process("peak", serving)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "\x1b" not in good.stdout
+    bad = process("peak", tmp_path / "no")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr == f"memtrace: {tmp_path / 'no'}: no such trace\n"
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_that_leaves_early_is_no_error(serving: Path, lines: int) -> None:
+    command = [sys.executable, "-c", MAIN, "peak", str(serving), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        for _ in range(lines):
+            child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_one_line(serving: Path) -> None:
+    with open("/dev/full", "w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-c", MAIN, "peak", str(serving)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert shown.returncode == 1
+    assert shown.stderr == "memtrace: cannot write the output: no space left on device\n"

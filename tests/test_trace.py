@@ -1,0 +1,222 @@
+"""Opening a trace: what is read, and one clear line for everything that cannot be."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import memtrace
+from memtrace.errors import MemtraceError
+from memtrace.schema import SCHEMAS
+from memtrace.trace import device_order, open_trace
+from trace_builder import ORIGIN_NS, TraceBuilder, serving_trace, write_dataset
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Path:
+    return serving_trace(tmp_path / "serve.memtrace")
+
+
+def test_tables_have_the_columns_of_the_format_and_the_process(serving: Path) -> None:
+    trace = open_trace(serving)
+    for name, schema in SCHEMAS.items():
+        table = getattr(trace, name)
+        assert table.schema.names == [*schema.names, "process"]
+        assert table.drop_columns("process").schema.equals(schema)
+    assert trace.events.num_rows == 37
+    assert set(trace.events.column("process").to_pylist()) == {"box-100-a100z"}
+    assert trace.events.column("seq").to_pylist() == list(range(37))
+
+
+def test_tables_are_read_once(serving: Path) -> None:
+    trace = open_trace(serving)
+    assert trace.allocations is trace.allocations
+
+
+def test_processes_in_the_order_they_started(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(7, clock_origin_ns=ORIGIN_NS + 5, rank=1).alloc("cpu", 10)
+    builder.process(99, clock_origin_ns=ORIGIN_NS, rank=0).alloc("cuda:0", 10)
+    trace = open_trace(builder.write())
+    assert [process.pid for process in trace.process_list] == [99, 7]
+    assert trace.devices == ["cuda:0", "cpu"]
+    assert trace.devices_by_process["box-7-a7z"] == ["cpu"]
+
+
+def test_devices_between_the_bounds_of_a_row_group_are_found(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    for device in ("cpu", "cuda:1", "cuda:10", "cuda:2"):
+        process.alloc(device, 512)
+    assert open_trace(builder.write()).devices == ["cuda:1", "cuda:2", "cuda:10", "cpu"]
+
+
+def test_a_column_that_an_older_trace_lacks_is_null(serving: Path) -> None:
+    for file in serving.glob("allocations/*/*.parquet"):
+        pq.write_table(pq.ParquetFile(file).read().drop_columns(["phase", "source"]), file)
+    trace = open_trace(serving)
+    assert trace.allocations.column("phase").null_count == trace.allocations.num_rows
+    assert trace.peak(by="source").breakdown.rows[0].kind == "unattributed"
+
+
+def test_accelerators_come_first() -> None:
+    assert sorted(["cpu", "cuda:10", "cuda:2"], key=device_order) == ["cuda:2", "cuda:10", "cpu"]
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(MemtraceError) as error:
+        open_trace(path).peak()
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+def test_no_such_path(tmp_path: Path) -> None:
+    assert refused(tmp_path / "no.memtrace").endswith("no.memtrace: no such trace")
+
+
+def test_a_file_is_not_a_trace(tmp_path: Path) -> None:
+    file = tmp_path / "x.pickle"
+    file.write_bytes(b"?")
+    assert "a trace is a directory" in refused(file)
+
+
+def test_another_directory_is_not_a_trace(tmp_path: Path) -> None:
+    assert "is not a memtrace trace" in refused(tmp_path)
+    (tmp_path / "processes").mkdir()
+    for name in SCHEMAS:
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert "'processes' has no file" in refused(tmp_path)
+
+
+def test_a_newer_format_names_both_versions(tmp_path: Path) -> None:
+    path = serving_trace(tmp_path / "x.memtrace", format_version=7)
+    assert refused(path) == (
+        "trace was written in format 7; this memtrace 0.1.0 reads up to 1: pip install -U memtrace"
+    )
+
+
+def test_a_newer_format_is_named_before_what_it_lacks(tmp_path: Path) -> None:
+    path = serving_trace(tmp_path / "x.memtrace", format_version=7)
+    shutil.rmtree(path / "segments")
+    assert "format 7" in refused(path)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS.keys() - {"processes"}))
+def test_a_missing_dataset_is_named(serving: Path, name: str) -> None:
+    shutil.rmtree(serving / name)
+    assert f"lacks {name}" in refused(serving)
+
+
+def test_a_missing_process_is_named(serving: Path) -> None:
+    shutil.rmtree(serving / "events" / "process=box-100-a100z")
+    (serving / "events" / "process=other").mkdir()
+    assert "lacks events/process=box-100-a100z" in refused(serving)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+@pytest.mark.parametrize("keep", [0, 3, 0.5, -1])
+def test_a_truncated_file_is_named(serving: Path, name: str, keep: float) -> None:
+    file = next(serving.glob(f"{name}/*/*.parquet"))
+    size = file.stat().st_size
+    os.truncate(file, int(size * keep) if 0 < keep < 1 else int(keep) if keep >= 0 else size - 1)
+    line = refused(serving)
+    assert "truncated or damaged" in line
+    assert file.name in line
+
+
+def test_a_damaged_middle_is_one_line_too(serving: Path) -> None:
+    file = next(serving.glob("events/*/*.parquet"))
+    data = bytearray(file.read_bytes())
+    data[4 : len(data) // 2] = b"\xff" * (len(data) // 2 - 4)
+    file.write_bytes(data)
+    assert "truncated or damaged" in refused(serving)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_another_users_trace(serving: Path) -> None:
+    serving.chmod(0)
+    try:
+        assert "permission denied" in refused(serving)
+    finally:
+        serving.chmod(0o700)
+
+
+def stub_recover(monkeypatch: pytest.MonkeyPatch, recover: Callable[..., object]) -> None:
+    """Opening is tested here; finalising has its own tests, and needs the native module."""
+    module = types.ModuleType("memtrace.finalise")
+    module.recover = recover  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "memtrace.finalise", module)
+    monkeypatch.setattr(memtrace, "finalise", module, raising=False)
+
+
+def test_the_spool_of_a_killed_process_is_finished_first(
+    serving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "box-200-b"
+    (serving / "spool" / f"process={key}").mkdir(parents=True)
+
+    def recover(trace_dir: Path) -> types.SimpleNamespace:
+        for name in SCHEMAS:
+            rows = pa.Table.to_pylist(open_rows(trace_dir, name))
+            write_dataset(trace_dir, name, key, rows)
+        shutil.rmtree(trace_dir / "spool")
+        return types.SimpleNamespace(keys=(key,), running=(), refused=())
+
+    stub_recover(monkeypatch, recover)
+    trace = open_trace(serving)
+    assert len(trace.process_list) == 2
+    assert trace.running == ()
+
+
+def open_rows(trace_dir: Path, name: str) -> pa.Table:
+    return pq.ParquetFile(next(trace_dir.glob(f"{name}/process=box-100*/*.parquet"))).read()
+
+
+def test_a_trace_that_cannot_be_written_to_is_finished_elsewhere(
+    serving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (serving / "spool" / "process=box-200-b").mkdir(parents=True)
+    places: list[Path] = []
+
+    def recover(trace_dir: Path, into: Path) -> types.SimpleNamespace:
+        places.append(into)
+        for name in SCHEMAS:
+            write_dataset(into, name, "box-200-b", open_rows(trace_dir, name).to_pylist())
+        return types.SimpleNamespace(keys=("box-200-b",), running=(), refused=())
+
+    stub_recover(monkeypatch, recover)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = sorted(serving.rglob("*"))
+    trace = open_trace(serving)
+    assert len(trace.process_list) == 2
+    assert trace.events.num_rows == 2 * 37
+    assert sorted(serving.rglob("*")) == before
+    assert places[0].exists()
+    del trace
+    gc.collect()
+    assert not places[0].exists()
+
+
+def test_a_process_that_still_runs_is_stated(
+    serving: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (serving / "spool" / "process=some-host-4242-b").mkdir(parents=True)
+    result = types.SimpleNamespace(keys=(), running=("some-host-4242-b",), refused=("bad",))
+    stub_recover(monkeypatch, lambda trace_dir: result)
+    assert open_trace(serving).running == ("some-host-4242-b",)
+    said = capsys.readouterr().err
+    assert "memtrace: process 4242 is still running" in said
+    assert "memtrace: bad\n" in said
+    for name in SCHEMAS:
+        shutil.rmtree(serving / name)
+    assert "still running" in refused(serving)
