@@ -26,24 +26,29 @@ TORCH_OR_PYTHON = re.compile(r"^(Python\.h|frameobject\.h|internal/pycore|torch/
 MAY_INCLUDE_PYTHON = {"hook", "bind"}
 
 # Package of src/memtrace -> what of memtrace it may import when it is loaded or later.
+BASE = {"errors", "schema", "plain_json"}
 PYTHON = {
+    "plain_json": set(),
     "errors": set(),
     "schema": set(),
-    "session": {"errors", "hook", "_core"},
-    "hook": {"errors", "_core", "_hook"},
-    "run": {"errors", "session", "hook", "_core"},
-    "finalise": {"errors", "schema", "_core", "report", "cli"},
-    "trace": {"errors", "schema", "dataset", "finalise", "_core"},
-    "dataset": {"errors", "schema"},
-    "attribute": {"errors", "schema", "trace"},
-    "analyse": {"errors", "schema", "trace", "attribute", "_core"},
-    "report": {"errors", "schema", "trace", "attribute", "analyse"},
-    "export": {"errors", "schema", "trace", "attribute", "analyse"},
-    "cli": {"errors", "schema", "trace", "attribute", "analyse", "report", "export", "finalise",
-            "run", "hook"},
-}  # fmt: skip
+    # In the watched program.
+    "recording": BASE | {"_core", "run", "stages", "hook"},
+    "stages": BASE | {"_core", "recording"},
+    "session": BASE | {"_core", "recording", "stages", "hook", "run"},
+    "hook": BASE | {"_core", "_hook", "recording"},
+    "run": BASE | {"_core", "recording", "stages", "session", "hook"},
+    # In the finaliser; from `run` only what names the trace directory and how a process ended.
+    "finalise": BASE | {"_core", "run", "report"},
+    # On the trace. Trace.peak() and .at() are a convenience over analyse, imported when called.
+    "dataset": BASE,
+    "trace": BASE | {"dataset", "finalise", "analyse"},
+    "analyse": BASE | {"dataset", "trace"},
+    "report": BASE | {"dataset", "trace", "analyse"},
+    "export": BASE | {"dataset", "trace", "analyse"},
+    "cli": BASE | {"trace", "analyse", "report", "export", "finalise", "run", "hook"},
+}
 # The watched program must never load these because of us.
-RECORDING = {"session", "hook", "run"}
+RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json"}
 HEAVY = {"pyarrow", "numpy", "pandas", "rich", "click", "psutil"}
 
 

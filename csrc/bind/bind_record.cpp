@@ -133,7 +133,8 @@ void register_record(py::module_& module) {
       .def("set_exit_status", [](PyRecorder& self, int status) { self.recorder().set_exit_status(status); })
       .def("lost", &lost)
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
-      .def("close", [](PyRecorder& self) { self.recorder().close(); })
+      .def("close", [](PyRecorder& self, bool quiet) { self.recorder().close(quiet); },
+           py::arg("quiet") = true)
       .def("abandon", [](PyRecorder& self) { self.recorder().abandon(); });
 
   constant(module, "ACTION_alloc", Action::alloc);

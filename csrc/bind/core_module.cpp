@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Recorder, spool reader and the loops of analysis. No torch inside.";
   memtrace::register_record(module);
+  memtrace::register_process(module);
   memtrace::register_store(module);
   memtrace::register_analyse(module);
 }

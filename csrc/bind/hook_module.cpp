@@ -2,6 +2,7 @@
 #include "hook/hook.h"
 #include "hook/marked_call.h"
 #include "hook/python_stack.h"
+#include "hook/root_scan.h"
 #include "hook/thread_state.h"
 
 #include <pthread.h>
@@ -14,17 +15,16 @@ namespace py = pybind11;
 namespace memtrace {
 namespace {
 
-uint32_t g_recordings = 0;
-
-// How the names of stacks reach text.log.
+// How the names of stacks reach text.log. Lives for ever, like the table that uses it.
 class ApiTextSink final : public TextSink {
  public:
   explicit ApiTextSink(const RecorderApi& api) : api_(api) {}
-  uint32_t intern(std::string_view text) noexcept override {
-    return api_.intern(api_.recorder, text.data(), text.size());
+  uint32_t intern(std::string_view utf8) noexcept override {
+    return api_.intern(api_.recorder, utf8.data(), utf8.size());
   }
-  bool text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept override {
-    return api_.text(api_.recorder, kind, id, payload, size);
+  uint32_t next_id(TextKind kind) noexcept override { return api_.next_id(api_.recorder, kind); }
+  void text(TextKind kind, uint32_t id, const void* payload, size_t bytes) noexcept override {
+    api_.text(api_.recorder, kind, id, payload, bytes);
   }
   void lose(Loss kind) noexcept override { api_.lose(api_.recorder, kind, 1); }
 
@@ -32,8 +32,24 @@ class ApiTextSink final : public TextSink {
   RecorderApi api_;
 };
 
-void start(const py::capsule& capsule, bool cpu, bool operators, bool stacks,
-           uint64_t stack_min_bytes, const std::string& skip_prefix) {
+// The stacks of the newest recording, also after it has stopped; null before the first.
+StackTable* g_stacks = nullptr;
+
+// Returns why stacks are not taken, or an empty text.
+std::string make_stacks(const RecorderApi& api, const py::object& module_class,
+                        std::vector<std::string> runner_prefixes) {
+  std::string reason;
+  if (!install_code_identity(reason))
+    return reason;
+  if (!module_class.is_none() && !install_module_identity(module_class.ptr(), reason))
+    return reason;
+  g_stacks = StackTable::create(*new ApiTextSink(api), std::move(runner_prefixes));
+  return reason;
+}
+
+std::string start(const py::capsule& capsule, bool cpu, bool operators, bool stacks,
+                  uint64_t stack_min_bytes, const py::object& module_class,
+                  std::vector<std::string> runner_prefixes) {
   if (g_recording.load())
     throw std::runtime_error("a recording is already on in this process");
   const auto* api =
@@ -44,15 +60,19 @@ void start(const py::capsule& capsule, bool cpu, bool operators, bool stacks,
   (void)fork_handler;
   auto* recording = new Recording; // never freed: see Recording
   recording->api = *api;
-  recording->number = ++g_recordings;
-  recording->stack_min_bytes = stack_min_bytes;
+  g_stacks = nullptr;
+  std::string reason;
   if (stacks)
-    recording->stacks = new StackTable(new ApiTextSink(*api), skip_prefix);
+    reason = make_stacks(*api, module_class, std::move(runner_prefixes));
+  recording->stacks = g_stacks;
+  if (g_stacks)
+    recording->stack_min_bytes = stack_min_bytes;
   g_recording.store(recording, std::memory_order_release);
   if (operators)
     install_operators();
   if (cpu)
     install_cpu_allocator();
+  return reason;
 }
 
 // False: a thread was still inside a hook after 100 ms; nothing is lost, its record may be late.
@@ -64,6 +84,7 @@ bool stop() {
   }
   remove_operators();
   remove_cpu_allocator();
+  uninstall_identity();
   return quiet;
 }
 
@@ -77,6 +98,21 @@ const char* attach_cuda() {
     return "not_initialized";
   }
   return "unknown";
+}
+
+// Root modules first seen since the last call that are still alive: [(id, module)].
+std::vector<std::pair<uint32_t, py::object>> take_new_roots() {
+  std::vector<std::pair<uint32_t, py::object>> roots;
+  if (!g_stacks)
+    return roots;
+  for (const uint32_t id : g_stacks->take_new_roots())
+    if (PyObject* module = g_stacks->module_object(id))
+      roots.emplace_back(id, py::reinterpret_steal<py::object>(module));
+  return roots;
+}
+
+uint32_t module_id(const py::object& module) {
+  return g_stacks ? g_stacks->module_id(module.ptr()) : 0;
 }
 
 py::object marked(const py::object& original, const std::string& kind, const py::object& describe,
@@ -96,10 +132,15 @@ PYBIND11_MODULE(_hook, module) {
   module.attr("RECORDER_API_VERSION") = kRecorderApiVersion;
   module.def("start", &start, py::arg("recorder_api"), py::kw_only(), py::arg("cpu"),
              py::arg("operators"), py::arg("stacks"), py::arg("stack_min_bytes"),
-             py::arg("skip_prefix"));
+             py::arg("module_class"), py::arg("runner_prefixes"));
   module.def("stop", &stop);
   module.def("recording", [] { return g_recording.load() != nullptr; });
   module.def("attach_cuda", &attach_cuda);
+  module.def("take_new_roots", &take_new_roots);
+  module.def("set_root_callback", [](const py::object& callback) {
+    set_root_callback(callback.is_none() ? nullptr : callback.ptr());
+  });
+  module.def("module_id", &module_id, py::arg("module"));
   module.def("marked", &marked, py::arg("original"), py::arg("kind"),
              py::arg("describe") = py::none(), py::arg("after") = false);
 }

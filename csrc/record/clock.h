@@ -33,14 +33,19 @@ inline Clock detect_clock() noexcept {
 
 inline const Clock kClock = detect_clock();
 
+// Only where kClock is Clock::tsc.
+inline uint64_t ticks_tsc() noexcept {
+#if defined(__x86_64__)
+  return __rdtsc();
+#else
+  return 0;
+#endif
+}
+
 // Before a free: nothing after it may be seen by others before the counter was read, which holds
 // because the free's own stores retire later.
 inline uint64_t ticks_before() noexcept {
-#if defined(__x86_64__)
-  if (kClock == Clock::tsc) [[likely]]
-    return __rdtsc();
-#endif
-  return clock_ns(CLOCK_MONOTONIC);
+  return kClock == Clock::tsc ? ticks_tsc() : clock_ns(CLOCK_MONOTONIC);
 }
 
 // After an allocation: rdtscp waits for the loads before it. A plain rdtsc may run ahead of the

@@ -66,8 +66,8 @@ struct AllocatorEvent {
   uint32_t stack;      // text id; 0: not taken
   uint32_t op_name;    // text id: innermost operator that is not a factory, else outermost factory
   uint32_t top_name;   // text id: outermost operator
-  uint32_t order;      // CUDA: place in the device's own order, counted under torch's lock
-  uint32_t reserved;
+  uint32_t order;      // CUDA: place in the device's own order, counted under torch's lock; 0: none
+  uint32_t reserved;   // preexisting: its block's bytes / 512; else 0
   Tail tail;
 };
 

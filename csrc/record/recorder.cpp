@@ -2,78 +2,24 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <new>
 #include <stdexcept>
 #include <sys/mman.h>
 #include <unistd.h>
 
 namespace memtrace {
-namespace {
-
-int open_private(const std::string& path) {
-  const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-  if (fd < 0)
-    throw std::runtime_error("cannot create " + path + ": " + std::strerror(errno));
-  return fd;
-}
-
-// Space is taken before a page is mapped: a sparse mapping on a full disk is a SIGBUS in the host.
-bool reserve_space(int fd, off_t offset, off_t size) noexcept {
-  int status;
-  do {
-    status = fallocate(fd, 0, offset, size);
-  } while (status != 0 && errno == EINTR);
-  if (status == 0)
-    return true;
-  if (errno != EOPNOTSUPP && errno != ENOSYS)
-    return false;
-  // A file system without fallocate: writing zeros reserves as well, only slower.
-  static const char zeros[4096] = {};
-  for (off_t done = 0; done < size;) {
-    const ssize_t n = pwrite(fd, zeros, sizeof zeros, offset + done);
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n != static_cast<ssize_t>(sizeof zeros))
-      return false;
-    done += n;
-  }
-  return true;
-}
-
-// Bytes written before the disk was full, or all.
-size_t write_at(int fd, const void* data, size_t size, off_t offset) noexcept {
-  size_t done = 0;
-  while (done < size) {
-    const ssize_t n = pwrite(fd, static_cast<const char*>(data) + done, size - done,
-                             offset + static_cast<off_t>(done));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      break;
-    done += static_cast<size_t>(n);
-  }
-  return done;
-}
-
-} // namespace
-
 Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
-  const int control_fd = open_private(directory + "/control.bin");
-  windows_fd_ = open_private(directory + "/windows.bin");
-  records_fd_ = open_private(directory + "/records.bin");
-  text_fd_ = open_private(directory + "/text.log");
+  SpoolFile control_file;
+  control_file.create(directory + "/control.bin");
+  windows_file_.create(directory + "/windows.bin");
+  records_file_.create(directory + "/records.bin");
+  text_file_.create(directory + "/text.log");
   void* page = MAP_FAILED;
-  if (reserve_space(control_fd, 0, kControlBytes))
-    page = mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED, control_fd, 0);
-  const int reason = errno;
-  ::close(control_fd);
-  if (page == MAP_FAILED) {
-    for (const int fd : {windows_fd_, records_fd_, text_fd_})
-      ::close(fd);
-    throw std::runtime_error("cannot reserve space in " + directory + ": " +
-                             std::strerror(reason));
-  }
+  if (control_file.reserve(0, kControlBytes))
+    page = mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                control_file.descriptor(), 0);
+  if (page == MAP_FAILED)
+    throw std::runtime_error("cannot reserve space in " + directory + ": " + std::strerror(errno));
   madvise(page, kControlBytes, MADV_DONTFORK);
   control_ = static_cast<Control*>(page);
   control_->version = kSpoolVersion;
@@ -88,18 +34,9 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
 }
 
 Recorder::~Recorder() {
-  close();
-  for (ThreadLog* log : logs_) {
-    for (void* window : log->windows)
-      if (window)
-        munmap(window, kChunkBytes);
-    delete log;
-  }
+  close(true);
   if (control_)
     munmap(control_, kControlBytes);
-  for (const int fd : {windows_fd_, records_fd_, text_fd_})
-    if (fd >= 0)
-      ::close(fd);
 }
 
 // ---- logs ---------------------------------------------------------------------------------------
@@ -137,9 +74,10 @@ void* Recorder::map_window() noexcept {
   if (closed_)
     return nullptr;
   const auto offset = static_cast<off_t>(windows_mapped_ * kChunkBytes);
-  if (!reserve_space(windows_fd_, offset, kChunkBytes))
+  if (!windows_file_.reserve(offset, kChunkBytes))
     return nullptr;
-  void* window = mmap(nullptr, kChunkBytes, PROT_READ | PROT_WRITE, MAP_SHARED, windows_fd_, offset);
+  void* window = mmap(nullptr, kChunkBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                      windows_file_.descriptor(), offset);
   if (window == MAP_FAILED)
     return nullptr;
   ++windows_mapped_;
@@ -184,16 +122,22 @@ void Recorder::flush(ThreadLog* log) noexcept {
 // Appends a full window to records.bin and clears it. A kill in between leaves the chunk in both
 // files or, with its magic gone, in records.bin alone.
 void Recorder::append_window(void* window) noexcept {
-  const uint64_t offset = records_size_.fetch_add(kChunkBytes, std::memory_order_relaxed);
-  const size_t written =
-      write_at(records_fd_, window, kChunkBytes, static_cast<off_t>(offset)) / kRecordBytes;
-  const auto* records = static_cast<const Record*>(window);
+  size_t written;
+  {
+    std::lock_guard lock(records_mutex_); // the kernel takes the file's own lock for a write anyway
+    written = records_file_.write_at(window, kChunkBytes, static_cast<off_t>(records_size_)) /
+              kRecordBytes;
+    records_size_ += kChunkBytes;
+  }
+  auto* records = static_cast<Record*>(window);
   for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // the disk is full
     lose(is_allocator_event(records[i].event.tail.action) ? Loss::event_no_space
                                                           : Loss::record_no_space);
   std::atomic_ref<uint32_t>(static_cast<ChunkHeader*>(window)->magic)
       .store(0, std::memory_order_release);
-  std::memset(window, 0, kChunkBytes);
+#pragma GCC unroll 8
+  for (size_t i = 1; i <= kRecordsPerChunk; ++i) // a record without a tail does not exist
+    records[i].event.tail = {};
 }
 
 template <class Kind> void Recorder::write_slowly(const Kind& record, Loss loss) noexcept {
@@ -237,7 +181,7 @@ bool Recorder::append_text(TextKind kind, uint32_t id, const void* payload,
     std::memcpy(buffer, &frame, sizeof frame);
     if (size > 0)
       std::memcpy(buffer + sizeof frame, payload, size);
-    written = write_at(text_fd_, buffer, total, static_cast<off_t>(text_size_)) == total;
+    written = text_file_.write_at(buffer, total, static_cast<off_t>(text_size_)) == total;
   }
   if (buffer != small)
     delete[] buffer;
@@ -288,16 +232,27 @@ void Recorder::set_exit_status(int status) noexcept {
   control_->has_exit_status = 1;
 }
 
-void Recorder::close() noexcept {
-  {
-    std::scoped_lock lock(logs_mutex_, text_mutex_);
-    if (closed_ || !control_)
-      return;
-    closed_ = true;
-  }
+void Recorder::close(bool quiet) noexcept {
+  std::scoped_lock lock(note_mutex_, logs_mutex_, text_mutex_, records_mutex_);
+  if (closed_ || !control_)
+    return;
+  closed_ = true;
   control_->end = clock_anchor();
   control_->end_unix_ns = clock_ns(CLOCK_REALTIME);
   std::atomic_ref<uint32_t>(control_->complete).store(1, std::memory_order_release);
+  windows_file_.close();
+  records_file_.close();
+  text_file_.close();
+  if (!quiet)
+    return;
+  for (ThreadLog* log : logs_) {
+    for (void* window : log->windows)
+      if (window)
+        munmap(window, kChunkBytes);
+    delete log;
+  }
+  logs_.clear();
+  free_logs_ = note_log_ = nullptr;
 }
 
 void Recorder::abandon() noexcept {
@@ -307,10 +262,9 @@ void Recorder::abandon() noexcept {
   logs_.clear();
   free_logs_ = nullptr;
   note_log_ = nullptr;
-  for (int* fd : {&windows_fd_, &records_fd_, &text_fd_}) {
-    ::close(*fd);
-    *fd = -1;
-  }
+  windows_file_.close();
+  records_file_.close();
+  text_file_.close();
 }
 
 } // namespace memtrace

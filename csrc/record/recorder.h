@@ -9,6 +9,7 @@
 
 #include "record/clock.h"
 #include "record/spool.h"
+#include "record/spool_file.h"
 #include "record/thread_log.h"
 
 #include <atomic>
@@ -48,9 +49,9 @@ class Recorder {
   void event(const AllocatorEvent& event) noexcept;
 
   void set_exit_status(int status) noexcept;
-  // Marks the spool complete and stops accepting records. Idempotent. Mappings of logs that other
-  // threads may still hold stay until the recorder is destroyed.
-  void close() noexcept;
+  // Marks the spool complete and stops accepting records. Idempotent. `quiet`: no thread uses a log
+  // any more, so their windows are unmapped; else they stay mapped for the life of the process.
+  void close(bool quiet) noexcept;
   // In a forked child: forget everything without touching the parent's files.
   void abandon() noexcept;
 
@@ -77,10 +78,11 @@ class Recorder {
   ThreadLog* note_log_ = nullptr;
 
   Control* control_ = nullptr;
-  std::atomic<uint64_t> records_size_{0};
-  int windows_fd_ = -1;
-  int records_fd_ = -1;
-  int text_fd_ = -1;
+  uint64_t records_size_ = 0; // under records_mutex_
+  SpoolFile windows_file_; // used under logs_mutex_
+  SpoolFile text_file_;    // used under text_mutex_
+  std::mutex records_mutex_;
+  SpoolFile records_file_; // used under records_mutex_
 };
 
 } // namespace memtrace

@@ -41,10 +41,13 @@ struct ThreadLog {
   // Publishes the record that reserve() returned; its other fields are written by now.
   void publish(const Tail& tail) noexcept {
     static_assert(sizeof(Tail) == sizeof(uint64_t));
-    auto* word = reinterpret_cast<uint64_t*>(&cursor->event.tail);
-    std::atomic_ref<uint64_t>(*word).store(std::bit_cast<uint64_t>(tail),
-                                           std::memory_order_release);
-    ++cursor;
+    publish_word(cursor, std::bit_cast<uint64_t>(tail));
+  }
+  // `record` is the cursor; said again, so that it need not be loaded again.
+  void publish_word(Record* record, uint64_t tail) noexcept {
+    auto* word = reinterpret_cast<uint64_t*>(&record->event.tail);
+    std::atomic_ref<uint64_t>(*word).store(tail, std::memory_order_release);
+    cursor = record + 1;
   }
 };
 

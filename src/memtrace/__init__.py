@@ -1,0 +1,26 @@
+"""memtrace: what is in a PyTorch program's memory, why, and what would make it smaller.
+
+Importing this package is cheap and pulls in neither torch nor anything that reads traces: it is
+imported by the very programs that are being watched.
+"""
+
+from __future__ import annotations
+
+from memtrace.errors import MemtraceError
+from memtrace.session import label, record, stage
+
+TYPE_CHECKING = False  # `typing` is not imported at run time: see run/site/sitecustomize.py
+if TYPE_CHECKING:
+    import os
+
+    from memtrace.trace import Trace
+
+__version__ = "0.1.0"
+__all__ = ["MemtraceError", "__version__", "label", "open", "record", "stage"]
+
+
+def open(path: str | os.PathLike[str]) -> Trace:  # noqa: A001  # memtrace.open, as gzip.open
+    """Open a trace: its tables (pyarrow), the peak of a device, what was live at a time."""
+    from memtrace.trace import open_trace
+
+    return open_trace(path)

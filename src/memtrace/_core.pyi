@@ -1,0 +1,162 @@
+"""Native core: recorder, spool reader, analysis loops. No torch inside."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# ---- store, analyse (csrc/bind/bind_store.cpp, bind_analyse.cpp) ------------------------------
+
+class SpoolError(ValueError):
+    """A spool that cannot be read; the message is one line for the user."""
+
+class SpoolReader:
+    """One process's spool, also of a killed or a running process."""
+
+    def __init__(self, directory: str) -> None: ...
+    @property
+    def control(self) -> dict[str, Any]: ...
+    @property
+    def records(self) -> int: ...
+    @property
+    def logs(self) -> int: ...
+    def process_notes(self) -> list[bytes]: ...
+    def damage(self) -> dict[str, int]: ...
+    def add_clock_anchor(self, *, ticks: int, monotonic_ns: int) -> None: ...
+
+# What a column is made of: 64-bit values (codes for strings), validity bitmap, dictionary, list
+# offsets. `kind` is one of int64, uint64, int32, bool, string, int64_list.
+class Column:
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def values(self) -> npt.NDArray[Any]: ...
+    @property
+    def validity(self) -> npt.NDArray[np.uint8] | None: ...
+    @property
+    def dictionary(self) -> list[str] | None: ...
+    @property
+    def offsets(self) -> npt.NDArray[np.int32] | None: ...
+
+class Batch:
+    """Rows of one dataset, ready to be written; `ends_part`: the next rows go to a new file."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def ends_part(self) -> bool: ...
+    @property
+    def columns(self) -> Sequence[Column]: ...
+
+class Conversion:
+    """Turns a spool into the rows of all datasets but `processes`, a batch at a time."""
+
+    def __init__(
+        self, reader: SpoolReader, *, batch_rows: int = 131072, part_rows: int = 524288
+    ) -> None: ...
+    def advance(self) -> list[Batch]: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def consumed(self) -> int: ...
+    def totals(self) -> dict[str, Any]: ...
+    def layout(self) -> dict[str, list[tuple[int, int, int, int, int]]]: ...
+
+def clock_now() -> tuple[int, int]: ...
+
+# ---- record (csrc/bind/bind_record.cpp) ----------------------------------------------------------
+
+class Recorder:
+    """The spool that this process writes."""
+
+    def __init__(self, spool_dir: str) -> None: ...
+    @property
+    def api(self) -> object: ...
+    def intern(self, text: str) -> int: ...
+    def text(self, kind: int, id: int, payload: bytes) -> bool: ...  # noqa: A002
+    def process_note(self, json: str) -> bool: ...
+    def tensor_note(self, json: str) -> bool: ...
+    def note(
+        self,
+        action: int,
+        name: str = "",
+        text: str = "",
+        target: str = "",
+        source: str = "",
+        reason: str = "",
+        value: int = 0,
+        value2: int = 0,
+        device: int = 0,
+    ) -> None: ...
+    def event(
+        self,
+        action: int,
+        *,
+        device: int,
+        memory_or_pool: int = 0,
+        address: int,
+        size_bytes: int,
+        stream: int = 0,
+    ) -> None: ...
+    def set_exit_status(self, status: int) -> None: ...
+    def lost(self) -> dict[str, int]: ...
+    def ticks(self) -> int: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
+
+ACTION_alloc: int
+ACTION_free_requested: int
+ACTION_free_completed: int
+ACTION_segment_alloc: int
+ACTION_preexisting: int
+ACTION_external: int
+ACTION_mark: int
+ACTION_sample: int
+ACTION_stage_begin: int
+ACTION_stage_end: int
+ACTION_step_begin: int
+ACTION_step_end: int
+KIND_name: int
+KIND_stack: int
+KIND_module: int
+KIND_module_path: int
+KIND_pool: int
+KIND_thread: int
+KIND_tensor: int
+KIND_process: int
+MEMORY_host: int
+MEMORY_pinned: int
+MEMORY_mapped: int
+MEMORY_shared: int
+
+# ---- the watched process (csrc/bind/bind_process.cpp) ------------------------------------------
+
+def watch_process_end(end_fifo: str, done_fifo: str, hint: str) -> None:
+    """At the exit of this process, tell the finaliser and wait for it."""
+
+def announce_process_end(status: int) -> None:
+    """The same, now; the first call counts."""
+
+def wait_after_interrupt(status: int) -> None:
+    """Also wait when the process ends by an unhandled KeyboardInterrupt."""
+
+def observed(
+    original: Callable[..., Any],
+    before: Callable[..., object] | None = None,
+    after: Callable[..., object] | None = None,
+) -> Callable[..., Any]:
+    """The original, telling before(args, kwargs) and after(result, args, kwargs) of each call."""
+
+def seal_spool(
+    directory: str,
+    *,
+    exit_status: int | None = None,
+    complete: bool = False,
+    process_note: str = "",
+) -> None:
+    """Add what is known of a process that writes no more."""

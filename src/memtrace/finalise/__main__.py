@@ -1,0 +1,146 @@
+"""The finaliser process: waits for the program's end, converts its spool, prints the answer.
+
+Started by memtrace.run.finaliser, which explains the descriptors. While the program runs this
+process only waits: nothing heavy is imported before the end. It works through whatever goes wrong:
+the spool stays where it is until its tables are complete, for `memtrace recover`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
+from memtrace.run.output import pid_of_key
+
+_POLL_S = 0.5  # only where the kernel has no pidfd
+# The answer waits this long for children that end at the same time as the program, and this long
+# the finaliser stays for those that end because the program is gone: the server of multiprocessing's
+# forkserver, DataLoader workers of a killed program. What lives longer is left for `recover`.
+_CHILDREN_S = 0.5
+_ORPHANS_S = 10.0
+
+
+def main() -> int:
+    """The exit status is for nobody: the program's own is what counts."""
+    arguments = _parse()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    trace_dir = Path(arguments.trace)
+    shown = arguments.shown or str(trace_dir)
+    finished = False
+    try:
+        if arguments.pid:
+            end = _wait_for_end(arguments)
+            _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
+            seal_main(trace_dir, arguments.pid, end)
+        _convert(trace_dir, quiet=arguments.quiet)
+        if not arguments.quiet:
+            _print_summary(trace_dir, shown)
+        finished = True
+    except BaseException as error:
+        _say(
+            f"memtrace: the trace could not be finished ({type(error).__name__}: {error}); "
+            f"to finish it: python -m memtrace recover {shown}"
+        )
+        if os.environ.get("MEMTRACE_DEBUG"):
+            raise
+    finally:
+        # The program prints nothing more when it has read this byte.
+        if arguments.done_fd >= 0:
+            os.write(arguments.done_fd, b"d")
+    if finished and arguments.pid and any((trace_dir / "spool").glob("process=*")):
+        _wait_for_children(trace_dir, arguments.pid, _ORPHANS_S)
+        with contextlib.suppress(Exception):  # every reader tries again
+            _convert(trace_dir, quiet=True)
+    _remove_fifos(trace_dir)
+    return 0 if finished else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="memtrace.finalise")
+    parser.add_argument("--trace", required=True)
+    parser.add_argument("--shown", default="")
+    parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--pid-fd", type=int, default=-1)
+    parser.add_argument("--end-fd", type=int, default=-1)
+    parser.add_argument("--done-fd", type=int, default=-1)
+    parser.add_argument("--quiet", action="store_true")
+    return parser.parse_args()
+
+
+def _wait_for_end(arguments: argparse.Namespace) -> ProcessEnd:
+    """Until the program says that it is at its end, or is gone without a word."""
+    poll = select.poll()
+    for fd in (arguments.end_fd, arguments.pid_fd):
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+    unfinished = b""
+    while True:
+        ready = {fd for fd, _ in poll.poll(None if arguments.pid_fd >= 0 else _POLL_S * 1000)}
+        if arguments.end_fd in ready:
+            unfinished += os.read(arguments.end_fd, 4096)
+            *lines, unfinished = unfinished.split(b"\n")
+            for line in lines:
+                words = line.split()
+                if words[:2] == [b"end", str(arguments.pid).encode()]:
+                    return ProcessEnd(exit_status=int(words[2]), announced=True)
+        elif arguments.pid_fd in ready:
+            return exit_of_pid_fd(arguments.pid_fd, arguments.pid)
+        elif arguments.pid_fd < 0 and not _is_running(arguments.pid):
+            return ProcessEnd()
+
+
+def _wait_for_children(trace_dir: Path, main_pid: int, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        pids = {pid_of_key(f.name) for f in (trace_dir / "spool").glob("process=*")}
+        if not any(pid and pid != main_pid and _is_running(pid) for pid in pids):
+            return
+        time.sleep(0.02)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
+
+
+def _convert(trace_dir: Path, *, quiet: bool) -> None:
+    from memtrace.finalise import finalise
+
+    finalise(trace_dir, progress=not quiet and sys.stderr.isatty())
+
+
+def _print_summary(trace_dir: Path, shown: str) -> None:
+    try:
+        from memtrace.report.at_end import write_end_summary
+    except ImportError:
+        _say(f"memtrace: recorded {shown}\nNext: python -m memtrace peak {shown}")
+        return
+    write_end_summary(trace_dir, shown, sys.stderr)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        os.write(2, f"{text}\n".encode(errors="replace"))
+
+
+def _remove_fifos(trace_dir: Path) -> None:
+    spool = trace_dir / "spool"
+    for fifo in spool.glob("*.fifo"):
+        fifo.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody still records, or a spool was not converted
+        spool.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

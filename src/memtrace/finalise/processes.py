@@ -1,0 +1,115 @@
+"""The one row of `processes` that a spool gives: who ran, how it ended, what was lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from memtrace.finalise.notes import Notes
+from memtrace.finalise.spools import Spool
+from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
+
+# Of all that lost_events counts, what means that a record is missing from the trace. `order_gaps`
+# are CUDA events that the recorder itself may already have counted.
+_RECORDS_LOST = (
+    "event_no_space",
+    "record_no_space",
+    "external_failed",
+    "records_cut",
+    "bad_records",
+    "lost_spans",
+    "missed_frees",
+)
+
+
+def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
+    """The row as a table of `processes`."""
+    row = {**_identity(spool.notes), **_recording(spool, totals), **_reconciliation(totals)}
+    schema = SCHEMAS["processes"]
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
+
+
+def _identity(notes: Notes) -> dict[str, Any]:
+    versions = Notes(notes.get("versions") if isinstance(notes.get("versions"), dict) else {})
+    return {
+        "host": notes.text("host"),
+        "boot_id": notes.text("boot_id"),
+        "parent_pid": notes.integer("parent_pid"),
+        "parent": notes.text("parent"),
+        "start_method": notes.text("start_method"),
+        "rank": notes.integer("rank"),
+        "local_rank": notes.integer("local_rank"),
+        "world_size": notes.integer("world_size"),
+        "argv": notes.json("argv"),
+        "argv_withheld": notes.flag("argv_withheld"),
+        **{
+            f"{name}_version": versions.text(name)
+            for name in ("memtrace", "torch", "cuda", "python", "driver")
+        },
+        "devices": notes.json("devices"),
+        "stack_min_bytes": notes.integer("stack_min_bytes"),
+        "operators_on": notes.flag("operators_on"),
+    }
+
+
+def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
+    control, notes = spool.control, spool.notes
+    complete = bool(control["complete"])
+    lost = lost_events(spool, totals)
+    end_reason = notes.text("end_reason") or ("exit" if complete else "killed")
+    end_ns = control["end_monotonic_ns"] - control["start_monotonic_ns"] if complete else None
+    return {
+        "pid": _as_int64(control["pid"]),
+        "format_version": FORMAT_VERSION,
+        "attribution_version": ATTRIBUTION_VERSION,
+        "clock_origin_ns": _as_int64(control["start_monotonic_ns"]),
+        "clock_origin_unix_ns": _as_int64(control["start_unix_ns"]),
+        # Of a killed process: the last thing that it recorded.
+        "end_time_ns": totals["last_time_ns"] if end_ns is None else _as_int64(end_ns),
+        "end_unix_ns": _as_int64(control["end_unix_ns"]) if complete else None,
+        "end_reason": end_reason,
+        "exit_status": control["exit_status"],
+        "complete": complete,
+        "events": totals["events"],
+        "lost_events": json.dumps(lost),
+        "lost_total": min(sum(lost[kind] for kind in _RECORDS_LOST), (1 << 63) - 1),
+        "unmatched_frees": totals["unmatched_frees"],
+        "paused_intervals": json.dumps(totals["paused"]),
+        "allocator_settings": totals["settings"] or None,
+        "spool_threads": totals["threads"],
+    }
+
+
+def lost_events(spool: Spool, totals: dict[str, Any]) -> dict[str, int]:
+    """What is missing, by kind, all of them, also when 0.
+
+    The recorder's own counts, then what the spool lacks (cut or damaged), then what did not fit
+    together when the events were put in order.
+    """
+    odd = totals["oddities"]
+    kinds = ("order_gaps", "bad_records", "lost_spans", "missed_frees", "unmatched_names")
+    return {
+        **spool.control["lost"],
+        **spool.reader.damage(),
+        **{kind: odd[kind] for kind in kinds},
+        "mirror_inconsistencies": odd["mirror_inconsistencies"],
+    }
+
+
+def _reconciliation(totals: dict[str, Any]) -> dict[str, Any]:
+    if totals["compared"] == 0:
+        return {"reconciled": None, "mismatch_bytes": None, "reconcile_note": None}
+    agreed = totals["differing"] == 0
+    return {
+        "reconciled": agreed,
+        "mismatch_bytes": totals["mismatch_bytes"],
+        "reconcile_note": f"{totals['compared']} values compared"
+        if agreed
+        else totals["reconcile_note"],
+    }
+
+
+def _as_int64(value: int) -> int | None:
+    return value if 0 <= value < 1 << 63 else None

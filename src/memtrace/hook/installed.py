@@ -1,0 +1,170 @@
+"""The native hook at work in this process: found for the torch at hand, loaded once, started."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from memtrace.hook.torch_build import hook_file_name
+from memtrace.recording import guarded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from memtrace.hook.native import NativeHook
+    from memtrace.recording import Recording
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+_native: NativeHook | None = None
+
+
+class HookError(Exception):
+    """Torch cannot be recorded; the text is one line that says why and what to do."""
+
+
+def cache_dir() -> Path:
+    """Where `memtrace build-hook` puts what it compiles: per user and version of memtrace."""
+    from memtrace import __version__
+
+    named = os.environ.get("XDG_CACHE_HOME")
+    root = Path(named) if named else Path("~/.cache").expanduser()
+    return root / "memtrace" / f"hooks-{__version__}"
+
+
+def hook_dirs() -> list[Path]:
+    """Folders that may hold compiled hooks; one built by the user comes first."""
+    return [cache_dir(), PACKAGE_DIR / "_hooks"]
+
+
+def find_hook(version: str, *, cxx11_abi: bool) -> Path:
+    """The compiled hook that fits this torch and this Python.
+
+    Raises:
+        HookError: there is none; names what there is and the command that builds one.
+    """
+    named = os.environ.get("MEMTRACE_HOOK")
+    if named:
+        return Path(named)
+    wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
+    for folder in hook_dirs():
+        if (folder / wanted).is_file():
+            return folder / wanted
+    built = sorted({p.name for folder in hook_dirs() for p in folder.glob("_hook-torch*.so")})
+    found = ", ".join(map(_describe_file, built)) or "no torch at all"
+    python = sys.implementation.cache_tag
+    raise HookError(
+        f"this is torch {version} (C++11 ABI {int(cxx11_abi)}, {python}), but memtrace's hook is "
+        f"built for {found}: torch's memory is not recorded; to build it: "
+        "python -m memtrace build-hook"
+    )
+
+
+def _describe_file(name: str) -> str:
+    stem = name.partition(".cpython")[0] if ".cpython" in name else name.rpartition(".so")[0]
+    version, _, abi = stem.removeprefix("_hook-torch").partition("-cxx11abi")
+    python = name[len(stem) :].strip(".").split("-x86")[0].split("-linux")[0].split("-aarch")[0]
+    return f"torch {version} (C++11 ABI {abi}, {python.removesuffix('.so') or 'any Python'})"
+
+
+def load_native(torch: ModuleType) -> NativeHook:
+    """The native hook for this torch, loaded once per process.
+
+    Raises:
+        HookError: none fits, or the one that should does not load.
+    """
+    global _native
+    if _native is None:
+        version = str(torch.__version__).partition("+")[0]
+        path = find_hook(version, cxx11_abi=bool(torch._C._GLIBCXX_USE_CXX11_ABI))
+        loader = importlib.machinery.ExtensionFileLoader("memtrace._hook", str(path))
+        spec = importlib.util.spec_from_file_location("memtrace._hook", path, loader=loader)
+        try:
+            assert spec is not None
+            module = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
+        except ImportError as error:
+            raise HookError(
+                f"memtrace's hook {path.name} does not load into torch {torch.__version__} "
+                f"({error}); to build it again: python -m memtrace build-hook"
+            ) from None
+        sys.modules["memtrace._hook"] = module
+        _native = module
+    assert _native is not None
+    return _native
+
+
+class InstalledHook:
+    """What one recording has installed into torch."""
+
+    def __init__(self, recording: Recording, torch: ModuleType, native: NativeHook) -> None:
+        from memtrace.hook.cuda import CudaWatch
+        from memtrace.hook.scan import Scan
+
+        self._native = native
+        self._cuda = CudaWatch(recording, torch, native)
+        self._scan = Scan(recording, torch, native)
+
+    def begin(self, recording: Recording, torch: ModuleType) -> None:
+        """Record from now on."""
+        options = recording.options
+        no_stacks = self._native.start(
+            recording.recorder.api,
+            cpu=options.cpu,
+            operators=options.operators,
+            stacks=options.stacks,
+            stack_min_bytes=options.stack_min_bytes,
+            module_class=torch.nn.Module,
+            runner_prefixes=[str(PACKAGE_DIR) + os.sep],
+        )
+        if no_stacks:
+            recording.note({"stacks_on": False, "stacks_off_reason": no_stacks})
+        guarded(self._cuda.begin)
+        guarded(self._scan.begin)
+
+    def sample(self, reason: str) -> None:
+        """Torch's counters, and the names of what the known models hold now."""
+        guarded(self._cuda.sample, reason)
+        guarded(self._scan.look)
+
+    def label(self, tensor: object, name: str | None, category: str | None) -> None:
+        """memtrace.label."""
+        self._scan.label(tensor, name, category)
+
+    def remove(self) -> None:
+        """Record no more; torch is as before except for a tracker that does nothing."""
+        self._native.stop()
+        self._scan.end()
+
+    def abandon_in_child(self) -> None:
+        """After a fork: what hangs on the parent's recording is taken out of torch."""
+        self._native.stop()
+
+
+def install(recording: Recording, torch: ModuleType) -> InstalledHook:
+    """Start recording torch.
+
+    Raises:
+        HookError: this torch cannot be recorded.
+    """
+    note_versions(recording, torch)
+    native = load_native(torch)
+    hook = InstalledHook(recording, torch, native)
+    hook.begin(recording, torch)
+    return hook
+
+
+def note_versions(recording: Recording, torch: ModuleType) -> None:
+    """Which torch the program has imported."""
+    from memtrace import __version__
+
+    versions: dict[str, object] = {
+        "memtrace": __version__,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+    }
+    recording.note({"torch_seen": True, "versions": versions})

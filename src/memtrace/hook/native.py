@@ -1,0 +1,54 @@
+"""The interface of `memtrace._hook`, compiled per torch version (csrc/bind/hook_module.cpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+#: What a mark says of a call: text, value, value2, device code (0 the CPU, 1 + i cuda:i).
+Description = tuple[str, int, int, int]
+Describe = Callable[[tuple[Any, ...], dict[str, Any]], Description | None]
+
+
+class NativeHook(Protocol):
+    """A loaded `memtrace._hook`."""
+
+    def start(
+        self,
+        recorder_api: object,
+        *,
+        cpu: bool,
+        operators: bool,
+        stacks: bool,
+        stack_min_bytes: int,
+        module_class: type,
+        runner_prefixes: list[str],
+    ) -> str:
+        """Record into this recorder from now on; why stacks are off, or an empty text."""
+
+    def stop(self) -> bool:
+        """Record no more."""
+
+    def recording(self) -> bool:
+        """Whether events are being recorded."""
+
+    def attach_cuda(self) -> str:
+        """Attach to the CUDA caching allocator: attached, no_cuda_build or not_initialized."""
+
+    def marked(
+        self,
+        original: Callable[..., Any],
+        kind: str,
+        describe: Describe | None = None,
+        after: bool = False,
+    ) -> Callable[..., Any]:
+        """The original, which writes a mark of this kind at each call."""
+
+    def module_id(self, module: object) -> int:
+        """The id by which stacks name this nn.Module; 0: no stack did yet."""
+
+    def take_new_roots(self) -> list[tuple[int, Any]]:
+        """Outermost modules first seen in stacks since the last call, with their ids."""
+
+    def set_root_callback(self, callback: Callable[[], object] | None) -> None:
+        """Call back, in the main thread, soon after new roots were seen."""

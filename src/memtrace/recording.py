@@ -1,0 +1,198 @@
+"""One process's recording: its spool, its hooks, and what it notes at its beginning and end.
+
+There is at most one per process at a time (`current()`). It lives in the watched program: it
+imports built-in modules and `os` only, and what goes wrong in it never becomes the program's error.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import RLock
+
+from memtrace import _core
+from memtrace.run import environment
+from memtrace.run.facts import new_key, process_facts, resident_bytes
+from memtrace.plain_json import to_json
+from memtrace.stages import StageName, Stages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from memtrace.hook.installed import InstalledHook
+    from memtrace.run.environment import Options
+
+# Guards starting and stopping. Made anew in a forked child: another thread may have held it.
+lock = RLock()
+_current: Recording | None = None
+
+
+def current() -> Recording | None:
+    """The recording of this process, if one is on."""
+    return _current
+
+
+def set_current(recording: Recording | None) -> None:
+    """What `current()` answers from now on; call it with `lock` held."""
+    global _current
+    _current = recording
+
+
+def renew_lock_in_child() -> None:
+    """After a fork: nobody holds the lock here."""
+    global lock
+    lock = RLock()
+
+
+class Recording:
+    """What this process writes into a trace, from construction until end()."""
+
+    def __init__(
+        self,
+        trace_dir: str,
+        options: Options,
+        *,
+        start_method: str,
+        parent: str | None = None,
+        main_pid: int = 0,
+    ) -> None:
+        """Make the spool; nothing of the program is hooked yet (see watch_torch).
+
+        Raises:
+            RuntimeError, OSError: the spool cannot be made; the text says where and why.
+        """
+        self.trace_dir = trace_dir
+        self.options = options
+        self.main_pid = main_pid
+        self.key = new_key()
+        self.hook: InstalledHook | None = None
+        self.stages = Stages()
+        spool = os.path.join(trace_dir, "spool", f"process={self.key}")
+        os.mkdir(spool, 0o700)
+        self.recorder = _core.Recorder(spool)
+        self.note(process_facts(options, key=self.key, parent=parent, start_method=start_method))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that `memtrace run` became."""
+        return self.main_pid == os.getpid()
+
+    def note(self, facts: dict[str, object]) -> None:
+        """Add to what the trace knows of this process; later notes win."""
+        self.recorder.process_note(to_json(facts))
+
+    def begin_plain_stage(self, name: str) -> None:
+        """It lasts until the next one."""
+        self.sample("mark")
+        stage, around, ended = self.stages.begin_plain(name)
+        self._end_stages(ended)
+        self._begin_stage(stage, around, "user")
+
+    def enter_stage(self, name: str) -> StageName:
+        """It lasts until leave_stage()."""
+        self.sample("mark")
+        stage, around = self.stages.enter_block(name)
+        self._begin_stage(stage, around, "scope")
+        return stage
+
+    def leave_stage(self, stage: StageName) -> None:
+        """The block is left."""
+        self.sample("mark")
+        self._end_stages(self.stages.leave_block(stage))
+
+    def _begin_stage(self, stage: StageName, around: StageName | None, kind: str) -> None:
+        self.recorder.note(
+            _core.ACTION_stage_begin,
+            name=stage.text,
+            text=kind,
+            value=stage.number,
+            value2=around.number if around else 0,
+        )
+
+    def _end_stages(self, stages: list[StageName]) -> None:
+        for stage in stages:
+            self.recorder.note(_core.ACTION_stage_end, name=stage.text, value=stage.number)
+
+    def export_environment(self) -> None:
+        """Make Python children of this process join the trace."""
+        os.environ.update(
+            environment.variables(
+                self.trace_dir,
+                self.options,
+                main_pid=self.main_pid,
+                parent=self.key,
+                python_path=os.environ.get("PYTHONPATH"),
+            )
+        )
+
+    def watch_torch(self) -> None:
+        """Install the hooks now if torch is there, else as soon as anyone has imported it."""
+        from memtrace.hook import arrival
+
+        arrival.on_import("torch", self._install_hook)
+
+    def _install_hook(self, torch: ModuleType) -> None:
+        from memtrace.hook import installed
+
+        try:
+            self.hook = installed.install(self, torch)
+        except Exception as error:  # ours, never the program's
+            text = str(error)
+            self.note({"torch_seen": True, "hook_error": text})
+            say(text)
+
+    def sample(self, reason: str) -> None:
+        """Write down the counters of this moment: the host's and torch's."""
+        self.recorder.note(
+            _core.ACTION_sample,
+            name="rss",
+            target="host",
+            source="rss",
+            reason=reason,
+            value=resident_bytes(),
+        )
+        if self.hook:
+            self.hook.sample(reason)
+
+    def end(self, reason: str, *, status: int | None = None, quick: bool = False) -> None:
+        """Stop the hooks and close the spool. The first call counts.
+
+        quick: leave out the last look at torch: the process is about to vanish in os._exit, maybe
+        in a state in which torch must not be called (a forked child, a crash handler).
+        """
+        with lock:
+            if _current is not self:
+                return
+            set_current(None)
+            if not quick:
+                guarded(self.sample, "end")
+            if self.hook:
+                guarded(self.hook.remove)
+            guarded(self.note, {"end_reason": reason})
+            if status is not None:
+                self.recorder.set_exit_status(status)
+            self.recorder.close()
+
+    def abandon_in_child(self) -> None:
+        """After a fork: this is the parent's; forget it without touching its files."""
+        self.recorder.abandon()
+        if self.hook:
+            self.hook.abandon_in_child()
+
+
+def guarded(action: Callable[..., object], *args: object) -> None:
+    """Call it; a failure of ours is dropped, as the program must not see it."""
+    try:
+        action(*args)
+    except Exception as error:
+        if os.environ.get("MEMTRACE_DEBUG"):
+            say(f"{type(error).__name__}: {error}")
+
+
+def say(text: str) -> None:
+    """One line for the user, past whatever the program made of sys.stderr."""
+    try:
+        os.write(2, f"memtrace: {' '.join(text.split())}\n".encode(errors="replace"))
+    except OSError:
+        pass

@@ -1,0 +1,120 @@
+"""Children of a recorded process: forks get a spool of their own, the unrecordable are counted.
+
+A child that runs Python joins by itself, through its environment (site/sitecustomize.py). What is
+watched here is that it can: a Python started with -I, -E or -S, or with another environment, leaves
+a file spool/unrecorded/PID in the trace.
+"""
+
+from __future__ import annotations
+
+import _posixsubprocess
+import os
+import sys
+from _collections_abc import Mapping
+
+from memtrace import _core, recording
+from memtrace.hook import arrival
+from memtrace.recording import Recording, guarded
+from memtrace.run import environment
+from memtrace.run.interpreter import split, unusable_option
+
+_watching = False
+
+
+def watch() -> None:
+    """Once per process; both have no effect while nothing is recorded."""
+    global _watching
+    if _watching:
+        return
+    _watching = True
+    os.register_at_fork(after_in_child=_after_fork)
+    # subprocess and multiprocessing start everything through this one.
+    _posixsubprocess.fork_exec = _core.observed(_posixsubprocess.fork_exec, after=_after_fork_exec)
+    for name in ("posix_spawn", "posix_spawnp"):
+        setattr(os, name, _core.observed(getattr(os, name), after=_after_posix_spawn))
+
+
+def _after_fork() -> None:
+    recording.renew_lock_in_child()
+    parent = recording.current()
+    if parent is None:
+        return
+    recording.set_current(None)
+    arrival.forget_all()
+    guarded(parent.abandon_in_child)
+    try:
+        child = Recording(
+            parent.trace_dir,
+            parent.options,
+            start_method="fork",
+            parent=parent.key,
+            main_pid=parent.main_pid,
+        )
+    except (OSError, RuntimeError) as error:
+        leave_unrecorded_mark(parent.trace_dir, os.getpid(), str(error))
+        return
+    recording.set_current(child)
+    guarded(child.export_environment)
+    guarded(child.watch_torch)
+
+
+def _after_fork_exec(pid: int, args: tuple[object, ...], _: object) -> None:
+    # fork_exec(argv, executables, close_fds, pass_fds, cwd, environment or None, ...)
+    argv, executables, variables = args[0], args[1], args[5]
+    environ = None
+    if isinstance(variables, (list, tuple)):
+        environ = dict(item.partition(b"=")[::2] for item in map(os.fsencode, variables))
+    executable = os.fsdecode(next(iter(executables)))  # type: ignore[call-overload]
+    _check_child(pid, executable, argv, environ)
+
+
+def _after_posix_spawn(
+    pid: int, args: tuple[object, ...], kwargs: dict[str, object] | None
+) -> None:
+    names = ("path", "argv", "env")
+    path, argv, env = (
+        args[i] if i < len(args) else (kwargs or {}).get(name) for i, name in enumerate(names)
+    )
+    environ = None  # Python 3.13: the parent's
+    if isinstance(env, Mapping):
+        environ = {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
+    _check_child(pid, os.fsdecode(path), argv, environ)  # type: ignore[arg-type]
+
+
+def _check_child(
+    pid: int, executable: str, argv: object, environ: dict[bytes, bytes] | None
+) -> None:
+    recorded = recording.current()
+    if recorded is None or not _is_python(executable):
+        return
+    words = [os.fsdecode(word) for word in argv]  # type: ignore[attr-defined]
+    options, program = split(words)
+    letter = unusable_option(options)
+    if program[:1] == ["-V"]:
+        return
+    if letter:
+        leave_unrecorded_mark(recorded.trace_dir, pid, f"python -{letter}")
+    elif not environment.is_recording(dict(os.environb) if environ is None else environ):
+        leave_unrecorded_mark(recorded.trace_dir, pid, "started with another environment")
+
+
+def _is_python(executable: str) -> bool:
+    name = os.path.basename(executable)
+    if name == os.path.basename(sys.executable):
+        return True
+    return name.startswith("python") and not name.removeprefix("python").strip("0123456789.")
+
+
+def leave_unrecorded_mark(trace_dir: str, pid: int, reason: str) -> None:
+    """Count a process that could not be recorded; its pid is the file's name, so once only."""
+    try:
+        folder = os.path.join(trace_dir, "spool", "unrecorded")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        fd = os.open(os.path.join(folder, str(pid)), flags, 0o600)
+        try:
+            os.write(fd, reason.encode(errors="replace"))
+        finally:
+            os.close(fd)
+    except OSError:
+        pass

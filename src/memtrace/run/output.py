@@ -1,0 +1,146 @@
+"""The trace directory: which one, made atomically, and what --force may replace."""
+
+from __future__ import annotations
+
+import os
+
+from memtrace.errors import MemtraceError
+
+MARKER = "_memtrace.json"  # what makes a directory a trace; readers of Parquet skip names with _
+_MARKER_TEXT = '{"memtrace_trace":true,"format_version":1}\n'
+# All that memtrace writes into a trace (FORMAT.md). --force deletes these names and no others.
+_DATASETS = ("allocations", "events", "segments", "operators", "stacks", "names", "stages", "steps")
+_MORE_DATASETS = ("samples", "marks", "timeline", "processes")
+_OWN_NAMES = frozenset((*_DATASETS, *_MORE_DATASETS, "spool", MARKER))
+# A recording needs this much before its first event: control page, first chunks, names.
+_ROOM_BYTES = 1 << 20
+
+
+def create_trace(output: str | None, name: str, *, force: bool) -> str:
+    """Make the directory (0700, with spool/ and marker) and return its absolute path.
+
+    Raises:
+        MemtraceError: one line that says why it cannot be made.
+    """
+    if output is None:
+        path = _create_next_free(name)
+    else:
+        path = os.path.abspath(output)
+        _create_named(path, output, force=force)
+    try:
+        _furnish(path)
+    except OSError as error:
+        delete_tree(path)
+        raise MemtraceError(f"cannot write the trace {path}: {error.strerror}") from None
+    return path
+
+
+def _create_next_free(name: str) -> str:
+    number = 1
+    while True:
+        path = os.path.abspath(f"{name}.memtrace" if number == 1 else f"{name}.{number}.memtrace")
+        try:
+            os.mkdir(path, 0o700)
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _cannot_create(path, error) from None
+
+
+def _create_named(path: str, shown: str, *, force: bool) -> None:
+    aside = None
+    if os.path.lexists(path):
+        if not force:
+            raise MemtraceError(
+                f"{shown} exists: give another name with -o, or replace that trace with --force"
+            )
+        check_replaceable(path, shown)
+        aside = f"{path}.replaced-{os.getpid()}"
+    try:
+        if aside:
+            os.rename(path, aside)
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        if aside and os.path.lexists(aside) and not os.path.lexists(path):
+            os.rename(aside, path)
+        raise _cannot_create(path, error) from None
+    if aside:
+        delete_tree(aside)
+
+
+def _cannot_create(path: str, error: OSError) -> MemtraceError:
+    return MemtraceError(f"cannot create the trace {path}: {error.strerror}")
+
+
+def check_replaceable(path: str, shown: str) -> None:
+    """Refuse to replace what is not a trace, holds other files, or is being recorded.
+
+    Raises:
+        MemtraceError: one line that says which of them it is.
+    """
+    if os.path.islink(path) or not os.path.isdir(path) or not is_trace(path):
+        raise MemtraceError(f"{shown} is not a memtrace trace: --force does not replace it")
+    strangers = sorted(set(os.listdir(path)) - _OWN_NAMES)
+    if strangers:
+        raise MemtraceError(
+            f"{shown} also holds {strangers[0]}, which memtrace did not write: "
+            "--force does not replace it"
+        )
+    for spool in _list_or_nothing(os.path.join(path, "spool")):
+        pid = pid_of_key(spool.removeprefix("process="))
+        if spool.startswith("process=") and pid and os.path.exists(f"/proc/{pid}"):
+            raise MemtraceError(
+                f"{shown} is being recorded by process {pid}: --force does not replace it"
+            )
+
+
+def is_trace(path: str) -> bool:
+    """Whether memtrace made this directory."""
+    try:
+        with open(os.path.join(path, MARKER), encoding="utf-8") as marker:
+            return '"memtrace_trace":true' in marker.read(200)
+    except (OSError, ValueError):
+        return False
+
+
+def pid_of_key(key: str) -> int | None:
+    """The process id in a KEY (host-pid-start)."""
+    pid = key.rpartition("-")[0].rpartition("-")[2]
+    return int(pid) if pid.isdigit() else None
+
+
+def _furnish(path: str) -> None:
+    os.mkdir(os.path.join(path, "spool"), 0o700)
+    marker = os.path.join(path, MARKER)
+    fd = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, _MARKER_TEXT.encode())
+    finally:
+        os.close(fd)
+    # A full disk is told now, before the program runs, not as an empty trace afterwards.
+    probe = os.path.join(path, "spool", "room")
+    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _ROOM_BYTES)
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+
+
+def _list_or_nothing(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def delete_tree(path: str) -> None:
+    """shutil.rmtree, without importing shutil where the program is about to run."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(folder, name))
+        for name in folders:
+            inner = os.path.join(folder, name)
+            (os.unlink if os.path.islink(inner) else os.rmdir)(inner)
+    os.rmdir(path)

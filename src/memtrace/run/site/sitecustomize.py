@@ -1,0 +1,57 @@
+"""The first thing that a recorded Python process runs (PYTHONPATH begins with this folder).
+
+It takes itself out of the way (sys.path and the name `sitecustomize` are as without memtrace),
+starts the recording, and lets the sitecustomize of the system or the user, if there is one, have
+its turn. It must not fail, must not print, and must run in any Python: also one that memtrace is
+not made for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def _begin() -> None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if p != here]
+    sys.path_importer_cache.pop(here, None)
+    if not os.environ.get("MEMTRACE_RECORD"):
+        return
+    # The memtrace that recorded the parent, whatever else is installed here.
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    known = package_parent in sys.path
+    try:
+        if not known:
+            sys.path.insert(0, package_parent)
+        try:
+            from memtrace.run.start import start_from_environment
+        finally:
+            if not known:
+                sys.path.remove(package_parent)
+        start_from_environment()
+    except BaseException as error:
+        _leave_mark(type(error).__name__ + ": " + str(error))
+
+
+def _leave_mark(reason: str) -> None:
+    # By hand: memtrace could not be imported (another version of Python, a broken installation).
+    try:
+        folder = os.path.join(os.environ["MEMTRACE_RECORD"], "spool", "unrecorded")
+        if not os.path.isdir(folder):
+            os.mkdir(folder, 0o700)
+        with open(os.path.join(folder, str(os.getpid())), "w") as mark:
+            mark.write(reason)
+    except Exception:
+        pass
+
+
+def _give_way() -> None:
+    # `import sitecustomize` is still running: what is in sys.modules afterwards is its result.
+    # When there is no other, its ImportError is what site.py expects, and takes our name out again.
+    sys.modules.pop("sitecustomize", None)
+    __import__("sitecustomize")  # the next one on sys.path
+
+
+_begin()
+_give_way()

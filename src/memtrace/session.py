@@ -1,0 +1,206 @@
+"""What a program can say about its recording: record a part of itself, name stages and tensors.
+
+All of it does nothing, and costs next to nothing, while nothing is being recorded: calls may stay
+in a program for good.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from memtrace import recording
+from memtrace.errors import MemtraceError
+from memtrace.recording import Recording, guarded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TypeVar
+
+    from memtrace.stages import StageName
+
+    Tensor = TypeVar("Tensor")
+
+CATEGORIES = (
+    "weight", "buffer", "gradient", "optimizer_state", "kv_cache", "input", "output",
+    "activation", "workspace", "temporary", "other",
+)  # fmt: skip
+
+
+class record:  # noqa: N801  # used as a function: `with memtrace.record(path): ...`
+    """Record this process while the block runs; the trace is complete when the block is left.
+
+    Args:
+        path: The trace directory. Default: NAME.memtrace in the working directory, with the next
+            free number, NAME being the program's or "notebook".
+        force: Replace `path` when it is a trace already.
+        operators: Record which operator allocates.
+        cpu: Record the memory of CPU tensors.
+        stacks: Record the Python stack and the module of each allocation.
+        stack_min_bytes: Take the stack only of allocations of this size or more.
+
+    Raises:
+        MemtraceError: on entry, when this process is being recorded already or the trace cannot be
+            made; on exit, when it cannot be finished.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        force: bool = False,
+        operators: bool = True,
+        cpu: bool = True,
+        stacks: bool = True,
+        stack_min_bytes: int = 0,
+    ) -> None:
+        from memtrace.run.environment import Options
+
+        self._wanted = None if path is None else os.fspath(path)
+        self._force = force
+        self._options = Options(
+            cpu=cpu, operators=operators, stacks=stacks, stack_min_bytes=stack_min_bytes
+        )
+        self._recording: Recording | None = None
+        self._environment: dict[str, str | None] = {}
+        #: Where the trace is; None before start().
+        self.path: str | None = None
+
+    def __enter__(self) -> record:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin; nothing when it has begun. Also what entering the block does."""
+        from memtrace.run import children, environment, output
+
+        with recording.lock:
+            running = recording.current()
+            if running is not None and running is self._recording:
+                return
+            if running is not None:
+                raise MemtraceError(
+                    f"this process is being recorded already, into {running.trace_dir}; "
+                    "recordings do not nest"
+                )
+            self.path = output.create_trace(self._wanted, _program_name(), force=self._force)
+            try:
+                started = Recording(self.path, self._options, start_method="main")
+            except (OSError, RuntimeError) as error:
+                raise MemtraceError(f"cannot record: {error}") from None
+            names = (environment.RECORD, environment.OPTIONS, "PYTHONPATH")
+            self._environment = {name: os.environ.get(name) for name in names}
+            self._recording = started
+            recording.set_current(started)
+            started.export_environment()
+            guarded(children.watch)
+            guarded(started.watch_torch)
+
+    def stop(self) -> None:
+        """End and finish the trace; nothing when it has ended. Also what leaving the block does."""
+        with recording.lock:
+            recorded, self._recording = self._recording, None
+            if recorded is None or recording.current() is not recorded:
+                return
+            recorded.end("stopped")
+            for name, value in self._environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        _finalise(recorded.trace_dir)
+
+
+def _program_name() -> str:
+    script = os.path.basename(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+    return script.rpartition(".")[0] or script or "notebook"
+
+
+def _finalise(trace_dir: str) -> None:
+    # In another process: this one never imports pyarrow because of us.
+    import subprocess
+
+    from memtrace.run.finaliser import finalise_now, finaliser_environment
+
+    done = subprocess.run(
+        finalise_now(trace_dir), env=finaliser_environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, start_new_session=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1].removeprefix("memtrace: ") if lines else f"status {done.returncode}"
+        raise MemtraceError(reason)
+
+
+class stage:  # noqa: N801  # a mark, and a context manager
+    """Name a stage of the program: `memtrace.stage("warmup")`, or `with memtrace.stage("load"):`.
+
+    Called as a statement, it begins a stage that lasts until the next one is called in the same
+    place. As a context manager it lasts as long as the block; stages begun inside lie within it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = str(name).encode(errors="replace").decode()  # a spool holds UTF-8
+        # Which of the two it is shows a moment later: in a `with` statement __enter__ comes next;
+        # called as a statement, the object is dropped at once (__del__), or shown (__repr__).
+        self._waiting: Recording | None = recording.current()
+        self._recorded = self._waiting
+        self._stage: StageName | None = None
+
+    def _begin_plain(self) -> None:
+        recorded, self._waiting = self._waiting, None
+        if recorded is not None and recorded is recording.current():
+            guarded(recorded.begin_plain_stage, self._name)
+
+    def _enter(self, recorded: Recording) -> None:
+        self._stage = recorded.enter_stage(self._name)
+
+    def __enter__(self) -> stage:
+        self._waiting = None
+        if self._recorded is not None:
+            guarded(self._enter, self._recorded)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._recorded is not None and self._stage is not None:
+            guarded(self._recorded.leave_stage, self._stage)
+
+    def __del__(self) -> None:
+        self._begin_plain()
+
+    def __repr__(self) -> str:
+        self._begin_plain()
+        return f"memtrace.stage({self._name!r})"
+
+
+def label(tensor: Tensor, name: str | None = None, *, category: str | None = None) -> Tensor:
+    """Say what a tensor is: its name in every table, and its category. Returns the tensor.
+
+    Args:
+        tensor: Its storage is what is labelled, with all its views.
+        name: Shown instead of an operator or a module path.
+        category: One of FORMAT.md's: "kv_cache", "input", ...
+
+    Raises:
+        MemtraceError: there is no such category.
+    """
+    if category is not None and category not in CATEGORIES:
+        raise MemtraceError(f"no such category: {category!r}; one of {', '.join(CATEGORIES)}")
+    recorded = recording.current()
+    if recorded is not None and recorded.hook is not None:
+        guarded(recorded.hook.label, tensor, name, category)
+    return tensor

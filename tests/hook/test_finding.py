@@ -1,0 +1,57 @@
+"""Which compiled hook is taken for a torch, and the one line that refuses a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memtrace.hook import installed
+from memtrace.hook.installed import HookError, find_hook
+from memtrace.hook.torch_build import hook_file_name
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MEMTRACE_HOOK", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(installed, "PACKAGE_DIR", tmp_path / "package")
+    folder = installed.cache_dir()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_exact_version_and_abi(cache: Path) -> None:
+    for version, abi in (("2.11.0", True), ("2.13.0", True), ("2.13.0", False)):
+        (cache / hook_file_name(version, cxx11_abi=abi)).touch()
+    found = find_hook("2.13.0", cxx11_abi=False)
+    assert found == cache / hook_file_name("2.13.0", cxx11_abi=False)
+
+
+@pytest.mark.parametrize(("version", "abi"), [("2.12.0", True), ("2.11.0", False)])
+def test_another_version_or_abi_is_refused_in_one_line(
+    cache: Path, version: str, abi: bool
+) -> None:
+    (cache / hook_file_name("2.11.0", cxx11_abi=True)).touch()
+    with pytest.raises(HookError) as refusal:
+        find_hook(version, cxx11_abi=abi)
+    line = str(refusal.value)
+    assert f"torch {version} (C++11 ABI {int(abi)}" in line
+    assert "torch 2.11.0 (C++11 ABI 1" in line
+    assert "python -m memtrace build-hook" in line
+    assert "\n" not in line
+
+
+def test_no_hook_at_all(cache: Path) -> None:
+    with pytest.raises(HookError, match="built for no torch at all"):
+        find_hook("2.11.0", cxx11_abi=True)
+
+
+def test_the_users_own_build_comes_first(cache: Path, tmp_path: Path) -> None:
+    name = hook_file_name("2.11.0", cxx11_abi=True)
+    packaged = tmp_path / "package" / "_hooks" / name
+    packaged.parent.mkdir(parents=True)
+    packaged.touch()
+    assert find_hook("2.11.0", cxx11_abi=True) == packaged
+    (cache / name).touch()
+    assert find_hook("2.11.0", cxx11_abi=True) == cache / name

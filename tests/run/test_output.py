@@ -1,0 +1,103 @@
+"""Which directory a trace goes to, and what is never replaced or overwritten."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from memtrace.errors import MemtraceError
+from memtrace.run.output import MARKER, create_trace, is_trace, pid_of_key
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_trace_is_private_and_marked() -> None:
+    path = Path(create_trace(None, "serve", force=False))
+    assert path == Path.cwd() / "serve.memtrace"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE((path / MARKER).stat().st_mode) == 0o600
+    assert sorted(p.name for p in path.iterdir()) == [MARKER, "spool"]
+    assert not list((path / "spool").iterdir())
+
+
+def test_the_next_free_number_also_when_many_ask_at_once() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: create_trace(None, "serve", force=False), range(20)))
+    names = {Path(path).name for path in paths}
+    assert names == {"serve.memtrace"} | {f"serve.{i}.memtrace" for i in range(2, 21)}
+
+
+def test_force_does_not_touch_a_default_name() -> None:
+    first = create_trace(None, "serve", force=True)
+    assert create_trace(None, "serve", force=True) != first
+
+
+def refused(path: str, *, force: bool) -> str:
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(MemtraceError) as refusal:
+        create_trace(path, "unused", force=force)
+    assert sorted(Path().rglob("*")) == before
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_an_existing_trace_needs_force() -> None:
+    create_trace("x.memtrace", "unused", force=False)
+    (Path("x.memtrace") / "events").mkdir()
+    assert "--force" in refused("x.memtrace", force=False)
+    create_trace("x.memtrace", "unused", force=True)
+    assert not (Path("x.memtrace") / "events").exists()
+    assert os.listdir() == ["x.memtrace"]
+
+
+def test_force_replaces_nothing_but_traces() -> None:
+    Path("folder").mkdir()
+    Path("folder", "precious").write_text("text")
+    Path("file").write_text("text")
+    create_trace("real.memtrace", "unused", force=False)
+    os.symlink("real.memtrace", "link")
+    os.symlink("nowhere", "dangling")
+    for name in ("folder", "file", "link", "dangling"):
+        assert "not a memtrace trace" in refused(name, force=True)
+
+
+def test_force_deletes_no_file_that_memtrace_did_not_write() -> None:
+    create_trace("x", "unused", force=False)
+    Path("x", "notes.txt").write_text("mine")
+    assert "notes.txt" in refused("x", force=True)
+
+
+def test_force_does_not_replace_what_is_being_recorded() -> None:
+    create_trace("x", "unused", force=False)
+    Path("x", "spool", f"process=host-{os.getpid()}-abc").mkdir()
+    assert f"process {os.getpid()}" in refused("x", force=True)
+
+
+def test_places_that_cannot_be_written() -> None:
+    assert "No such file" in refused("no/such/folder/x", force=False)
+    Path("file").write_text("")
+    assert "Not a directory" in refused("file/x", force=False)
+    assert "cannot create" in refused("/proc/x", force=False)
+
+
+def test_marker() -> None:
+    Path("fake").mkdir()
+    Path("fake", MARKER).write_text("{}")
+    assert not is_trace("fake")
+    Path("fake", MARKER).write_bytes(b"\xff")
+    assert not is_trace("fake")
+    assert not is_trace("absent")
+
+
+@pytest.mark.parametrize(("key", "pid"), [
+    ("host-12-abc", 12), ("a-b-7-x", 7), ("process=h-3-z", 3), ("nothing", None), ("a-b", None),
+])  # fmt: skip
+def test_pid_of_key(key: str, pid: int | None) -> None:
+    assert pid_of_key(key) == pid

@@ -1,0 +1,205 @@
+"""record, stage and label, in a process of their own each: they are about a whole process."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from program_runs import Shown, main_process, processes, python, recorded
+
+HEAVY = ("pyarrow", "numpy", "rich", "click", "pandas", "torch", "pathlib", "json", "typing", "re")
+
+
+def program(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def run(tmp_path: Path, text: str) -> Shown:
+    shown = python(program(tmp_path, text), cwd=tmp_path)
+    assert shown.status == 0, shown.err.decode()
+    return shown
+
+
+def table(trace: Path, dataset: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for part in sorted(trace.glob(f"{dataset}/*/*.parquet")):
+        rows += pq.read_table(part, partitioning=None).to_pylist()
+    return rows
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    shown = run(tmp_path, f"""
+        import sys, time
+        before = set(sys.modules)
+        start = time.perf_counter()
+        import memtrace
+        print(round(1000 * (time.perf_counter() - start)))
+        print(sorted(set(sys.modules) & set({HEAVY!r}) - before))
+    """)  # fmt: skip
+    milliseconds, heavy = shown.out.decode().splitlines()
+    assert heavy == "[]"
+    assert int(milliseconds) <= 60
+
+
+def test_a_watched_program_finds_its_own_modules(tmp_path: Path) -> None:
+    # Modules of the standard library that the program's own folder shadows, as plain python has it.
+    names = [
+        "json",
+        "queue",
+        "types_of_mine",
+        "random",
+        "statistics",
+        "platform",
+        "secrets",
+        "copy",
+    ]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("MINE = True\n")
+    path = program(
+        tmp_path,
+        f"import {', '.join(names)}\n"
+        f"print([getattr(m, 'MINE', 0) for m in ({', '.join(names)})])\n",
+    )
+    assert recorded(tmp_path / "t.memtrace", path) == python(path)
+
+
+def test_nothing_happens_while_nothing_is_recorded(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import memtrace
+        memtrace.stage("one")
+        with memtrace.stage("two") as two:
+            print(two)
+        print(memtrace.label("anything", "name", category="kv_cache"))
+        try: memtrace.label("anything", category="nonsense")
+        except memtrace.MemtraceError as error: print(error)
+    """)  # fmt: skip
+    lines = shown.out.decode().splitlines()
+    assert lines[:2] == ["memtrace.stage('two')", "anything"]
+    assert lines[2].startswith("no such category: 'nonsense'")
+
+
+def test_record_twice_in_one_process(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import os, memtrace
+        environ = dict(os.environ)
+        for _ in range(2):
+            with memtrace.record() as recording:
+                assert "MEMTRACE_RECORD" in os.environ
+                assert recording.path.endswith(".memtrace")
+                recording.start()  # again: nothing
+            recording.stop()  # again: nothing
+            assert dict(os.environ) == environ
+    """)  # fmt: skip
+    for name in ("program.memtrace", "program.2.memtrace"):
+        row = main_process(tmp_path / name)
+        assert (row["complete"], row["end_reason"]) == (True, "stopped")
+        assert not (tmp_path / name / "spool").exists()
+
+
+def test_recordings_do_not_nest(tmp_path: Path) -> None:
+    text = """
+        import memtrace
+        try:
+            with memtrace.record("inner.memtrace"): print("not reached")
+        except memtrace.MemtraceError as error:
+            print(error)
+    """
+    trace = tmp_path / "outer.memtrace"
+    shown = recorded(trace, program(tmp_path, text), cwd=tmp_path)
+    (line,) = shown.out.decode().splitlines()
+    assert "being recorded already" in line
+    assert str(trace) in line
+    assert not (tmp_path / "inner.memtrace").exists()
+
+
+def test_an_exception_in_the_block_is_the_programs(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import memtrace
+        try:
+            with memtrace.record("x.memtrace"): raise ValueError("mine")
+        except ValueError as error: print(error)
+    """)  # fmt: skip
+    assert shown.out == b"mine\n"
+    assert main_process(tmp_path / "x.memtrace")["complete"]
+
+
+def test_children_of_a_recorded_block(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import os, subprocess, sys, memtrace
+        with memtrace.record("x.memtrace"):
+            if (pid := os.fork()) == 0: os._exit(0)
+            os.waitpid(pid, 0)
+            subprocess.run([sys.executable, "-c", "pass"])
+        if (pid := os.fork()) == 0: os._exit(0)
+        os.waitpid(pid, 0)
+        subprocess.run([sys.executable, "-c", "pass"])
+    """)  # fmt: skip
+    methods = [row["start_method"] for row in processes(tmp_path / "x.memtrace")]
+    assert sorted(methods) == ["fork", "main", "subprocess"]
+
+
+def test_stages_nest(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import threading, memtrace
+        with memtrace.record("x.memtrace"):
+            memtrace.stage("a")
+            memtrace.stage("b")
+            with memtrace.stage("c"):
+                memtrace.stage("d")
+                memtrace.stage("e")
+                with memtrace.stage("f"): pass
+            memtrace.stage("g")
+            def other():
+                with memtrace.stage("h"): memtrace.stage("i")
+            thread = threading.Thread(target=other); thread.start(); thread.join()
+            try:
+                with memtrace.stage("j"): raise ValueError
+            except ValueError: pass
+            kept = memtrace.stage("kept, and used later")
+            memtrace.stage("k\\udc80")
+            with kept: pass
+    """)  # fmt: skip
+    rows = {row["name"]: row for row in table(tmp_path / "x.memtrace", "stages")}
+    name_of = {row["stage_id"]: row["name"] for row in rows.values()}
+    parents = {name: name_of.get(row["parent_id"]) for name, row in rows.items()}
+    assert parents == {
+        "a": None, "b": None, "c": "b", "d": "c", "e": "c", "f": "e", "g": None, "h": "g",
+        "i": "h", "j": "g", "k?": None, "kept, and used later": "k?",
+    }  # fmt: skip
+    kinds = {name: row["kind"] for name, row in rows.items()}
+    assert {n for n, kind in kinds.items() if kind == "scope"} == set("cfhj") | {
+        "kept, and used later"
+    }
+    ends = {name: row["end_time_ns"] for name, row in rows.items()}
+    assert ends["a"] <= rows["b"]["start_time_ns"]
+    assert ends["d"] <= rows["e"]["start_time_ns"] <= ends["e"] <= ends["c"]
+
+
+def test_the_host_is_sampled_at_stage_marks_and_at_the_end(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import memtrace
+        with memtrace.record("x.memtrace"):
+            memtrace.stage("before")
+            kept = bytearray(64 << 20)
+            memtrace.stage("after")
+    """)  # fmt: skip
+    samples = [s for s in table(tmp_path / "x.memtrace", "samples") if s["metric"] == "rss"]
+    assert [s["reason"] for s in samples] == ["mark", "mark", "end"]
+    assert samples[1]["value_bytes"] - samples[0]["value_bytes"] >= 60 << 20
+
+
+@pytest.mark.parametrize("text", ["import torch", "import torch.nn", "from torch import nn"])
+def test_the_program_that_never_imports_torch_says_so(tmp_path: Path, text: str) -> None:
+    pytest.importorskip("torch")
+    trace = tmp_path / "t.memtrace"
+    recorded(trace, program(tmp_path, "print(1)"))
+    assert main_process(trace)["torch_version"] is None
+    recorded(trace.with_name("u.memtrace"), program(tmp_path, text))
+    assert main_process(trace.with_name("u.memtrace"))["torch_version"] is not None
