@@ -29,8 +29,8 @@ inline const OperatorCall* touch_call(ThreadState& state) noexcept {
 }
 
 inline bool wants_stack(const Recording& recording, const AllocatorFacts& facts) noexcept {
-  return (facts.action == Action::alloc || facts.action == Action::oom) && recording.stacks &&
-         facts.size_bytes >= recording.stack_min_bytes;
+  return facts.size_bytes >= recording.stack_min_bytes &&
+         (facts.action == Action::alloc || facts.action == Action::oom);
 }
 
 inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept {

@@ -3,6 +3,10 @@
 // The wrapper keeps the inner allocator's pointer and context and changes only the deleter function,
 // so raw_allocate(), raw_deleter() and move-only DataPtr tricks go on working. What torch allocated
 // through us keeps our deleter for life; after a recording stops it only passes the free on.
+//
+// torch.UntypedStorage(n), and with it deepcopy of tensors and modules, asks for the default
+// allocator by name and never sees one that was set. So the default allocator object itself is made
+// ours, by its vtable pointer: it has no data members, and neither has the wrapper.
 #include "hook/allocator_event.h"
 #include "hook/hook.h"
 
@@ -62,27 +66,59 @@ RecordingAllocator* wrapper() {
   return allocator;
 }
 
+// ---- the default allocator becomes ours, and is itself again --------------------------------------
+
+using VtablePointer [[gnu::may_alias]] = void*;
+
+static_assert(sizeof(RecordingAllocator) == sizeof(VtablePointer));
+
+VtablePointer& vtable_of(c10::Allocator* allocator) {
+  return *reinterpret_cast<VtablePointer*>(allocator);
+}
+
+// Other threads are in the middle of virtual calls: they take the one vtable or the other.
+void set_vtable(c10::Allocator* allocator, VtablePointer vtable) {
+  __atomic_store_n(&vtable_of(allocator), vtable, __ATOMIC_RELEASE);
+}
+
+// What the default allocator was: an object of its class, so that g_inner is called as any other.
+VtablePointer g_default_allocator = nullptr;
+
+bool default_is_ours() {
+  return g_default_allocator && vtable_of(c10::GetDefaultCPUAllocator()) == vtable_of(wrapper());
+}
+
 } // namespace
 
 void install_cpu_allocator() {
   c10::Allocator* current = c10::GetCPUAllocator();
-  if (current == wrapper())
+  if (current == wrapper() || default_is_ours())
     return;
   // An allocator without a raw deleter (none in torch itself) cannot be followed to its frees.
   if (!current->raw_deleter())
     return;
+  const bool is_default = current == c10::GetDefaultCPUAllocator();
+  if (is_default) {
+    g_default_allocator = vtable_of(current);
+    current = reinterpret_cast<c10::Allocator*>(&g_default_allocator);
+  }
   // Blocks of an earlier recording still carry our deleter and must reach the allocator they came
   // from, so the inner one is fixed for the life of the process.
   if (g_inner && g_inner != current)
     return;
   g_inner = current;
   g_inner_deleter = current->raw_deleter();
-  c10::SetCPUAllocator(wrapper(), kPriority);
+  if (is_default)
+    set_vtable(c10::GetDefaultCPUAllocator(), vtable_of(wrapper()));
+  else
+    c10::SetCPUAllocator(wrapper(), kPriority);
 }
 
 void remove_cpu_allocator() {
+  if (default_is_ours())
+    set_vtable(c10::GetDefaultCPUAllocator(), g_default_allocator);
   // A library that set its own allocator after us keeps it.
-  if (g_inner && c10::GetCPUAllocator() == wrapper())
+  else if (g_inner && c10::GetCPUAllocator() == wrapper())
     c10::SetCPUAllocator(g_inner, kPriority);
 }
 

@@ -2,14 +2,12 @@
 // device's lock, so never the GIL here, nor any call back into torch.
 //
 // libc10_cuda is looked up at run time: one binary serves the CPU and the CUDA build of a torch.
-#include "hook/allocator_event.h"
+#include "hook/cuda_event.h"
 #include "hook/hook.h"
 
 #include <c10/cuda/CUDACachingAllocator.h>
 
-#include <array>
 #include <dlfcn.h>
-#include <mutex>
 #include <stdexcept>
 
 namespace memtrace {
@@ -19,104 +17,23 @@ namespace CCA = c10::cuda::CUDACachingAllocator;
 using CCA::TraceEntry;
 
 constexpr const char* kAllocatorSymbol = "_ZN3c104cuda20CUDACachingAllocator9allocatorE";
-constexpr int kMaxDevices = 64;
+constexpr uint64_t kBlockUnit = 512; // AllocatorEvent::reserved of a preexisting block is in these
 
 std::atomic<bool> g_attached{false};
-// Place in each device's order, counted under that device's lock.
-uint32_t g_order[kMaxDevices];
 
-Action action_of(TraceEntry::Action action) noexcept {
-  switch (action) {
-  case TraceEntry::ALLOC:
-    return Action::alloc;
-  case TraceEntry::FREE_REQUESTED:
-    return Action::free_requested;
-  case TraceEntry::FREE_COMPLETED:
-    return Action::free_completed;
-  case TraceEntry::SEGMENT_ALLOC:
-    return Action::segment_alloc;
-  case TraceEntry::SEGMENT_FREE:
-    return Action::segment_free;
-  case TraceEntry::SEGMENT_MAP:
-    return Action::segment_map;
-  case TraceEntry::SEGMENT_UNMAP:
-    return Action::segment_unmap;
-  case TraceEntry::SNAPSHOT:
-    return Action::snapshot;
-  case TraceEntry::OOM:
-    return Action::oom;
-  }
-  return Action::none;
+constexpr bool same(TraceEntry::Action torchs, Action ours) {
+  return action_of<TraceEntry>(torchs) == ours;
 }
+static_assert(same(TraceEntry::ALLOC, Action::alloc) &&
+              same(TraceEntry::FREE_REQUESTED, Action::free_requested) &&
+              same(TraceEntry::FREE_COMPLETED, Action::free_completed) &&
+              same(TraceEntry::SEGMENT_ALLOC, Action::segment_alloc) &&
+              same(TraceEntry::SEGMENT_FREE, Action::segment_free) &&
+              same(TraceEntry::SEGMENT_MAP, Action::segment_map) &&
+              same(TraceEntry::SEGMENT_UNMAP, Action::segment_unmap) &&
+              same(TraceEntry::SNAPSHOT, Action::snapshot) && same(TraceEntry::OOM, Action::oom));
 
-// Memory pools get small numbers. Few exist, so a list in the order of first sight will do; it is
-// read without a lock, since entries are written before the count is published.
-class PoolTable {
- public:
-  uint16_t find(const c10::cuda::MempoolId_t& pool, Recording& recording) noexcept {
-    if (pool.first == 0 && pool.second == 0)
-      return 0;
-    const uint32_t count = count_.load(std::memory_order_acquire);
-    for (uint32_t i = count; i-- > 0;)
-      if (pools_[i].id == pool && pools_[i].recording == recording.number)
-        return pools_[i].number;
-    return add(pool, recording);
-  }
-
- private:
-  struct Entry {
-    c10::cuda::MempoolId_t id;
-    uint32_t recording;
-    uint16_t number;
-  };
-
-  uint16_t add(const c10::cuda::MempoolId_t& pool, Recording& recording) noexcept {
-    std::lock_guard lock(mutex_);
-    const uint32_t count = count_.load(std::memory_order_relaxed);
-    for (uint32_t i = count; i-- > 0;) // another device's thread may have been first
-      if (pools_[i].id == pool && pools_[i].recording == recording.number)
-        return pools_[i].number;
-    const RecorderApi& api = recording.api;
-    const uint32_t number = api.next_id(api.recorder, TextKind::pool);
-    const uint64_t text[2] = {pool.first, pool.second};
-    api.text(api.recorder, TextKind::pool, number, text, sizeof text);
-    if (count < pools_.size() && number <= UINT16_MAX) {
-      pools_[count] = {pool, recording.number, static_cast<uint16_t>(number)};
-      count_.store(count + 1, std::memory_order_release);
-    }
-    return static_cast<uint16_t>(number);
-  }
-
-  std::mutex mutex_;
-  std::array<Entry, 4096> pools_;
-  std::atomic<uint32_t> count_{0};
-};
-
-PoolTable& pools() {
-  static auto* table = new PoolTable;
-  return *table;
-}
-
-void on_event(const TraceEntry& entry) {
-  HookScope scope;
-  if (!scope)
-    return;
-  const auto device = static_cast<uint32_t>(entry.device_) % kMaxDevices;
-  AllocatorFacts facts{};
-  facts.ticks = ticks_before(); // under the lock, so `order` orders what the clock may not
-  facts.size_bytes = entry.size_;
-  facts.order = ++g_order[device];
-  facts.pool = pools().find(entry.mempool_, scope.recording());
-  facts.device = cuda_device(static_cast<int>(device));
-  facts.action = action_of(entry.action_);
-  if (facts.action == Action::oom)
-    facts.stream = entry.addr_; // free bytes of the device
-  else {
-    facts.address = entry.addr_;
-    facts.stream = reinterpret_cast<uint64_t>(entry.stream_);
-  }
-  write_event(scope, facts);
-}
+void on_event(const TraceEntry& entry) { record_cuda_event(entry); }
 
 CCA::CUDAAllocator* find_allocator() {
   void* library = dlopen("libc10_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
@@ -127,13 +44,63 @@ CCA::CUDAAllocator* find_allocator() {
   return slot ? slot->load() : nullptr;
 }
 
+// ---- memory from before the recording -----------------------------------------------------------
+
+void write_listed(ThreadLog* log, Recording& recording, const AllocatorEvent& event) {
+  Record* record = log->reserve();
+  if (!record)
+    return recording.lose(Loss::external_failed);
+  record->event = event;
+  record->event.tail = {};
+  log->publish(event.tail);
+}
+
+// A segment and its live blocks, as if they had come into being at the moment of the snapshot.
+void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo& segment) {
+  const auto index = static_cast<uint32_t>(segment.device) % kMaxCudaDevices;
+  AllocatorEvent event{};
+  event.ticks = g_cuda_devices[index].listed_at_ticks;
+  event.address = segment.address;
+  event.size_bytes = segment.total_size;
+  event.stream = reinterpret_cast<uint64_t>(segment.stream);
+  event.tail.pool = pool_number(segment.owner_private_pool_id, recording);
+  event.tail.device = cuda_device(static_cast<int>(index));
+  event.tail.action = segment.is_expandable ? Action::segment_map : Action::segment_alloc;
+  write_listed(log, recording, event);
+  for (const CCA::BlockInfo& block : segment.blocks) {
+    if (block.active) {
+      event.size_bytes = block.requested_size;
+      event.reserved = static_cast<uint32_t>(block.size / kBlockUnit);
+      event.tail.action = Action::preexisting;
+      write_listed(log, recording, event);
+      event.reserved = 0;
+      if (!block.allocated) { // freed, but another stream may still use it
+        event.tail.action = Action::free_requested;
+        write_listed(log, recording, event);
+      }
+    }
+    event.address += block.size;
+  }
+}
+
+void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording) {
+  t_listing = true;
+  const auto snapshot = allocator->snapshot();
+  t_listing = false;
+  ThreadLog* log = recording.api.acquire_log(recording.api.recorder);
+  if (!log)
+    return recording.lose(Loss::external_failed);
+  for (const CCA::SegmentInfo& segment : snapshot.segments)
+    write_segment(log, recording, segment);
+  recording.api.release_log(recording.api.recorder, log);
+}
+
 } // namespace
 
-bool cuda_allocator_attached() noexcept { return g_attached.load(); }
-
 CudaAttach attach_cuda_allocator() {
-  if (g_attached.load())
-    return CudaAttach::attached;
+  Recording* recording = g_recording.load();
+  if (!recording)
+    return CudaAttach::not_initialized;
   CCA::CUDAAllocator* allocator = find_allocator();
   if (!allocator)
     return CudaAttach::no_cuda_build;
@@ -146,9 +113,11 @@ CudaAttach attach_cuda_allocator() {
                              "', which offers no event tracker: CUDA memory is not recorded; unset "
                              "backend: in PYTORCH_ALLOC_CONF (or the pluggable allocator) to "
                              "record it");
-  pools();
-  allocator->attachAllocatorTraceTracker(&on_event);
-  g_attached.store(true);
+  if (!g_attached.exchange(true)) {
+    cuda_pools();
+    allocator->attachAllocatorTraceTracker(&on_event);
+  }
+  list_live_blocks(allocator, *recording);
   return CudaAttach::attached;
 }
 

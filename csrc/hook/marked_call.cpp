@@ -21,6 +21,7 @@ struct MarkedCall {
 MarkedCall* cast(PyObject* object) { return reinterpret_cast<MarkedCall*>(object); }
 
 struct Description {
+  bool is_mark = true; // false: describe said that this call is none
   std::string text;
   uint64_t value = 0;
   uint64_t value2 = 0;
@@ -44,9 +45,11 @@ Description describe_call(PyObject* describe, PyObject* const* args, size_t coun
   const char* text = nullptr;
   unsigned long long value = 0, value2 = 0;
   long device = 0;
-  if (told && told != Py_None && PyTuple_Check(told) &&
-      PyArg_ParseTuple(told, "sKKl", &text, &value, &value2, &device))
-    result = {text, value, value2, device};
+  if (told == Py_None)
+    result.is_mark = false;
+  else if (told && PyTuple_Check(told) &&
+           PyArg_ParseTuple(told, "sKKl", &text, &value, &value2, &device))
+    result = {true, text, value, value2, device};
   Py_XDECREF(told);
   Py_XDECREF(positional);
   Py_XDECREF(keywords);
@@ -77,15 +80,19 @@ PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject*
   MarkedCall* self = cast(object);
   if (!g_recording.load(std::memory_order_relaxed))
     return PyObject_Vectorcall(self->original, args, nargsf, names);
-  Description description;
-  if (self->describe)
-    description =
-        describe_call(self->describe, args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names);
+  const auto mark = [&] {
+    Description description;
+    if (self->describe)
+      description = describe_call(self->describe, args,
+                                  static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names);
+    if (description.is_mark)
+      write_mark(self, description);
+  };
   if (!self->after)
-    write_mark(self, description);
+    mark();
   PyObject* result = PyObject_Vectorcall(self->original, args, nargsf, names);
   if (self->after && result)
-    write_mark(self, description);
+    mark();
   return result;
 }
 

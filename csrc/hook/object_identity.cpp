@@ -14,16 +14,16 @@ namespace {
 class AddressFilter {
  public:
   bool may_hold(const void* object) const noexcept {
-    return counts_[address_hash(object, kBits)].load(std::memory_order_relaxed) != 0;
+    return counts_[place(object)].load(std::memory_order_relaxed) != 0;
   }
   void add(const void* object) noexcept {
-    auto& count = counts_[address_hash(object, kBits)];
+    auto& count = counts_[place(object)];
     const uint8_t now = count.load(std::memory_order_relaxed);
     if (now != kFull)
       count.store(static_cast<uint8_t>(now + 1), std::memory_order_relaxed);
   }
   void remove(const void* object) noexcept {
-    auto& count = counts_[address_hash(object, kBits)];
+    auto& count = counts_[place(object)];
     const uint8_t now = count.load(std::memory_order_relaxed);
     if (now != kFull) // a full counter no longer knows its count: it stays
       count.store(static_cast<uint8_t>(now - 1), std::memory_order_relaxed);
@@ -32,6 +32,9 @@ class AddressFilter {
  private:
   static constexpr uint32_t kBits = 15;
   static constexpr uint8_t kFull = 255;
+  static uint64_t place(const void* object) noexcept {
+    return (reinterpret_cast<uintptr_t>(object) >> 4) * 0x9E3779B97F4A7C15ULL >> (64 - kBits);
+  }
   std::atomic<uint8_t> counts_[1u << kBits] = {};
 };
 
@@ -55,7 +58,7 @@ class WatchList {
     if (numbers_.erase(object) == 0)
       return;
     filter_.remove(object);
-    g_salts[address_hash(object, kSaltBits)].fetch_add(1, std::memory_order_relaxed);
+    salt_slot(object).fetch_add(1, std::memory_order_relaxed);
   }
 
   bool holds(const void* object, uint64_t number) noexcept {
@@ -83,36 +86,53 @@ class WatchList {
 };
 
 // Never destroyed: objects die until the last moment of the process.
-WatchList& codes() noexcept {
-  static WatchList* list = new WatchList;
-  return *list;
-}
-WatchList& instances() noexcept {
-  static WatchList* list = new WatchList;
-  return *list;
-}
-
 WatchList* g_codes = nullptr;
 WatchList* g_instances = nullptr;
-destructor g_code_dealloc = nullptr;
-destructor g_object_dealloc = nullptr;
 destructor g_subtype_dealloc = nullptr;
+
+void code_dies(PyObject* code);
+void object_dies(PyObject* object);
+
+// One slot of a static type, ours while `placed`.
+struct DeallocHook {
+  PyTypeObject* type;
+  destructor ours;
+  destructor original = nullptr;
+  bool placed = false;
+
+  void place() noexcept {
+    if (placed)
+      return;
+    original = type->tp_dealloc;
+    type->tp_dealloc = ours;
+    placed = true;
+  }
+  void remove() noexcept {
+    // Somebody may have put theirs on top of ours: then ours has to stay under it.
+    if (!placed || type->tp_dealloc != ours)
+      return;
+    type->tp_dealloc = original;
+    placed = false;
+  }
+};
+DeallocHook g_code_hook{&PyCode_Type, code_dies};
+DeallocHook g_object_hook{&PyBaseObject_Type, object_dies};
 
 void code_dies(PyObject* code) {
   g_codes->died(code);
-  g_code_dealloc(code);
+  g_code_hook.original(code);
 }
 
 void object_dies(PyObject* object) {
   g_instances->died(object);
-  g_object_dealloc(object);
+  g_object_hook.original(object);
 }
 
 void prepare_lists() noexcept {
   if (g_codes)
     return;
-  g_codes = &codes();
-  g_instances = &instances();
+  g_codes = new WatchList;
+  g_instances = new WatchList;
   pthread_atfork(
       [] {
         g_codes->lock();
@@ -130,10 +150,12 @@ void prepare_lists() noexcept {
 
 } // namespace
 
-uint64_t watch_code(const void* code) noexcept { return g_codes->watch(code); }
+uint64_t watch_code(const void* code) noexcept {
+  return g_codes->watch(code);
+}
 
 uint64_t watch_instance(const PyObject* object) noexcept {
-  if (!g_instances || !g_subtype_dealloc)
+  if (!g_object_hook.placed)
     return 0;
   // The way that subtype_dealloc itself looks for the dealloc that ends the object.
   const PyTypeObject* base = Py_TYPE(object);
@@ -146,34 +168,29 @@ uint64_t watch_instance(const PyObject* object) noexcept {
 
 bool is_alive(const PyObject* object, uint64_t number) noexcept {
   // While it is on the list its memory is there; in its destructor its count is 0.
-  return g_instances && g_instances->holds(object, number) && Py_REFCNT(object) > 0;
+  return is_watched(object, number) && Py_REFCNT(object) > 0;
+}
+
+bool is_watched(const PyObject* object, uint64_t number) noexcept {
+  return g_instances && g_instances->holds(object, number);
 }
 
 void hook_code_deaths() noexcept {
   prepare_lists();
-  if (PyCode_Type.tp_dealloc == code_dies)
-    return;
-  g_code_dealloc = PyCode_Type.tp_dealloc;
-  PyCode_Type.tp_dealloc = code_dies;
+  g_code_hook.place();
 }
 
 void hook_instance_deaths(PyTypeObject* python_class) noexcept {
   prepare_lists();
   g_subtype_dealloc = python_class->tp_dealloc;
-  if (PyBaseObject_Type.tp_dealloc == object_dies)
-    return;
-  g_object_dealloc = PyBaseObject_Type.tp_dealloc;
-  PyBaseObject_Type.tp_dealloc = object_dies;
+  g_object_hook.place();
 }
 
 void unhook_deaths() noexcept {
   if (!g_codes)
     return;
-  // Somebody may have put a hook of theirs on top of ours: then ours stays under it.
-  if (PyCode_Type.tp_dealloc == code_dies)
-    PyCode_Type.tp_dealloc = g_code_dealloc;
-  if (PyBaseObject_Type.tp_dealloc == object_dies)
-    PyBaseObject_Type.tp_dealloc = g_object_dealloc;
+  g_code_hook.remove();
+  g_object_hook.remove();
   g_codes->forget_all();
   g_instances->forget_all();
   // Deaths go unseen from here on, so what was entered until now must never be met again.

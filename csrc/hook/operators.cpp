@@ -3,6 +3,8 @@
 // A span is written when a call ends in which something was allocated or freed. The start callback
 // asks for no inputs, so torch copies nothing; what remains is torch's own slow path (40-60 ns).
 #include "hook/hook.h"
+#include "hook/python_stack.h"
+#include "hook/root_scan.h"
 #include "hook/thread_state.h"
 #include "record/clock.h"
 
@@ -145,9 +147,11 @@ void on_end(const at::RecordFunction& function, at::ObserverContext*) {
   if (parent)
     parent->touched = true;
   write_span(scope, call, parent ? parent->call : 0);
-  // No allocator lock is held here: the moment to append a full window.
+  // No allocator lock is held here: the moment for what is not hot.
   if (state.log->flush_pending) [[unlikely]]
     scope.recording().api.flush(scope.recording().api.recorder, state.log);
+  if (scope.recording().stacks)
+    request_root_scan(*scope.recording().stacks);
 }
 
 at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;

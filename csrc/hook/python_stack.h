@@ -2,9 +2,11 @@
 //
 // Owner: any thread may call take(); the rest is called under the GIL. A thread's own Python frames
 // are frozen while it is in C, so reading them needs no lock. Invariants:
-//   - take() takes no reference, never allocates a Python object, never waits for the GIL (it may run
+//   - take() takes no reference, never allocates a Python object, never waits for the GIL (it may
+//   run
 //     under torch's device lock) and reads only frames of the calling thread;
-//   - a stack is known by a hash of what its frames point to; code objects and modules whose address
+//   - a stack is known by a hash of what its frames point to; code objects and modules whose
+//   address
 //     is in the table are watched until they die (object_identity.h), so a new object at a reused
 //     address never meets an old entry;
 //   - text is written before take() returns its id for the first time;
@@ -18,14 +20,15 @@
 #include <string_view>
 #include <vector>
 
+#include "hook/stack_cache.h"
 #include "record/spool.h"
 
 typedef struct _object PyObject;
 
 namespace memtrace {
 
-// How names reach text.log. Called under the table's own lock, mostly without the GIL: it must never
-// take the GIL and never call back into the table.
+// How names reach text.log. Called under the table's own lock, mostly without the GIL: it must
+// never take the GIL and never call back into the table.
 class TextSink {
  public:
   virtual uint32_t intern(std::string_view utf8) noexcept = 0;
@@ -39,8 +42,8 @@ class TextSink {
 
 class StackTable {
  public:
-  // The table and the sink live for ever (leak them). `runner_prefixes` are path prefixes: frames of
-  // such files, and of runpy between them, are left out at the outer end of every stack.
+  // The table and the sink live for ever (leak them). `runner_prefixes` are path prefixes: frames
+  // of such files, and of runpy between them, are left out at the outer end of every stack.
   static StackTable* create(TextSink& sink, std::vector<std::string> runner_prefixes = {});
 
   StackTable(const StackTable&) = delete;
@@ -57,11 +60,12 @@ class StackTable {
   // True when take_new_roots() has something: one relaxed load, to poll from a hot place.
   bool has_new_roots() const noexcept;
 
-  // Under the GIL. A new reference to the module behind an id, nullptr (no exception set) when it has
-  // died. Safe: its death is watched, and a module in the middle of dying has no references left.
+  // Under the GIL. A new reference to the module behind an id, nullptr (no exception set) when it
+  // has died. Safe: its death is watched, and a module in the middle of dying has no references
+  // left.
   PyObject* module_object(uint32_t module);
-  // Under the GIL. The id of a module, also of one that no stack has shown; writes its text. 0: it is
-  // not a module whose death can be watched.
+  // Under the GIL. The id of a module, also of one that no stack has shown; writes its text. 0: it
+  // is not a module whose death can be watched.
   uint32_t module_id(PyObject* module);
 
   static constexpr uint32_t kMaxFrames = 512; // innermost are kept; what is cut is counted as lost
@@ -69,14 +73,16 @@ class StackTable {
  private:
   struct Tables;
   StackTable(TextSink& sink, std::vector<std::string> runner_prefixes);
-  uint32_t first_sight(void* thread_state, uint64_t key, uint64_t check) noexcept;
+  uint32_t first_sight(const void* innermost, StackHash hash) noexcept;
 
+  StackCache stacks_;
+  TextSink& sink_;
   std::unique_ptr<Tables> tables_;
 };
 
-// All under the GIL; each may be called again. install_code_identity() compares the walk with Python's
-// own frames first: false, with `reason` filled, when this interpreter is not laid out as expected; then
-// take() gives 0 everywhere.
+// All under the GIL; each may be called again. install_code_identity() compares the walk with
+// Python's own frames first: false, with `reason` filled, when this interpreter is not laid out as
+// expected; then take() gives 0 everywhere.
 bool install_code_identity(std::string& reason);
 // `module_class` is torch.nn.Module: its instances' calls are told by their code.
 bool install_module_identity(PyObject* module_class, std::string& reason);

@@ -1,5 +1,7 @@
 #include "hook/thread_state.h"
 
+#include "hook/root_scan.h"
+
 #include <linux/membarrier.h>
 #include <mutex>
 #include <new>
@@ -27,7 +29,7 @@ void end_thread(void* pointer) {
   t_state = nullptr;
   std::lock_guard lock(*g_states_mutex);
   Recording* recording = g_recording.load(std::memory_order_relaxed);
-  if (state->log && recording && recording->number == state->recording)
+  if (state->log && recording && recording == state->recording)
     recording->api.release_log(recording->api.recorder, state->log);
   for (ThreadState** at = &g_states; *at; at = &(*at)->next) {
     if (*at == state) {
@@ -70,7 +72,7 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
-  state->recording = recording->number;
+  state->recording = recording;
   return true;
 }
 
@@ -87,7 +89,7 @@ bool quiesce() noexcept {
     {
       std::lock_guard lock(*g_states_mutex);
       for (ThreadState* state = g_states; state; state = state->next)
-        anyone |= state != t_state && state->busy.load(std::memory_order_acquire);
+        anyone |= state != t_state && state->busy.load(std::memory_order_acquire) != 0;
     }
     if (!anyone)
       return true;
@@ -97,6 +99,7 @@ bool quiesce() noexcept {
 }
 
 void forget_in_child() noexcept {
+  forget_root_scan();
   g_recording.store(nullptr, std::memory_order_relaxed);
   // Only this thread is here; the others' states, and a mutex one of them may hold, are left behind.
   g_states_mutex = new std::mutex;
@@ -104,8 +107,8 @@ void forget_in_child() noexcept {
   if (t_state) {
     t_state->next = nullptr;
     t_state->log = nullptr;
-    t_state->recording = 0;
-    t_state->busy.store(false, std::memory_order_relaxed);
+    t_state->recording = &g_no_recording;
+    t_state->busy.store(0, std::memory_order_relaxed);
   }
 }
 

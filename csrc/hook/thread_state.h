@@ -8,25 +8,28 @@
 #include "record/recorder_api.h"
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace memtrace {
 
 class StackTable;
 
 // One recording, as the hooks see it. Lives until the process ends: a hook that is under way while
-// the recording stops may still look at it.
+// the recording stops may still look at it, and its address is its identity.
 struct Recording {
   RecorderApi api;
-  StackTable* stacks = nullptr; // null: stacks are not taken
-  uint64_t stack_min_bytes = 0;
-  uint32_t number = 0; // 1, 2, ... in this process
+  StackTable* stacks = nullptr;          // null: stacks are not taken
+  uint64_t stack_min_bytes = UINT64_MAX; // allocations below this get no stack
 
   void lose(Loss kind) const noexcept { api.lose(api.recorder, kind, 1); }
 };
 
 // The recording that is on, or null. The gate of every hook.
 inline std::atomic<Recording*> g_recording{nullptr};
+// What a thread belongs to before its first event: no recording has this address, nor is it null.
+inline Recording g_no_recording{};
 
 struct OperatorCall {
   const void* function; // the at::RecordFunction, to match its end with its start
@@ -52,16 +55,24 @@ struct ThreadState {
   static constexpr uint32_t kMaxDepth = 128;
   static constexpr uint32_t kNameSlots = 256;
 
-  std::atomic<bool> busy{false};
+  alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
+  uint32_t depth = 0;                       // running operators; may exceed kMaxDepth
   ThreadLog* log = nullptr;
-  uint32_t recording = 0; // number of the recording that log and names belong to
+  const Recording* recording = &g_no_recording; // that log and names belong to
   uint32_t thread = 0;    // id in text.log
-  uint32_t depth = 0;     // running operators; may exceed kMaxDepth
   uint32_t last_call = 0;
   OperatorCall calls[kMaxDepth];
   NameSlot names[kNameSlots];
   ThreadState* next = nullptr; // list of all states, for stop()
+
+  // Not inside a hook and in no operator, in one load.
+  bool is_idle() const noexcept {
+    uint64_t both;
+    std::memcpy(&both, this, sizeof both);
+    return both == 0;
+  }
 };
+static_assert(offsetof(ThreadState, busy) == 0 && offsetof(ThreadState, depth) == 4);
 
 inline __attribute__((tls_model("initial-exec"))) thread_local ThreadState* t_state = nullptr;
 
@@ -89,13 +100,13 @@ class HookScope {
     }
     if (state->busy.load(std::memory_order_relaxed))
       return;
-    state->busy.store(true, std::memory_order_relaxed);
+    state->busy.store(1, std::memory_order_relaxed);
     // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
     std::atomic_signal_fence(std::memory_order_seq_cst);
     Recording* recording = g_recording.load(std::memory_order_relaxed);
     if (!recording ||
-        (state->recording != recording->number && !join_recording(state, recording))) [[unlikely]] {
-      state->busy.store(false, std::memory_order_release);
+        (state->recording != recording && !join_recording(state, recording))) [[unlikely]] {
+      state->busy.store(0, std::memory_order_release);
       return;
     }
     state_ = state;
@@ -103,7 +114,7 @@ class HookScope {
   }
   ~HookScope() {
     if (state_)
-      state_->busy.store(false, std::memory_order_release);
+      state_->busy.store(0, std::memory_order_release);
   }
   HookScope(const HookScope&) = delete;
   HookScope& operator=(const HookScope&) = delete;

@@ -1,0 +1,48 @@
+"""Turns memtrace's hooks on and off around one iteration, without a finaliser beside it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from types import TracebackType
+
+import torch
+
+from memtrace import _core
+from memtrace.hook import load_hook
+
+
+class HooksOn:
+    """A context: the hooks of a recording, into a spool that is thrown away."""
+
+    def __init__(
+        self, *, operators: bool = True, stacks: bool = True, cpu: bool = True, cuda: bool = False
+    ) -> None:
+        self.options = {"operators": operators, "stacks": stacks, "cpu": cpu}
+        self.cuda = cuda
+
+    def __enter__(self) -> HooksOn:
+        self.folder = tempfile.mkdtemp(prefix="memtrace-bench-")
+        self.recorder = _core.Recorder(self.folder)
+        self.hook = load_hook()
+        self.hook.start(
+            self.recorder.api,
+            stack_min_bytes=0,
+            module_class=torch.nn.Module,
+            runner_prefixes=[],
+            **self.options,
+        )
+        if self.cuda:
+            self.hook.attach_cuda()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.hook.stop()
+        self.recorder.close()
+        self.lost = self.recorder.lost()
+        shutil.rmtree(self.folder)

@@ -1,0 +1,87 @@
+// One allocation from its birth to its release, as a row of `allocations` in the making.
+#pragma once
+
+#include "analyse/columns.h"
+#include "record/event.h"
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+namespace memtrace {
+
+enum class Origin : uint8_t { recorded, preexisting, external };
+
+// In the order that decides where two fit (FORMAT.md).
+enum class Category : uint8_t {
+  weight,
+  buffer,
+  gradient,
+  optimizer_state,
+  kv_cache,
+  input,
+  output,
+  activation,
+  workspace,
+  temporary,
+  other
+};
+enum class CategoryBy : uint8_t { nothing, identity, lifetime, label };
+
+struct Allocation {
+  int64_t id;
+  uint64_t address;
+  int64_t size_bytes, block_bytes;
+  int64_t resident_bytes = kNull;
+  int64_t alloc_seq, alloc_time_ns;
+  int64_t free_seq = kNull, free_time_ns = kNull;
+  int64_t release_seq = kNull, release_time_ns = kNull;
+  int64_t stream = kNull; // the bits of an unsigned handle
+  int64_t segment_id = kNull;
+  int64_t call_id = kNull;
+  int64_t step = kNull;
+  uint32_t thread = 0, free_thread = 0;
+  uint32_t stack = 0;
+  StringId pool{}, op{}, top_op{}, stage{}, label{};
+  bool labelled = false; // the label is the user's, not a tensor's name
+  bool named = false;
+  DeviceCode device = kCpu;
+  Memory memory = Memory::device;
+  Origin origin = Origin::recorded;
+  Category category = Category::other;
+  CategoryBy category_by = CategoryBy::nothing;
+};
+
+// Where live allocations lie: numbered places that are used again. Number 0 is nobody.
+class AllocationPool {
+ public:
+  AllocationPool() : places_(1) {}
+
+  uint32_t take(const Allocation& allocation) {
+    if (free_.empty()) {
+      places_.push_back(allocation);
+      return static_cast<uint32_t>(places_.size() - 1);
+    }
+    const uint32_t holder = free_.back();
+    free_.pop_back();
+    places_[holder] = allocation;
+    return holder;
+  }
+  void give_back(uint32_t holder) {
+    places_[holder].id = 0;
+    free_.push_back(holder);
+  }
+  Allocation& operator[](uint32_t holder) { return places_[holder]; }
+  // All that are live, in no order.
+  template <typename Visit> void each(Visit visit) {
+    for (uint32_t holder = 1; holder < places_.size(); ++holder)
+      if (places_[holder].id != 0)
+        visit(holder, places_[holder]);
+  }
+
+ private:
+  std::deque<Allocation> places_;
+  std::vector<uint32_t> free_;
+};
+
+} // namespace memtrace

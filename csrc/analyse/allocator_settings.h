@@ -1,0 +1,32 @@
+// The settings of torch's CUDA caching allocator, and the sizes that follow from them.
+//
+// The rules are torch's own, verified to the byte against the real allocator (tests/analyse).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace memtrace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kSmallestBlockBytes = 512;
+constexpr uint64_t kSmallPoolMostBytes = kMiB;
+constexpr uint64_t kSmallPageBytes = 2 * kMiB;
+
+struct AllocatorSettings {
+  bool expandable_segments = false;
+  uint64_t max_split_bytes = UINT64_MAX;
+  uint64_t large_segment_bytes = 20 * kMiB;
+  // By floor(log2(size)) from 2^20 to 2^35; 0 or 1: no rounding to divisions.
+  std::array<uint64_t, 16> roundup_power2_divisions{};
+
+  // From the text of a `settings` mark; what it does not say keeps its default.
+  static AllocatorSettings from_json(std::string_view text);
+
+  uint64_t round(uint64_t bytes) const;
+  bool small(uint64_t rounded_bytes) const { return rounded_bytes <= kSmallPoolMostBytes; }
+  bool splits(uint64_t block_bytes, uint64_t rounded_bytes) const;
+};
+
+} // namespace memtrace

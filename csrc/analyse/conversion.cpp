@@ -1,0 +1,187 @@
+#include "analyse/conversion.h"
+
+#include "analyse/json.h"
+
+#include <algorithm>
+
+namespace memtrace {
+namespace {
+
+bool is_span(Action action) {
+  return action == Action::operator_span;
+}
+
+bool is_note(Action action) {
+  return action >= Action::mark && action <= Action::step_end;
+}
+
+// Records between two looks at how full the tables are.
+constexpr size_t kStride = 1024;
+
+} // namespace
+
+Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part_rows)
+    : reader_(reader), batch_rows_(std::max<size_t>(batch_rows, kStride)),
+      part_rows_(std::max<size_t>(part_rows, 1)), merge_(reader), scale_(reader.tick_scale()),
+      names_(reader.text()), labels_(names_), stacks_(names_), calls_(names_, stacks_),
+      stages_(names_, out_.stages, out_.steps),
+      lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
+      tensors_(names_, lifetimes_, out_.names) {
+  read_devices();
+}
+
+void Conversion::read_devices() {
+  for (const std::string_view text : reader_.text().process_notes()) {
+    const auto json = Json::parse(text);
+    if (!json)
+      continue;
+    for (const Json& device : (*json)["devices"].array()) {
+      const Json& which = device["device"]; // "cuda:0" or its number
+      const Json& total = device["total_bytes"];
+      int64_t index = which.integer(-1);
+      if (which.string().starts_with("cuda:"))
+        index = Json::parse(which.string().substr(5)).value_or(Json{}).integer(-1);
+      if (index >= 0 && index < 255)
+        lifetimes_.set_device_bytes(cuda_device(static_cast<int>(index)), total.address());
+    }
+  }
+}
+
+std::vector<Batch> Conversion::advance() {
+  std::vector<Batch> batches;
+  while (!finished_ && batches.empty()) {
+    for (size_t i = 0; i < kStride; ++i) {
+      const Record* next = merge_.next();
+      if (!next) {
+        finish(batches);
+        return batches;
+      }
+      record(*next);
+    }
+    take_full(batches);
+  }
+  return batches;
+}
+
+void Conversion::record(const Record& record) {
+  ++consumed_;
+  const Action action = record.event.tail.action;
+  // Rows in the order of seq have times in order as well, whatever the clocks of two cores say.
+  const uint64_t ticks = record.event.ticks;
+  const int64_t time_ns = last_time_ns_ = std::max(last_time_ns_, scale_.ns(ticks));
+  tensors_.apply_before(ticks);
+  if (is_allocator_event(action)) {
+    lifetimes_.event(record.event, time_ns);
+    if (action == Action::external)
+      tensors_.external(record.event.address);
+    return;
+  }
+  const Place place{lifetimes_.next_seq(), time_ns};
+  if (is_span(action)) {
+    const OperatorSpan& span = record.span;
+    calls_.span(lifetimes_.calls_of(span.tail.thread), span, place.seq, scale_.ns(span.start_ticks),
+                time_ns, out_.operators);
+    return;
+  }
+  if (!is_note(action)) {
+    ++unknown_records_;
+    return;
+  }
+  const Note& note = record.note;
+  switch (action) {
+  case Action::mark:
+    return mark(note, place);
+  case Action::sample:
+    return sample(note, place);
+  case Action::stage_begin:
+    return stages_.stage_begin(note, place);
+  case Action::stage_end:
+    return stages_.stage_end(note, place);
+  case Action::step_begin:
+    return stages_.step_begin(note, place);
+  default:
+    return stages_.step_end(note, place);
+  }
+}
+
+void Conversion::mark(const Note& note, Place place) {
+  const std::string_view kind = reader_.text().name(note.name);
+  if (kind == "settings") {
+    const std::string_view text = reader_.text().name(note.text);
+    lifetimes_.set_settings(AllocatorSettings::from_json(text));
+    if (!std::exchange(have_settings_, true))
+      settings_text_ = text;
+  } else if (kind == "reset_peak") {
+    lifetimes_.reset_peak(note.tail.device);
+  } else if (kind == "pause") {
+    if (paused_.empty() || paused_.back().end_ns != kNull)
+      paused_.push_back({place.time_ns, kNull});
+  } else if (kind == "resume" && !paused_.empty()) {
+    paused_.back().end_ns = place.time_ns;
+  }
+  const bool about_pool = note.value != 0 || note.value2 != 0;
+  out_.marks.add(place.seq, place.time_ns,
+                 note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
+                 names_.of(note.name),
+                 about_pool ? labels_.mempool(note.value, note.value2) : StringId::null,
+                 names_.of(note.text));
+}
+
+void Conversion::sample(const Note& note, Place place) {
+  const auto value = static_cast<int64_t>(note.value);
+  out_.samples.add(place.time_ns, place.seq, names_.of(note.target), names_.of(note.source),
+                   names_.of(note.name), value, names_.of(note.text), names_.of(note.reason));
+  if (reader_.text().name(note.source) != "torch")
+    return;
+  const std::string_view target = reader_.text().name(note.target);
+  for (const DeviceCode code : lifetimes_.devices())
+    if (code != kCpu && names_[labels_.device(code)] == target)
+      reconciliation_.compare(target, reader_.text().name(note.name), value, lifetimes_.tally(code),
+                              place.seq);
+}
+
+void Conversion::take(Table& table, std::vector<Batch>& batches, bool ends_part) {
+  if (table.rows() > 0)
+    batches.push_back(table.take(names_.pool(), ends_part));
+}
+
+// A part of `allocations` is in alloc_seq order, so it is filled at once.
+void Conversion::take_allocations(std::vector<Batch>& batches, bool ends_part) {
+  lifetimes_.add_finished_rows();
+  take(out_.allocations, batches, ends_part);
+}
+
+void Conversion::take_full(std::vector<Batch>& batches) {
+  for (Table* table : {&out_.events, &out_.operators, &out_.segments, &out_.names, &out_.samples,
+                       &out_.marks, &out_.stages, &out_.steps})
+    if (table->rows() >= batch_rows_)
+      take(*table, batches);
+  if (lifetimes_.finished() >= part_rows_)
+    take_allocations(batches, true);
+}
+
+void Conversion::finish(std::vector<Batch>& batches) {
+  finished_ = true;
+  tensors_.finish();
+  stages_.finish();
+  lifetimes_.finish();
+  lifetimes_.add_timeline_rows();
+  take_allocations(batches, true);
+  while (stacks_.add_rows(out_.stacks, batch_rows_))
+    take(out_.stacks, batches);
+  for (Table* table : {&out_.events, &out_.operators, &out_.segments, &out_.names, &out_.samples,
+                       &out_.marks, &out_.stages, &out_.steps, &out_.stacks, &out_.timeline})
+    take(*table, batches);
+}
+
+std::vector<std::pair<const char*, uint64_t>> Conversion::oddities() const {
+  const LifetimeCounts& counts = lifetimes_.counts();
+  return {{"missed_frees", counts.missed_frees},
+          {"bad_records", counts.bad_records + unknown_records_},
+          {"order_gaps", merge_.order_gaps()},
+          {"lost_spans", calls_.lost_spans()},
+          {"mirror_inconsistencies", lifetimes_.mirror_inconsistencies()},
+          {"unmatched_names", tensors_.unmatched()}};
+}
+
+} // namespace memtrace

@@ -1,0 +1,16 @@
+// The columns of every dataset that the native code fills, as in src/memtrace/schema.py (a test
+// compares the two).
+#pragma once
+
+#include "analyse/columns.h"
+
+namespace memtrace {
+
+struct Datasets {
+  Datasets();
+
+  Table events, allocations, names, segments, operators, stacks, stages, steps, samples, marks,
+      timeline;
+};
+
+} // namespace memtrace

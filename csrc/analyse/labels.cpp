@@ -1,0 +1,86 @@
+#include "analyse/labels.h"
+
+#include <cstring>
+
+namespace memtrace {
+namespace {
+
+constexpr std::array<const char*, 12> kActions = {
+    nullptr,         "alloc",        "free_requested", "free_completed",
+    "segment_alloc", "segment_free", "segment_map",    "segment_unmap",
+    "oom",           "snapshot",     "preexisting",    "external"};
+constexpr std::array<const char*, 5> kMemories = {"device", "host", "pinned", "mapped", "shared"};
+constexpr std::array<const char*, 3> kOrigins = {"recorded", "preexisting", "external"};
+constexpr std::array<const char*, 11> kCategories = {
+    "weight", "buffer",     "gradient",  "optimizer_state", "kv_cache", "input",
+    "output", "activation", "workspace", "temporary",       "other"};
+constexpr std::array<const char*, 4> kBys = {nullptr, "identity", "lifetime", "label"};
+
+std::string numbered(std::string text, uint64_t number) {
+  text += std::to_string(number);
+  return text;
+}
+
+template <size_t Words, size_t Ids>
+void intern_all(NameStrings& names, const std::array<const char*, Words>& words,
+                std::array<StringId, Ids>& ids) {
+  static_assert(Words <= Ids);
+  for (size_t i = 0; i < Words; ++i)
+    if (words[i])
+      ids[i] = names.intern(words[i]);
+}
+
+} // namespace
+
+Labels::Labels(NameStrings& names) : names_(names) {
+  intern_all(names, kActions, actions_);
+  intern_all(names, kMemories, memories_);
+  intern_all(names, kOrigins, origins_);
+  intern_all(names, kCategories, categories_);
+  intern_all(names, kBys, bys_);
+}
+
+StringId Labels::device(DeviceCode device) {
+  StringId& id = devices_[device];
+  if (id == StringId::null)
+    id = names_.intern(device == kCpu ? "cpu" : numbered("cuda:", device - 1U));
+  return id;
+}
+
+StringId Labels::mempool(uint64_t first, uint64_t second) {
+  if (first == 0 && second == 0)
+    return names_.intern("default");
+  // torch numbers the pools that a graph's capture makes in the first word, all others in the
+  // second.
+  if (second == 0)
+    return names_.intern(numbered("graph:", first));
+  std::string text = numbered("mempool:", second);
+  if (first != 0)
+    text = numbered(text + '.', first);
+  return names_.intern(text);
+}
+
+StringId Labels::find_pool(uint16_t pool) {
+  uint64_t words[2] = {0, 0};
+  StringId id;
+  const auto text = names_.text().find(TextKind::pool, pool);
+  if (pool != 0 && (!text || text->size() < sizeof words)) {
+    id = names_.intern("?");
+  } else {
+    if (pool != 0)
+      std::memcpy(words, text->data(), sizeof words);
+    id = mempool(words[0], words[1]);
+  }
+  if (pools_.size() <= pool)
+    pools_.resize(pool + size_t{1}, StringId::null);
+  return pools_[pool] = id;
+}
+
+Category category_of(std::string_view kind) {
+  for (size_t i = 0; i < kCategories.size(); ++i)
+    if (kind == kCategories[i])
+      return static_cast<Category>(i);
+  return Category::other;
+}
+
+} // namespace memtrace

@@ -1,0 +1,392 @@
+#include "analyse/lifetimes.h"
+
+#include <algorithm>
+
+namespace memtrace {
+namespace {
+
+// More than any machine has: such a size or address is damage, and sums must not overflow.
+constexpr uint64_t kMostBytes = uint64_t{1} << 48;
+constexpr uint64_t kMostAddress = uint64_t{1} << 62;
+constexpr uint64_t kUnitOfPreexistingBlock = 512; // AllocatorEvent::reserved counts these
+
+int64_t signed_bytes(uint64_t bytes) {
+  return static_cast<int64_t>(bytes);
+}
+
+} // namespace
+
+Lifetimes::Lifetimes(NameStrings& names, Labels& labels, StackTable& stacks, OperatorCalls& calls,
+                     Stages& stages, Datasets& out)
+    : names_(names), labels_(labels), stacks_(stacks), calls_(calls), stages_(stages), out_(out),
+      phase_other_(names.intern("other")) {}
+
+void Lifetimes::set_device_bytes(DeviceCode code, uint64_t bytes) {
+  device_bytes_[code] = bytes;
+}
+
+void Lifetimes::set_settings(const AllocatorSettings& settings) {
+  settings_ = settings;
+  for (auto& device : devices_)
+    if (device)
+      device->mirror.set_settings(settings);
+}
+
+void Lifetimes::reset_peak(DeviceCode code) {
+  for (size_t i = 1; i < devices_.size(); ++i) {
+    if (!devices_[i] || (code != kCpu && code != i))
+      continue;
+    devices_[i]->mirror.reset_peak();
+    devices_[i]->tally.peak_reset = true;
+  }
+}
+
+Lifetimes::Device& Lifetimes::device(DeviceCode code) {
+  auto& device = devices_[code];
+  if (!device) {
+    device = std::make_unique<Device>();
+    device->mirror.set_settings(settings_);
+    device->mirror.segments().set_device_bytes(device_bytes_[code]);
+  }
+  return *device;
+}
+
+Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
+  if (!last_state_ || last_thread_ != thread) {
+    last_state_ = &threads_[thread]; // references into the map stay valid
+    last_thread_ = thread;
+  }
+  if (last_state_->stages_version != stages_.version()) {
+    last_state_->stages_version = stages_.version();
+    last_state_->current = stages_.current(thread);
+  }
+  return *last_state_;
+}
+
+Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
+  if (!devices_[code] && code != kCpu)
+    return nullptr;
+  uint32_t holder = 0;
+  if (code != kCpu) {
+    if (const Block* block = device(code).mirror.live(address))
+      holder = block->holder;
+  } else if (const uint32_t* live = device(kCpu).live.find(address)) {
+    holder = *live;
+  } else if (const uint32_t* mapped = external_.find(address)) {
+    holder = *mapped;
+  }
+  return holder != 0 ? &pool_[holder] : nullptr;
+}
+
+bool Lifetimes::possible(const AllocatorEvent& event) const {
+  switch (event.tail.action) {
+  case Action::oom:
+  case Action::snapshot:
+    return event.size_bytes <= kMostBytes && event.stream <= kMostAddress;
+  case Action::free_requested:
+  case Action::free_completed:
+    return event.address != 0 && event.address <= kMostAddress;
+  case Action::segment_alloc:
+  case Action::segment_free:
+  case Action::segment_map:
+  case Action::segment_unmap:
+    return event.tail.device != kCpu && event.address != 0 && event.address <= kMostAddress &&
+           event.size_bytes > 0 && event.size_bytes <= kMostBytes;
+  case Action::external:
+    return event.tail.device == kCpu && event.address != 0 && event.address <= kMostAddress &&
+           event.size_bytes <= kMostBytes;
+  default:
+    return event.address != 0 && event.address <= kMostAddress && event.size_bytes <= kMostBytes;
+  }
+}
+
+void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
+  if (!possible(event)) {
+    ++counts_.bad_records;
+    return;
+  }
+  const Place place{next_seq_, time_ns};
+  Outcome outcome;
+  Device& home = device(event.tail.device);
+  if (event.tail.device == kCpu)
+    cpu_event(event, place, outcome);
+  else
+    cuda_event(event, place, outcome);
+  const int64_t call_id = calls_.event(thread_state(event.tail.thread).calls, event.call, place.seq,
+                                       outcome.allocated_bytes, outcome.freed_bytes);
+  if (outcome.born != 0)
+    pool_[outcome.born].call_id = call_id;
+  const DeviceBytes& bytes = event.tail.device == kCpu ? home.tally.current : home.mirror.bytes();
+  add_event_row(event, place, outcome, call_id, bytes);
+  home.timeline.add(time_ns, {bytes.allocated, bytes.active, bytes.reserved});
+  ++next_seq_;
+}
+
+void Lifetimes::add_event_row(const AllocatorEvent& event, Place place, const Outcome& outcome,
+                              int64_t call_id, const DeviceBytes& bytes) {
+  const bool cuda = event.tail.device != kCpu;
+  const bool oom = event.tail.action == Action::oom;
+  const bool nowhere = oom || event.tail.action == Action::snapshot;
+  out_.events.add(place.seq, place.time_ns, labels_.device(event.tail.device),
+                  labels_.action(event.tail.action), outcome.allocation_id, outcome.segment_id,
+                  nowhere && event.address == 0 ? kNull : static_cast<int64_t>(event.address),
+                  outcome.size_bytes, outcome.block_bytes, int64_t{event.tail.thread},
+                  cuda && !oom ? static_cast<int64_t>(event.stream) : kNull,
+                  cuda ? labels_.pool(event.tail.pool) : StringId::null, call_id,
+                  event.stack != 0 ? int64_t{event.stack} : kNull, bytes.allocated, bytes.active,
+                  bytes.reserved, oom ? static_cast<int64_t>(event.stream) : kNull);
+}
+
+Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin origin) {
+  const Stages::Current& current = thread_state(event.tail.thread).current;
+  const bool cuda = event.tail.device != kCpu;
+  Allocation allocation{};
+  allocation.id = next_allocation_id_++;
+  allocation.address = event.address;
+  allocation.size_bytes = allocation.block_bytes = signed_bytes(event.size_bytes);
+  allocation.alloc_seq = place.seq;
+  allocation.alloc_time_ns = place.time_ns;
+  allocation.stream = cuda ? static_cast<int64_t>(event.stream) : kNull;
+  allocation.step = current.step;
+  allocation.stage = current.stage;
+  allocation.thread = event.tail.thread;
+  allocation.stack = event.stack;
+  allocation.pool = cuda ? labels_.pool(event.tail.pool) : StringId::null;
+  allocation.op = names_.of(event.op_name);
+  allocation.top_op = names_.of(event.top_name);
+  allocation.device = event.tail.device;
+  if (!cuda) {
+    const auto memory = static_cast<Memory>(event.tail.pool);
+    allocation.memory = memory == Memory::device || memory > Memory::shared ? Memory::host : memory;
+  }
+  allocation.origin = origin;
+  return allocation;
+}
+
+void Lifetimes::finish_allocation(uint32_t holder) {
+  finished_.push_back(pool_[holder]);
+  pool_.give_back(holder);
+}
+
+// Its free was not recorded, and its memory is in other hands now: it ends here.
+void Lifetimes::missed(uint32_t holder, Place place) {
+  ++counts_.missed_frees;
+  Allocation& allocation = pool_[holder];
+  if (allocation.free_seq == kNull) {
+    allocation.free_seq = place.seq;
+    allocation.free_time_ns = place.time_ns;
+  }
+  if (allocation.device != kCpu) {
+    allocation.release_seq = place.seq;
+    allocation.release_time_ns = place.time_ns;
+  }
+  finish_allocation(holder);
+}
+
+// ---- CPU: the allocator holds what was asked for ----------------------------------------------
+
+void Lifetimes::cpu_event(const AllocatorEvent& event, Place place, Outcome& outcome) {
+  Device& cpu = device(kCpu);
+  outcome.size_bytes = signed_bytes(event.size_bytes);
+  switch (event.tail.action) {
+  case Action::alloc:
+  case Action::preexisting:
+    cpu_alloc(cpu, event, place, outcome);
+    break;
+  case Action::free_requested:
+  case Action::free_completed:
+    cpu_free(cpu, event, place, outcome);
+    break;
+  case Action::external:
+    external(event, place, outcome);
+    break;
+  case Action::oom:
+    ++cpu.tally.ooms;
+    break;
+  default:
+    break;
+  }
+}
+
+void Lifetimes::cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome) {
+  auto add = [&cpu](int64_t bytes) {
+    DeviceBytes& now = cpu.tally.current;
+    now.allocated += bytes;
+    now.active = now.reserved = now.requested = now.allocated;
+    cpu.tally.peak.allocated = std::max(cpu.tally.peak.allocated, now.allocated);
+  };
+  if (const uint32_t* held = cpu.live.find(event.address)) {
+    add(-pool_[*held].block_bytes);
+    missed(*held, place);
+  }
+  const Origin origin =
+      event.tail.action == Action::preexisting ? Origin::preexisting : Origin::recorded;
+  const Allocation allocation = begin(event, place, origin);
+  outcome.born = pool_.take(allocation);
+  cpu.live.insert(event.address, outcome.born);
+  add(allocation.block_bytes);
+  ++cpu.tally.allocations;
+  outcome.allocation_id = allocation.id;
+  outcome.block_bytes = allocation.block_bytes;
+  if (origin == Origin::recorded)
+    outcome.allocated_bytes = allocation.block_bytes;
+}
+
+void Lifetimes::cpu_free(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome) {
+  AddressMap<uint32_t>* map = &cpu.live;
+  const uint32_t* held = map->find(event.address);
+  if (!held) {
+    map = &external_;
+    held = map->find(event.address);
+  }
+  if (!held) {
+    ++counts_.unmatched_frees;
+    outcome.size_bytes = event.size_bytes != 0 ? signed_bytes(event.size_bytes) : kNull;
+    return;
+  }
+  const uint32_t holder = *held;
+  Allocation& allocation = pool_[holder];
+  allocation.free_seq = place.seq;
+  allocation.free_time_ns = place.time_ns;
+  allocation.free_thread = event.tail.thread;
+  outcome.allocation_id = allocation.id;
+  outcome.size_bytes = allocation.size_bytes;
+  outcome.block_bytes = allocation.block_bytes;
+  if (map == &cpu.live) {
+    DeviceBytes& now = cpu.tally.current;
+    now.allocated -= allocation.block_bytes;
+    now.active = now.reserved = now.requested = now.allocated;
+    ++cpu.tally.frees;
+    outcome.freed_bytes = allocation.block_bytes;
+  }
+  map->erase(event.address);
+  finish_allocation(holder);
+}
+
+// Memory that no allocator of torch gave: shown, but not part of what the allocator holds. Memory
+// of torch's that came back to it through numpy is what it was.
+void Lifetimes::external(const AllocatorEvent& event, Place place, Outcome& outcome) {
+  if (device(kCpu).live.find(event.address))
+    return;
+  if (const uint32_t* held = external_.find(event.address))
+    missed(*held, place);
+  const Allocation allocation = begin(event, place, Origin::external);
+  outcome.born = pool_.take(allocation);
+  external_.insert(event.address, outcome.born);
+  outcome.allocation_id = allocation.id;
+  outcome.block_bytes = allocation.block_bytes;
+}
+
+// ---- CUDA -------------------------------------------------------------------------------------
+
+void Lifetimes::cuda_event(const AllocatorEvent& event, Place place, Outcome& outcome) {
+  Device& cuda = device(event.tail.device);
+  outcome.size_bytes = signed_bytes(event.size_bytes);
+  switch (event.tail.action) {
+  case Action::alloc:
+  case Action::preexisting:
+    cuda_alloc(cuda, event, place, outcome);
+    break;
+  case Action::free_requested:
+  case Action::free_completed:
+    cuda_free(cuda, event, place, outcome);
+    break;
+  case Action::segment_alloc:
+  case Action::segment_free:
+  case Action::segment_map:
+  case Action::segment_unmap:
+    cuda_range(cuda, event, place, outcome);
+    break;
+  case Action::oom:
+    ++cuda.tally.ooms;
+    break;
+  default:
+    break;
+  }
+}
+
+void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place place,
+                           Outcome& outcome) {
+  if (const Block* held = cuda.mirror.live(event.address)) {
+    const uint32_t holder = held->holder;
+    cuda.mirror.free_completed(event.address);
+    if (holder != BlockMirror::kNobody)
+      missed(holder, place);
+  }
+  const bool preexisting = event.tail.action == Action::preexisting;
+  const uint32_t holder =
+      pool_.take(begin(event, place, preexisting ? Origin::preexisting : Origin::recorded));
+  const Block& block =
+      preexisting ? cuda.mirror.preexisting(event.address, event.size_bytes,
+                                            event.reserved * kUnitOfPreexistingBlock, holder)
+                  : cuda.mirror.alloc(event.address, event.size_bytes, holder);
+  outcome.block_bytes = signed_bytes(block.size_bytes);
+  if (const SegmentRange* range = cuda.mirror.segments().find(event.address)) {
+    outcome.segment_id = range->id;
+    cuda.mirror.segments().prove_small(*range, settings_.small(settings_.round(event.size_bytes)));
+  }
+  Allocation& placed = pool_[holder];
+  placed.block_bytes = outcome.block_bytes;
+  placed.segment_id = outcome.segment_id;
+  outcome.allocation_id = placed.id;
+  outcome.born = holder;
+  if (preexisting)
+    cuda.tally.began_in_midrun = true;
+  else
+    outcome.allocated_bytes = outcome.block_bytes;
+  ++cuda.tally.allocations;
+}
+
+void Lifetimes::cuda_free(Device& cuda, const AllocatorEvent& event, Place place,
+                          Outcome& outcome) {
+  Block* block = cuda.mirror.live(event.address);
+  if (!block || block->holder == BlockMirror::kNobody) {
+    ++counts_.unmatched_frees;
+    return;
+  }
+  const uint32_t holder = block->holder;
+  Allocation& allocation = pool_[holder];
+  outcome.allocation_id = allocation.id;
+  outcome.segment_id = allocation.segment_id;
+  outcome.size_bytes = allocation.size_bytes;
+  outcome.block_bytes = allocation.block_bytes;
+  if (allocation.free_seq == kNull) {
+    allocation.free_seq = place.seq;
+    allocation.free_time_ns = place.time_ns;
+    allocation.free_thread = event.tail.thread;
+    outcome.freed_bytes = allocation.block_bytes;
+    ++cuda.tally.frees;
+  }
+  if (event.tail.action == Action::free_requested) {
+    cuda.mirror.free_requested(*block);
+    return;
+  }
+  allocation.release_seq = place.seq;
+  allocation.release_time_ns = place.time_ns;
+  cuda.mirror.free_completed(event.address);
+  finish_allocation(holder);
+}
+
+void Lifetimes::cuda_range(Device& cuda, const AllocatorEvent& event, Place place,
+                           Outcome& outcome) {
+  const Action action = event.tail.action;
+  lost_.clear();
+  if (action == Action::segment_free || action == Action::segment_unmap) {
+    if (const SegmentRange* range = cuda.mirror.segments().find(event.address))
+      outcome.segment_id = range->id;
+    cuda.mirror.remove_range(event.address, event.size_bytes, place, lost_);
+  } else {
+    const bool expandable = action == Action::segment_map;
+    cuda.mirror.add_range(event.address, event.size_bytes, event.stream, event.tail.pool,
+                          expandable, place, lost_);
+    if (const SegmentRange* range = cuda.mirror.segments().find(event.address))
+      outcome.segment_id = range->id;
+    cuda.tally.expandable |= expandable;
+    ++cuda.tally.segments;
+  }
+  for (const uint32_t holder : lost_)
+    missed(holder, place);
+  add_segment_rows(event.tail.device, cuda);
+}
+
+} // namespace memtrace

@@ -1,0 +1,127 @@
+// Allocator events in, rows of `events`, `allocations` and `segments` out.
+//
+// Holds the live allocations of every device and the mirror of every CUDA device. Memory is bounded
+// by what is live and by one part of finished allocations. Events that do not fit (frees of unknown
+// addresses, missed frees, impossible records) are counted, never fatal.
+#pragma once
+
+#include "analyse/address_map.h"
+#include "analyse/allocation.h"
+#include "analyse/block_mirror.h"
+#include "analyse/datasets.h"
+#include "analyse/labels.h"
+#include "analyse/operator_calls.h"
+#include "analyse/reconcile.h"
+#include "analyse/stack_facts.h"
+#include "analyse/stages.h"
+#include "analyse/timeline.h"
+#include "record/event.h"
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+namespace memtrace {
+
+struct LifetimeCounts {
+  uint64_t unmatched_frees = 0; // of addresses that held nothing we know of
+  uint64_t missed_frees = 0;    // an address was handed out again without its free
+  uint64_t bad_records = 0;     // impossible values
+};
+
+class Lifetimes {
+ public:
+  Lifetimes(NameStrings& names, Labels& labels, StackTable& stacks, OperatorCalls& calls,
+            Stages& stages, Datasets& out);
+
+  void set_device_bytes(DeviceCode device, uint64_t bytes);
+  void set_settings(const AllocatorSettings& settings);
+  void reset_peak(DeviceCode device); // kCpu: of all CUDA devices
+
+  void event(const AllocatorEvent& event, int64_t time_ns);
+  int64_t next_seq() const { return next_seq_; }
+
+  OperatorCalls::Thread& calls_of(uint32_t thread) { return thread_state(thread).calls; }
+  // The allocation that is live at the address, or null.
+  Allocation* find(DeviceCode device, uint64_t address);
+
+  // Finished allocations that wait to be written.
+  size_t finished() const { return finished_.size(); }
+  // Writes them in alloc_seq order.
+  void add_finished_rows();
+  // The end of the recording: everything that is live becomes a row, and every segment.
+  void finish();
+  void add_timeline_rows();
+
+  DeviceTally tally(DeviceCode device) const;
+  const LifetimeCounts& counts() const { return counts_; }
+  size_t threads() const { return threads_.size(); }
+  uint64_t mirror_inconsistencies() const;
+  std::vector<DeviceCode> devices() const;
+  const BlockMirror* mirror(DeviceCode device) const;
+
+ private:
+  struct ThreadState {
+    OperatorCalls::Thread calls;
+    Stages::Current current;
+    uint64_t stages_version = 0;
+  };
+  struct Device {
+    BlockMirror mirror;        // CUDA
+    AddressMap<uint32_t> live; // CPU: address -> holder
+    DeviceTally tally;         // CPU: `current` is kept here
+    Timeline timeline;
+  };
+  // What an event's row says beyond the event itself.
+  struct Outcome {
+    int64_t allocation_id = kNull, segment_id = kNull;
+    int64_t size_bytes = kNull, block_bytes = kNull;
+    int64_t allocated_bytes = 0, freed_bytes = 0; // counted in the operator
+    uint32_t born = 0;                            // holder of the allocation that began
+  };
+
+  bool possible(const AllocatorEvent& event) const;
+  Device& device(DeviceCode device);
+  ThreadState& thread_state(uint32_t thread);
+  Allocation begin(const AllocatorEvent& event, Place place, Origin origin);
+  void finish_allocation(uint32_t holder);
+  void missed(uint32_t holder, Place place);
+  void cpu_event(const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cpu_free(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome);
+  void external(const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cuda_event(const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cuda_alloc(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cuda_free(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
+  void cuda_range(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
+  void add_segment_rows(DeviceCode code, Device& cuda);
+  void add_segment_row(DeviceCode code, const SegmentRange& range);
+  void add_event_row(const AllocatorEvent& event, Place place, const Outcome& outcome,
+                     int64_t call_id, const DeviceBytes& bytes);
+
+  NameStrings& names_;
+  Labels& labels_;
+  StackTable& stacks_;
+  OperatorCalls& calls_;
+  Stages& stages_;
+  Datasets& out_;
+
+  AllocatorSettings settings_;
+  std::array<std::unique_ptr<Device>, 256> devices_;
+  std::array<uint64_t, 256> device_bytes_{};
+  std::unordered_map<uint32_t, ThreadState> threads_;
+  uint32_t last_thread_ = 0;
+  ThreadState* last_state_ = nullptr;
+  AllocationPool pool_;
+  AddressMap<uint32_t> external_;   // address -> holder
+  std::deque<Allocation> finished_; // grows without moving what is in it
+  std::vector<uint32_t> lost_;
+  int64_t next_seq_ = 0, next_allocation_id_ = 1;
+  StringId phase_other_;
+  LifetimeCounts counts_;
+};
+
+} // namespace memtrace

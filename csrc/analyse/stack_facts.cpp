@@ -1,0 +1,142 @@
+#include "analyse/stack_facts.h"
+
+#include <cstring>
+#include <string>
+
+namespace memtrace {
+namespace {
+
+const StackFacts kNoFacts;
+
+} // namespace
+
+bool inside_torch(std::string_view file) {
+  // An installed torch lies in <prefix>/site-packages/torch; Debian's in dist-packages. Code made
+  // at run time ("<eval_with_key>.3") is torch's or the interpreter's, never a line to show.
+  for (const std::string_view place : {"/site-packages/torch/", "/dist-packages/torch/"})
+    if (file.find(place) != std::string_view::npos)
+      return true;
+  return file.starts_with('<') && !file.starts_with("<string>") && !file.starts_with("<stdin>") &&
+         !file.starts_with("<ipython");
+}
+
+std::string_view short_file(std::string_view file) {
+  size_t slash = file.rfind('/');
+  if (slash == std::string_view::npos)
+    return file;
+  if (const auto base = file.substr(slash + 1);
+      (base == "__init__.py" || base == "__main__.py") && slash > 0) {
+    const size_t before = file.rfind('/', slash - 1);
+    slash = before == std::string_view::npos ? 0 : before;
+    return file.substr(file[slash] == '/' ? slash + 1 : slash);
+  }
+  return file.substr(slash + 1);
+}
+
+std::vector<StackFrame> StackTable::frames(uint32_t stack) const {
+  const auto text = names_.text().find(TextKind::stack, stack);
+  if (!text)
+    return {};
+  std::vector<StackFrame> frames(text->size() / sizeof(StackFrame));
+  if (!frames.empty())
+    std::memcpy(frames.data(), text->data(), frames.size() * sizeof(StackFrame));
+  return frames;
+}
+
+const StackFacts& StackTable::facts(uint32_t stack) {
+  if (stack < known_.size() && known_[stack])
+    return facts_[stack];
+  if (stack == 0 || !names_.text().find(TextKind::stack, stack))
+    return kNoFacts;
+  if (facts_.size() <= stack) {
+    facts_.resize(stack + stack / 2 + 64);
+    known_.resize(facts_.size());
+  }
+  known_[stack] = true;
+  return facts_[stack] = work_out(stack);
+}
+
+StringId StackTable::source_of(const StackFrame& frame) {
+  std::string text(short_file(names_.text().name(frame.file)));
+  text += ':';
+  text += std::to_string(frame.line);
+  text += ' ';
+  text += names_.text().name(frame.function);
+  return names_.intern(text);
+}
+
+StringId StackTable::class_of(uint32_t module) {
+  const auto text = names_.text().find(TextKind::module, module);
+  ModuleText fields{};
+  if (!text || text->size() < sizeof fields)
+    return names_.intern("?");
+  std::memcpy(&fields, text->data(), sizeof fields);
+  return names_.of(fields.class_name);
+}
+
+StackTable::Module StackTable::module_of(const std::vector<StackFrame>& frames, size_t innermost) {
+  const uint32_t module = frames[innermost].module;
+  const StringId class_name = class_of(module);
+  uint32_t root = 0;
+  for (const StackFrame& frame : frames)
+    if (frame.module != 0)
+      root = frame.module; // innermost first: the last one is the outermost
+  const std::string_view path = names_.text().module_path(module, root);
+  if (!path.empty())
+    return {names_.intern(path), class_name};
+  if (module == root) // the root has no path in itself
+    return {class_name, class_name};
+  std::string classes; // no scan knows this module: its classes from the outermost in
+  for (size_t i = frames.size(); i-- > innermost;) {
+    if (frames[i].module == 0)
+      continue;
+    if (!classes.empty())
+      classes += '.';
+    classes += names_[class_of(frames[i].module)];
+  }
+  return {names_.intern(classes), class_name};
+}
+
+StackFacts StackTable::work_out(uint32_t stack) {
+  const auto all = frames(stack);
+  StackFacts facts;
+  for (const StackFrame& frame : all) {
+    if (inside_torch(names_.text().name(frame.file)))
+      continue;
+    facts.source = source_of(frame);
+    break;
+  }
+  if (facts.source == StringId::null && !all.empty())
+    facts.source = source_of(all.front());
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].module == 0)
+      continue;
+    const Module module = module_of(all, i);
+    facts.module = module.path;
+    facts.module_class = module.class_name;
+    break;
+  }
+  return facts;
+}
+
+bool StackTable::add_rows(Table& table, size_t most_rows) {
+  if (!ids_read_) {
+    ids_ = names_.text().ids(TextKind::stack);
+    ids_read_ = true;
+  }
+  const StringId python = names_.intern("python");
+  while (next_row_stack_ < ids_.size() && table.rows() < most_rows) {
+    const uint32_t stack = ids_[next_row_stack_++];
+    const auto all = frames(stack);
+    for (size_t depth = 0; depth < all.size(); ++depth) {
+      const StackFrame& frame = all[depth];
+      const Module module = frame.module != 0 ? module_of(all, depth) : Module{};
+      table.add(int64_t{stack}, static_cast<int64_t>(depth), python, names_.of(frame.function),
+                names_.of(frame.file), static_cast<int64_t>(frame.line & 0x7fffffff), module.path,
+                module.class_name);
+    }
+  }
+  return next_row_stack_ < ids_.size();
+}
+
+} // namespace memtrace

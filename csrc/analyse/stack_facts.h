@@ -1,0 +1,56 @@
+// What a recorded stack says of an allocation: its source line and its module.
+//
+// Worked out once per distinct stack. The rows of the `stacks` dataset come from here as well.
+#pragma once
+
+#include "analyse/columns.h"
+#include "analyse/name_strings.h"
+
+#include <cstdint>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace memtrace {
+
+struct StackFacts {
+  StringId source = StringId::null;       // innermost frame outside torch: "model.py:120 forward"
+  StringId module = StringId::null;       // "h.3.mlp.c_fc"
+  StringId module_class = StringId::null; // "Conv1D"
+};
+
+// True for a file of the installed torch package.
+bool inside_torch(std::string_view file);
+// "model.py"; with its folder where the name alone says nothing ("layers/__init__.py").
+std::string_view short_file(std::string_view file);
+
+class StackTable {
+ public:
+  explicit StackTable(NameStrings& names) : names_(names) {}
+
+  // Facts of a stack id; all null for 0 and for ids that were never written.
+  const StackFacts& facts(uint32_t stack);
+  // Adds the rows of the next stacks, up to about `most_rows`; false when there are no more.
+  bool add_rows(Table& table, size_t most_rows);
+
+ private:
+  struct Module {
+    StringId path = StringId::null;
+    StringId class_name = StringId::null;
+  };
+  StackFacts work_out(uint32_t stack);
+  std::vector<StackFrame> frames(uint32_t stack) const;
+  StringId source_of(const StackFrame& frame);
+  StringId class_of(uint32_t module);
+  // The module of frames[innermost], named by its path in the stack's outermost module.
+  Module module_of(const std::vector<StackFrame>& frames, size_t innermost);
+
+  NameStrings& names_;
+  std::vector<StackFacts> facts_;
+  std::vector<bool> known_;
+  std::vector<uint32_t> ids_;
+  bool ids_read_ = false;
+  size_t next_row_stack_ = 0;
+};
+
+} // namespace memtrace

@@ -1,0 +1,55 @@
+// What scans of models said of tensors: names, kinds and shapes, joined to allocations.
+//
+// A note says "at this tick, the storage at this address is that weight"; the allocation live then
+// is the one. Notes are applied in the order of ticks, as the events go by.
+#pragma once
+
+#include "analyse/labels.h"
+#include "analyse/lifetimes.h"
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+namespace memtrace {
+
+class TensorNotes {
+ public:
+  TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows);
+
+  // Applies all notes that were taken before `ticks`.
+  void apply_before(uint64_t ticks) {
+    while (next_ < notes_.size() && notes_[next_].ticks < ticks)
+      apply_next();
+  }
+  // An external allocation was described: a note that came just before it may mean it.
+  void external(uint64_t address);
+  void finish();
+
+  uint64_t unmatched() const { return unmatched_; }
+
+ private:
+  struct Note {
+    uint64_t ticks, address;
+    DeviceCode device;
+    StringId name, kind, label, dtype;
+    Category category, label_category;
+    int64_t offset_bytes, resident_bytes;
+    std::vector<int64_t> shape;
+  };
+  void read(std::string_view text);
+  void apply_next();
+  void apply(const Note& note, Allocation& allocation);
+
+  NameStrings& names_;
+  Lifetimes& lifetimes_;
+  Table& rows_;
+  std::vector<Note> notes_;
+  size_t next_ = 0;
+  std::unordered_map<uint64_t, std::vector<size_t>> waiting_; // address -> notes
+  // Names that an allocation already has: a model is scanned more than once.
+  std::unordered_map<int64_t, std::vector<uint64_t>> named_;
+  uint64_t unmatched_ = 0;
+};
+
+} // namespace memtrace

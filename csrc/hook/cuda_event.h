@@ -1,0 +1,179 @@
+// One event of the CUDA caching allocator, from torch's TraceEntry to a record: the hot path.
+//
+// A template over the entry, so that it is measured and tested without torch (benchmarks/record/
+// event_instructions.cpp). Runs under the device's lock.
+#pragma once
+
+#include "hook/allocator_event.h"
+
+#include <array>
+#include <bit>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+namespace memtrace {
+
+constexpr int kMaxCudaDevices = 256; // indexed by torch's int8 as a byte
+
+struct alignas(64) CudaDevice {
+  // The recording that this device's events belong to. Until the live blocks from before a recording
+  // have been listed, its events are in that list and not recorded themselves.
+  std::atomic<const Recording*> recording{nullptr};
+  std::atomic<const Recording*> plain{nullptr}; // the same, where record_plain_cuda_event() may run
+  uint64_t tail = 0;            // Tail word of an alloc by thread 0: the base of all its events'
+  uint64_t order = 0;           // place in the device's order; counted under the device's lock
+  uint64_t listed_at_ticks = 0; // when the live blocks were listed; written under that lock
+};
+inline CudaDevice g_cuda_devices[kMaxCudaDevices];
+inline thread_local bool t_listing = false; // this thread is taking the snapshot of list_live_blocks()
+
+// Both enumerations have the same order up to SEGMENT_UNMAP; cuda_allocator.cpp checks it.
+template <class TraceEntry> constexpr Action action_of(typename TraceEntry::Action action) noexcept {
+  if (action == TraceEntry::SNAPSHOT)
+    return Action::snapshot;
+  if (action == TraceEntry::OOM)
+    return Action::oom;
+  return static_cast<Action>(static_cast<uint8_t>(action) + static_cast<uint8_t>(Action::alloc));
+}
+
+// torch's c10::MempoolId_t.
+using MempoolId = std::pair<unsigned long long, unsigned long long>;
+
+// Memory pools get small numbers. Few exist, so a list in the order of first sight will do; it is
+// read without a lock, since entries are written before the count is published.
+class CudaPoolTable {
+ public:
+  uint16_t find(const MempoolId& pool, Recording& recording) noexcept {
+    const uint32_t count = count_.load(std::memory_order_acquire);
+    for (uint32_t i = count; i-- > 0;)
+      if (pools_[i].id == pool && pools_[i].recording == &recording)
+        return pools_[i].number;
+    return add(pool, recording);
+  }
+
+ private:
+  struct Entry {
+    MempoolId id;
+    const Recording* recording;
+    uint16_t number;
+  };
+
+  uint16_t add(const MempoolId& pool, Recording& recording) noexcept {
+    std::lock_guard lock(mutex_);
+    const uint32_t count = count_.load(std::memory_order_relaxed);
+    for (uint32_t i = count; i-- > 0;) // another device's thread may have been first
+      if (pools_[i].id == pool && pools_[i].recording == &recording)
+        return pools_[i].number;
+    const RecorderApi& api = recording.api;
+    const uint32_t number = api.next_id(api.recorder, TextKind::pool);
+    const uint64_t text[2] = {pool.first, pool.second};
+    api.text(api.recorder, TextKind::pool, number, text, sizeof text);
+    if (count < pools_.size() && number <= UINT16_MAX) {
+      pools_[count] = {pool, &recording, static_cast<uint16_t>(number)};
+      count_.store(count + 1, std::memory_order_release);
+    }
+    return static_cast<uint16_t>(number);
+  }
+
+  std::mutex mutex_;
+  std::array<Entry, 4096> pools_;
+  std::atomic<uint32_t> count_{0};
+};
+
+inline CudaPoolTable& cuda_pools() {
+  static auto* table = new CudaPoolTable;
+  return *table;
+}
+
+inline uint16_t pool_number(const MempoolId& pool, Recording& recording) noexcept {
+  if ((pool.first | pool.second) == 0) [[likely]]
+    return 0;
+  return cuda_pools().find(pool, recording);
+}
+
+// The device of an event; torch's index is never negative here.
+template <class TraceEntry> uint32_t device_index(const TraceEntry& entry) noexcept {
+  return static_cast<uint8_t>(entry.device_);
+}
+
+// Any event, in any state of the thread.
+template <class TraceEntry>
+[[gnu::noinline]] void record_any_cuda_event(const TraceEntry& entry) noexcept {
+  HookScope scope;
+  if (!scope)
+    return;
+  CudaDevice& device = g_cuda_devices[device_index(entry)];
+  if (device.recording.load(std::memory_order_relaxed) != &scope.recording()) [[unlikely]] {
+    // torch's snapshot reports itself under the device's lock: the exact moment between what it
+    // lists and what is recorded as an event.
+    if (t_listing && entry.action_ == TraceEntry::SNAPSHOT) {
+      device.order = 0;
+      device.listed_at_ticks = ticks_before();
+      device.tail = std::bit_cast<uint64_t>(
+          Tail{0, 0, cuda_device(static_cast<int>(device_index(entry))), Action::alloc});
+      device.recording.store(&scope.recording(), std::memory_order_relaxed);
+      if (kClock == Clock::tsc)
+        device.plain.store(&scope.recording(), std::memory_order_relaxed);
+    }
+    return;
+  }
+  AllocatorFacts facts{};
+  facts.ticks = ticks_before(); // under the lock, so `order` orders what the clock may not
+  facts.size_bytes = entry.size_;
+  facts.order = static_cast<uint32_t>(++device.order);
+  facts.pool = pool_number(entry.mempool_, scope.recording());
+  facts.device = cuda_device(static_cast<int>(device_index(entry)));
+  facts.action = action_of<TraceEntry>(entry.action_);
+  if (facts.action == Action::oom)
+    facts.stream = entry.addr_; // free bytes of the device
+  else {
+    facts.address = entry.addr_;
+    facts.stream = reinterpret_cast<uint64_t>(entry.stream_);
+  }
+  write_event(scope, facts);
+}
+
+// The event of a thread that has recorded before, in no operator, without a stack, in the default
+// pool: the same record with few instructions, no call and no register saved. False: not such a one.
+template <class TraceEntry>
+[[gnu::always_inline]] inline bool record_plain_cuda_event(const TraceEntry& entry) noexcept {
+  ThreadState* state = t_state;
+  if (!state || !state->is_idle()) [[unlikely]]
+    return false;
+  state->busy.store(1, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst); // see HookScope
+  const Recording* recording = g_recording.load(std::memory_order_relaxed);
+  CudaDevice* device = &g_cuda_devices[device_index(entry)];
+  asm("" : "+r"(device)); // keeps the address in a register instead of computing it again
+  ThreadLog* log = state->log;
+  if (state->recording != recording || device->plain.load(std::memory_order_relaxed) != recording ||
+      entry.size_ >= recording->stack_min_bytes ||
+      (entry.mempool_.first | entry.mempool_.second) != 0 ||
+      entry.action_ >= TraceEntry::SNAPSHOT || log->cursor == log->end) [[unlikely]] {
+    state->busy.store(0, std::memory_order_release);
+    return false;
+  }
+  Record* record = log->cursor;
+  AllocatorEvent& event = record->event;
+  event.ticks = ticks_tsc();
+  event.address = entry.addr_;
+  event.size_bytes = entry.size_;
+  event.stream = reinterpret_cast<uint64_t>(entry.stream_);
+  event.call = event.stack = event.op_name = event.top_name = 0;
+  device->order += 1;
+  std::memcpy(&event.order, &device->order, sizeof device->order); // and reserved = 0
+  constexpr int kActionShift = 56; // Tail::action is the highest byte
+  const auto action = static_cast<uint64_t>(entry.action_); // alloc is in the base
+  static_assert(TraceEntry::ALLOC == 0);
+  log->publish_word(record, (device->tail | state->thread) + (action << kActionShift));
+  state->busy.store(0, std::memory_order_release);
+  return true;
+}
+
+template <class TraceEntry> void record_cuda_event(const TraceEntry& entry) noexcept {
+  if (!record_plain_cuda_event(entry)) [[unlikely]]
+    record_any_cuda_event(entry);
+}
+
+} // namespace memtrace

@@ -1,0 +1,47 @@
+#include "hook/root_scan.h"
+
+#include "hook/python_stack.h"
+
+#include <atomic>
+
+namespace memtrace {
+namespace {
+
+std::atomic<bool> g_pending{false};
+std::atomic<bool> g_wanted{false};
+PyObject* g_callback = nullptr; // changed and read under the GIL
+
+int run_callback(void*) {
+  g_pending.store(false);
+  if (!g_callback)
+    return 0;
+  PyObject* callback = Py_NewRef(g_callback);
+  PyObject* result = PyObject_CallNoArgs(callback);
+  if (!result)
+    PyErr_Clear(); // an error of ours must not surface at a random line of the program
+  Py_XDECREF(result);
+  Py_DECREF(callback);
+  return 0;
+}
+
+} // namespace
+
+void set_root_callback(PyObject* callback) {
+  PyObject* old = g_callback;
+  g_callback = callback ? Py_NewRef(callback) : nullptr;
+  g_wanted.store(callback != nullptr);
+  Py_XDECREF(old);
+}
+
+void request_root_scan(const StackTable& stacks) noexcept {
+  if (!stacks.has_new_roots() || g_pending.load(std::memory_order_relaxed) || !g_wanted.load())
+    return;
+  if (g_pending.exchange(true))
+    return;
+  if (Py_AddPendingCall(run_callback, nullptr) != 0)
+    g_pending.store(false); // the queue is full; asked again at the next operator
+}
+
+void forget_root_scan() noexcept { g_pending.store(false); }
+
+} // namespace memtrace

@@ -1,0 +1,22 @@
+// Asks the main thread to scan root modules that stacks have shown for the first time.
+//
+// A scan reads names of parameters and needs the GIL, which a hook must never take. A pending call
+// runs in the main thread between two bytecodes, as a signal handler does; if the main thread is
+// blocked for long, the scan happens later, at the next stage mark or at the end.
+#pragma once
+
+#include <Python.h>
+
+namespace memtrace {
+
+class StackTable;
+
+// Under the GIL. `callback` is called without arguments; null: none. What it raises is dropped.
+void set_root_callback(PyObject* callback);
+// From a hook, where no allocator lock is held; without the GIL. One relaxed load when there is
+// nothing new.
+void request_root_scan(const StackTable& stacks) noexcept;
+// In a forked child: a call that was pending in the parent is not pending here.
+void forget_root_scan() noexcept;
+
+} // namespace memtrace

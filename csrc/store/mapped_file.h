@@ -1,0 +1,37 @@
+// A file mapped read-only. Owner: whoever holds it; the bytes live as long as it does.
+//
+// The file may still grow (a running process); what was there when it was opened is mapped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace memtrace {
+
+class MappedFile {
+ public:
+  enum class Missing { refuse, empty };
+
+  // Throws SpoolError with the path and the reason. An empty file gives size() == 0, as does one
+  // that is not there when that is allowed.
+  explicit MappedFile(const std::string& path, Missing missing = Missing::refuse);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+  bool holds(const void* place) const {
+    const auto* byte = static_cast<const uint8_t*>(place);
+    return byte >= data_ && byte < data_ + size_;
+  }
+  // Gives these pages back to the page cache: they count in the reader's memory otherwise.
+  void release(size_t offset, size_t size) const;
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+} // namespace memtrace

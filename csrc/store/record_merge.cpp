@@ -1,0 +1,170 @@
+#include "store/record_merge.h"
+
+#include <algorithm>
+
+namespace memtrace {
+namespace {
+
+bool later(uint64_t a, uint64_t b) {
+  return a > b;
+}
+
+// `ticks` is the first word of every kind of record.
+uint64_t ticks_of(const Record& record) {
+  return record.event.ticks;
+}
+
+bool has_order(const Record& record) {
+  const Tail& tail = record.event.tail;
+  return tail.device != kCpu && is_allocator_event(tail.action);
+}
+
+} // namespace
+
+RecordMerge::RecordMerge(const SpoolReader& reader) : reader_(reader) {
+  cursors_.reserve(reader.logs().size());
+  for (const LogRecords& log : reader.logs())
+    cursors_.push_back({&log, 0, 0, ticks_of(log.front().records[0])});
+  for (Cursor& cursor : cursors_)
+    push(&cursor);
+}
+
+const Record& RecordMerge::head(const Cursor& cursor) const {
+  return (*cursor.log)[cursor.chunk].records[cursor.place];
+}
+
+bool RecordMerge::step(Cursor& cursor) {
+  const ChunkRecords& chunk = (*cursor.log)[cursor.chunk];
+  if (++cursor.place == chunk.count) {
+    consumed_ = &chunk; // the record just handed out lies in it: released at the next call
+    cursor.place = 0;
+    if (++cursor.chunk == cursor.log->size())
+      return false;
+  }
+  cursor.key = std::max(cursor.key, ticks_of(head(cursor)));
+  return true;
+}
+
+// How far a record is ahead of its device's order; 0 or less: it is its turn. The recorder counts
+// on from recording to recording, so the first number of a device is not known.
+int64_t RecordMerge::ahead(const Record& record) const {
+  const Order& order = orders_[record.event.tail.device];
+  return order.known ? static_cast<int32_t>(record.event.order - order.expected)
+                     : int64_t{1} + record.event.order;
+}
+
+// Whether another log holds, close by, an event that the device saw before the head of this one.
+bool RecordMerge::earlier_is_near(const Cursor& cursor) const {
+  const AllocatorEvent& event = head(cursor).event;
+  for (const Cursor& other : cursors_) {
+    if (&other == &cursor || other.chunk == other.log->size())
+      continue;
+    size_t chunk = other.chunk, place = other.place;
+    for (size_t seen = 0; seen < kWindowRecords; ++seen) {
+      const Record& record = (*other.log)[chunk].records[place];
+      if (ticks_of(record) > cursor.key && ticks_of(record) - cursor.key > kWindowTicks)
+        break;
+      if (has_order(record) && record.event.tail.device == event.tail.device &&
+          static_cast<int32_t>(record.event.order - event.order) < 0)
+        return true;
+      if (++place == (*other.log)[chunk].count) {
+        place = 0;
+        if (++chunk == other.log->size())
+          break;
+      }
+    }
+  }
+  return false;
+}
+
+const Record* RecordMerge::next() {
+  if (consumed_) {
+    reader_.release(*consumed_);
+    consumed_ = nullptr;
+  }
+  if (!held_.empty())
+    if (const Record* record = take_held())
+      return record;
+  while (!heap_.empty()) {
+    Cursor& cursor = *heap_.front();
+    const Record& record = head(cursor);
+    if (!has_order(record) || ahead(record) <= 0 || !earlier_is_near(cursor))
+      return take(cursor, true);
+    held_.push_back(&cursor);
+    pop();
+    if (const Record* ready = take_held())
+      return ready;
+  }
+  return nullptr;
+}
+
+// A held log whose turn has come, or whose turn was waited for in vain.
+const Record* RecordMerge::take_held() {
+  size_t first = held_.size();
+  int64_t least = 0;
+  bool overdue = heap_.empty();
+  for (size_t i = 0; i < held_.size(); ++i) {
+    const int64_t distance = ahead(head(*held_[i]));
+    if (!heap_.empty() && heap_.front()->key > held_[i]->key + kWindowTicks)
+      overdue = true;
+    if (first == held_.size() || distance < least) {
+      first = i;
+      least = distance;
+    }
+  }
+  if (first == held_.size() || (least > 0 && !overdue && earlier_is_near(*held_[first])))
+    return nullptr;
+  Cursor& cursor = *held_[first];
+  held_.erase(held_.begin() + static_cast<ptrdiff_t>(first));
+  return take(cursor, false);
+}
+
+const Record* RecordMerge::take(Cursor& cursor, bool from_heap) {
+  const Record& record = head(cursor);
+  if (has_order(record)) {
+    Order& order = orders_[record.event.tail.device];
+    const int64_t skipped = ahead(record);
+    if (order.known && skipped > 0)
+      order_gaps_ += static_cast<uint64_t>(skipped);
+    if (skipped >= 0)
+      order = {true, record.event.order + 1};
+  }
+  const bool more = step(cursor);
+  if (from_heap && more)
+    sift_down(0);
+  else if (from_heap)
+    pop();
+  else if (more)
+    push(&cursor);
+  return &record;
+}
+
+void RecordMerge::sift_down(size_t at) {
+  Cursor* moving = heap_[at];
+  const size_t size = heap_.size();
+  for (size_t child = 2 * at + 1; child < size; at = child, child = 2 * at + 1) {
+    if (child + 1 < size && later(heap_[child]->key, heap_[child + 1]->key))
+      ++child;
+    if (!later(moving->key, heap_[child]->key))
+      break;
+    heap_[at] = heap_[child];
+  }
+  heap_[at] = moving;
+}
+
+void RecordMerge::push(Cursor* cursor) {
+  heap_.push_back(cursor);
+  std::push_heap(heap_.begin(), heap_.end(),
+                 [](const Cursor* a, const Cursor* b) { return later(a->key, b->key); });
+}
+
+void RecordMerge::pop() {
+  Cursor* last = heap_.back();
+  heap_.pop_back();
+  if (!heap_.empty()) {
+    heap_.front() = last;
+    sift_down(0);
+  }
+}
+
+} // namespace memtrace

@@ -1,0 +1,59 @@
+// All records of a spool in one order: by ticks, each log in its own order.
+//
+// For a CUDA device AllocatorEvent::order, counted under torch's lock, is the truth: where ticks
+// disagree with it, the log that is ahead of its turn is held back until its turn comes. Clocks of
+// cores disagree by microseconds, so what must come first is looked for in a short window; a number
+// that is not there was lost with its record and is counted.
+#pragma once
+
+#include "store/spool_reader.h"
+
+#include <array>
+#include <vector>
+
+namespace memtrace {
+
+class RecordMerge {
+ public:
+  explicit RecordMerge(const SpoolReader& reader);
+
+  // The next record, or null at the end. Valid as long as the reader.
+  const Record* next();
+
+  // Numbers that are missing in the devices' orders: CUDA events that were lost.
+  uint64_t order_gaps() const { return order_gaps_; }
+
+ private:
+  static constexpr uint64_t kWindowTicks = 1'000'000; // less than a millisecond
+  static constexpr size_t kWindowRecords = 1024;      // in each log
+
+  struct Cursor {
+    const LogRecords* log;
+    size_t chunk = 0;
+    size_t place = 0;
+    uint64_t key = 0; // ticks of the head, never less than of the record before it
+  };
+  struct Order {
+    bool known = false;
+    uint32_t expected = 0;
+  };
+
+  const Record& head(const Cursor& cursor) const;
+  bool step(Cursor& cursor);
+  int64_t ahead(const Record& record) const;
+  bool earlier_is_near(const Cursor& cursor) const;
+  const Record* take(Cursor& cursor, bool from_heap);
+  const Record* take_held();
+  void sift_down(size_t at);
+  void push(Cursor* cursor);
+  void pop();
+
+  const SpoolReader& reader_;
+  std::vector<Cursor> cursors_;
+  std::vector<Cursor*> heap_, held_;
+  std::array<Order, 256> orders_;
+  const ChunkRecords* consumed_ = nullptr;
+  uint64_t order_gaps_ = 0;
+};
+
+} // namespace memtrace

@@ -1,0 +1,157 @@
+#include "store/spool_reader.h"
+
+#include "store/spool_error.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace memtrace {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the spool is little-endian");
+
+uint64_t tail_word(const Record& record) {
+  // The writer may still run: its release store pairs with this.
+  auto* word = reinterpret_cast<const uint64_t*>(&record.event.tail);
+  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+// Records up to the first that was never written. Written ones have no gap, so halving finds it.
+size_t written_records(const Record* records, size_t room) {
+  if (room > 0 && tail_word(records[room - 1]) != 0)
+    return room; // the common case: few pages of a long file are touched
+  size_t low = 0, high = room;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    if (tail_word(records[middle]) != 0)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+bool any_byte_set(const uint8_t* data, size_t size) {
+  return std::any_of(data, data + size, [](uint8_t byte) { return byte != 0; });
+}
+
+} // namespace
+
+SpoolReader::SpoolReader(const std::string& directory)
+    : control_(read_control(directory + "/control.bin")),
+      windows_file_(directory + "/windows.bin", MappedFile::Missing::empty),
+      records_file_(directory + "/records.bin"), text_(directory + "/text.log") {
+  // The windows come first: of a chunk found in both files, theirs is the whole copy.
+  ChunksByLog by_log;
+  collect_chunks(windows_file_, by_log);
+  collect_chunks(records_file_, by_log);
+  chain_chunks(by_log);
+}
+
+Control SpoolReader::read_control(const std::string& path) {
+  const MappedFile file(path);
+  if (file.size() >= sizeof(uint64_t) + sizeof(uint32_t)) {
+    uint64_t magic;
+    uint32_t version;
+    std::memcpy(&magic, file.data(), sizeof magic);
+    std::memcpy(&version, file.data() + sizeof magic, sizeof version);
+    if (magic == 0 && !any_byte_set(file.data(), file.size()))
+      throw SpoolError(path + " is empty: the process ended before its recording began");
+    if (magic != kSpoolMagic)
+      throw SpoolError(path + " is not a memtrace recording");
+    if (version > kSpoolVersion)
+      throw SpoolError(path + " has spool version " + std::to_string(version) +
+                       ", this memtrace reads up to " + std::to_string(kSpoolVersion) +
+                       ": upgrade memtrace");
+    if (version == 0)
+      throw SpoolError(path + " is damaged: it has no version");
+  }
+  if (file.size() < sizeof(Control))
+    throw SpoolError(path + " is cut short (" + std::to_string(file.size()) + " bytes)");
+  Control control;
+  std::memcpy(&control, file.data(), sizeof control);
+  constexpr uint32_t kMostChunkBytes = 1U << 30;
+  if (control.chunk_bytes < 2 * kRecordBytes || control.chunk_bytes > kMostChunkBytes ||
+      control.chunk_bytes % kRecordBytes != 0)
+    throw SpoolError(path + " is damaged: chunks of " + std::to_string(control.chunk_bytes) +
+                     " bytes");
+  if (control.clock != Clock::tsc && control.clock != Clock::monotonic_ns)
+    throw SpoolError(path + " is damaged: unknown clock");
+  return control;
+}
+
+void SpoolReader::collect_chunks(const MappedFile& file, ChunksByLog& by_log) {
+  const uint8_t* data = file.data();
+  const size_t size = file.size();
+  const size_t chunk_bytes = control_.chunk_bytes;
+  for (size_t offset = 0; offset < size; offset += chunk_bytes) {
+    const size_t bytes = std::min(chunk_bytes, size - offset);
+    ChunkHeader header{};
+    if (bytes >= sizeof header)
+      std::memcpy(&header, data + offset, sizeof header);
+    if (header.magic == 0 && header.log == 0 && bytes >= sizeof header)
+      continue; // reserved, or cleared
+    if (header.magic != kChunkMagic || header.log == 0) {
+      bad_chunks_ += header.magic != 0 || bytes < sizeof header;
+      continue;
+    }
+    const size_t room = (bytes - sizeof header) / kRecordBytes;
+    const size_t cut = (bytes - sizeof header) % kRecordBytes;
+    const auto* records = reinterpret_cast<const Record*>(data + offset + sizeof header);
+    const size_t written = written_records(records, room);
+    if (written == room && any_byte_set(reinterpret_cast<const uint8_t*>(records + room), cut))
+      ++records_cut_; // the file ends within a record
+    chunk_anchors_.push_back(header.anchor);
+    by_log[header.log].push_back({header.index, {records, written}});
+    file.release(offset, bytes); // the kernel maps whole neighbourhoods
+  }
+}
+
+// The chunks of each log in their order.
+void SpoolReader::chain_chunks(ChunksByLog& by_log) {
+  for (auto& [log, chunks] : by_log) {
+    std::stable_sort(chunks.begin(), chunks.end(),
+                     [](const Chunk& a, const Chunk& b) { return a.index < b.index; });
+    LogRecords records;
+    uint64_t expected = 0;
+    for (const Chunk& chunk : chunks) {
+      if (chunk.index < expected)
+        continue; // the window's copy was taken
+      missing_chunks_ += chunk.index - expected;
+      expected = chunk.index + 1;
+      records_count_ += chunk.records.count;
+      if (chunk.records.count > 0)
+        records.push_back(chunk.records);
+    }
+    if (!records.empty())
+      logs_.push_back(std::move(records));
+  }
+}
+
+TickScale SpoolReader::tick_scale() const {
+  std::vector<ClockAnchor> anchors{control_.start};
+  anchors.insert(anchors.end(), chunk_anchors_.begin(), chunk_anchors_.end());
+  if (control_.complete && control_.end.ticks != 0)
+    anchors.push_back(control_.end);
+  anchors.insert(anchors.end(), later_anchors_.begin(), later_anchors_.end());
+  return TickScale(control_.clock, std::move(anchors));
+}
+
+void SpoolReader::release(const ChunkRecords& chunk) const {
+  if (!records_file_.holds(chunk.records))
+    return;                                                                // a window: one of few
+  const auto* start = reinterpret_cast<const uint8_t*>(chunk.records - 1); // its header
+  records_file_.release(static_cast<size_t>(start - records_file_.data()),
+                        (chunk.count + 1) * kRecordBytes);
+}
+
+std::vector<std::pair<std::string_view, uint64_t>> SpoolReader::damage() const {
+  return {{"bad_chunks", bad_chunks_},
+          {"missing_chunks", missing_chunks_},
+          {"records_cut", records_cut_},
+          {"text_bytes_cut", text_.bytes_cut()},
+          {"unknown_text_ids", text_.unknown_ids()}};
+}
+
+} // namespace memtrace

@@ -1,0 +1,69 @@
+// A process's spool, opened for reading: of a process that ended, was killed, or still runs.
+//
+// Everything that is whole is read; what is not is counted in damage(). Only a spool that cannot be
+// understood at all is refused (SpoolError): not a spool, or written by a newer memtrace.
+#pragma once
+
+#include "record/event.h"
+#include "record/spool.h"
+#include "store/mapped_file.h"
+#include "store/text_table.h"
+#include "store/tick_scale.h"
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace memtrace {
+
+// A run of whole records, in the order of their log.
+struct ChunkRecords {
+  const Record* records;
+  size_t count;
+};
+
+// The records of one log, chunk after chunk.
+using LogRecords = std::vector<ChunkRecords>;
+
+class SpoolReader {
+ public:
+  explicit SpoolReader(const std::string& directory);
+
+  const Control& control() const { return control_; }
+  const TextTable& text() const { return text_; }
+  const std::vector<LogRecords>& logs() const { return logs_; }
+  size_t records() const { return records_count_; }
+
+  // A reading of the same clock taken later (same boot): it pins the clock's rate for a spool
+  // that was not closed and holds a few chunks only.
+  void add_clock_anchor(const ClockAnchor& anchor) { later_anchors_.push_back(anchor); }
+  TickScale tick_scale() const;
+
+  // Hands a chunk's pages back once it was consumed.
+  void release(const ChunkRecords& chunk) const;
+
+  // What was not whole, by kind; all zero for a sound spool.
+  std::vector<std::pair<std::string_view, uint64_t>> damage() const;
+
+ private:
+  static Control read_control(const std::string& path);
+  struct Chunk {
+    uint64_t index;
+    ChunkRecords records;
+  };
+  using ChunksByLog = std::map<uint32_t, std::vector<Chunk>>;
+  void collect_chunks(const MappedFile& file, ChunksByLog& by_log);
+  void chain_chunks(ChunksByLog& by_log);
+
+  Control control_;
+  MappedFile windows_file_, records_file_;
+  TextTable text_;
+  std::vector<LogRecords> logs_;
+  std::vector<ClockAnchor> chunk_anchors_, later_anchors_;
+  size_t records_count_ = 0;
+  uint64_t bad_chunks_ = 0, missing_chunks_ = 0, records_cut_ = 0;
+};
+
+} // namespace memtrace

@@ -1,0 +1,70 @@
+"""Runs a program of tests/programs/cuda under memtrace and the oracle on the simulated runtime."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import simcuda
+
+import memtrace
+
+TESTS = Path(__file__).resolve().parent.parent
+PROGRAMS = TESTS / "programs" / "cuda"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run: memtrace's trace beside what torch said of the same run."""
+
+    trace: Any
+    torch: dict[str, Any]
+    stderr: str
+
+    def events(self, device: str) -> list[dict[str, Any]]:
+        """The rows of `events` of one device, in order."""
+        table = self.trace.events
+        rows = table.filter(pc_equal(table["device"], device)).to_pylist()
+        return sorted(rows, key=lambda row: row["seq"])
+
+
+def pc_equal(column: Any, value: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.equal(column, value)
+
+
+def program_names() -> list[str]:
+    return sorted(path.stem for path in PROGRAMS.glob("*.py") if path.stem != "__init__")
+
+
+def constants(program: str) -> dict[str, Any]:
+    """The module constants DEVICES, MEMORY_MB, SINGLE_THREADED of a program, without running it."""
+    found: dict[str, Any] = {"DEVICES": 1, "MEMORY_MB": 2048, "SINGLE_THREADED": False}
+    for node in ast.parse((PROGRAMS / f"{program}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id in found:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+def record(program: str, settings: str, mode: str, folder: Path) -> Recording:
+    """Records one program under one allocator setting."""
+    facts = constants(program)
+    machine = simcuda.Machine(devices=facts["DEVICES"], memory_mb=facts["MEMORY_MB"])
+    env = simcuda.environment(machine)
+    if settings:
+        env["PYTORCH_ALLOC_CONF"] = settings
+    out = folder / "oracle.pickle"
+    argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(folder / "t.memtrace")]
+    argv += [str(TESTS / "exact" / "oracle.py"), mode, str(PROGRAMS / f"{program}.py"), str(out)]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Recording(
+        memtrace.open(folder / "t.memtrace"), pickle.loads(out.read_bytes()), done.stderr
+    )
