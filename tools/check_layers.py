@@ -1,6 +1,6 @@
-"""The layers of the tree, enforced: who may include or import whom. Prints each violation; status 1.
+"""The layers of the tree, enforced: who may include or import whom. Status 1 on a violation.
 
-    python tools/check_layers.py
+python tools/check_layers.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ NATIVE = {
     "hook": {"record"},
     "bind": {"record", "store", "analyse", "hook"},
 }
-TORCH_OR_PYTHON = re.compile(r"^(Python\.h|frameobject\.h|internal/pycore|torch/|ATen/|c10/|pybind11/|cuda)")
+TORCH_OR_PYTHON = re.compile(
+    r"^(Python\.h|frameobject\.h|internal/pycore|torch/|ATen/|c10/|pybind11/|cuda)"
+)
 MAY_INCLUDE_PYTHON = {"hook", "bind"}
 
 # Package of src/memtrace -> what of memtrace it may import when it is loaded or later.
@@ -94,7 +96,7 @@ def python_violations() -> Iterator[str]:
         for number, module in imported_modules(tree, package):
             where = f"{path.relative_to(ROOT)}:{number}"
             if layer in RECORDING and module.split(".")[0] in HEAVY:
-                yield f"{where}: {layer} runs inside the watched program and may not import {module}"
+                yield f"{where}: {layer} runs in the watched program and may not import {module}"
             if layer in PYTHON and module.startswith("memtrace."):
                 other = module.split(".")[1]
                 if other in PYTHON and other != layer and other not in PYTHON[layer]:

@@ -62,9 +62,7 @@ int main(int argc, char** argv) {
   g_recorder = &recorder;
   Recording recording = make_recording();
   g_recording.store(&recording);
-  t_listing = true; // as list_live_blocks() does: opens the device
-  record_cuda_event(Entry{Entry::SNAPSHOT, 0, 0, nullptr, 0, {0, 0}});
-  t_listing = false;
+  open_cuda_device(0, recording);
   std::function<void(const Entry&)> tracker = [](const Entry& entry) { record_cuda_event(entry); };
   if (std::strcmp(argv[1], "nothing") == 0)
     tracker = [](const Entry&) {};

@@ -50,7 +50,9 @@ def instructions(program: Path, tracker: str, events: int, folder: Path) -> int:
 def per_event(program: Path, tracker: str, folder: Path) -> float:
     """Instructions per event, the start-up taken out; windows filling up are in."""
     few, many = 20_000, 120_000
-    more = instructions(program, tracker, many, folder) - instructions(program, tracker, few, folder)
+    more = instructions(program, tracker, many, folder) - instructions(
+        program, tracker, few, folder
+    )
     return more / (many - few)
 
 

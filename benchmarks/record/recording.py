@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 
 from memtrace import _core
-from memtrace.hook import load_hook
+from memtrace.hook.installed import load_native
 
 
 class HooksOn:
@@ -24,7 +24,7 @@ class HooksOn:
     def __enter__(self) -> HooksOn:
         self.folder = tempfile.mkdtemp(prefix="memtrace-bench-")
         self.recorder = _core.Recorder(self.folder)
-        self.hook = load_hook()
+        self.hook = load_native(torch)
         self.hook.start(
             self.recorder.api,
             stack_min_bytes=0,

@@ -84,9 +84,9 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
 }
 
 void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording) {
-  t_listing = true;
+  t_listing = 0;
   const auto snapshot = allocator->snapshot();
-  t_listing = false;
+  t_listing = -1;
   ThreadLog* log = recording.api.acquire_log(recording.api.recorder);
   if (!log)
     return recording.lose(Loss::external_failed);

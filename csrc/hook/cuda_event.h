@@ -26,7 +26,8 @@ struct alignas(64) CudaDevice {
   uint64_t listed_at_ticks = 0; // when the live blocks were listed; written under that lock
 };
 inline CudaDevice g_cuda_devices[kMaxCudaDevices];
-inline thread_local bool t_listing = false; // this thread is taking the snapshot of list_live_blocks()
+// The device whose blocks this thread lists next in list_live_blocks(); -1: it lists none.
+inline thread_local int t_listing = -1;
 
 // Both enumerations have the same order up to SEGMENT_UNMAP; cuda_allocator.cpp checks it.
 template <class TraceEntry> constexpr Action action_of(typename TraceEntry::Action action) noexcept {
@@ -97,27 +98,33 @@ template <class TraceEntry> uint32_t device_index(const TraceEntry& entry) noexc
   return static_cast<uint8_t>(entry.device_);
 }
 
+// From now on this device's events are recorded; under its lock.
+inline void open_cuda_device(int index, const Recording& recording) noexcept {
+  CudaDevice& device = g_cuda_devices[index];
+  device.order = 0;
+  device.listed_at_ticks = ticks_before();
+  device.tail = std::bit_cast<uint64_t>(Tail{0, 0, cuda_device(index), Action::alloc});
+  device.recording.store(&recording, std::memory_order_relaxed);
+  if (kClock == Clock::tsc)
+    device.plain.store(&recording, std::memory_order_relaxed);
+}
+
 // Any event, in any state of the thread.
 template <class TraceEntry>
 [[gnu::noinline]] void record_any_cuda_event(const TraceEntry& entry) noexcept {
   HookScope scope;
   if (!scope)
     return;
-  CudaDevice& device = g_cuda_devices[device_index(entry)];
-  if (device.recording.load(std::memory_order_relaxed) != &scope.recording()) [[unlikely]] {
-    // torch's snapshot reports itself under the device's lock: the exact moment between what it
-    // lists and what is recorded as an event.
-    if (t_listing && entry.action_ == TraceEntry::SNAPSHOT) {
-      device.order = 0;
-      device.listed_at_ticks = ticks_before();
-      device.tail = std::bit_cast<uint64_t>(
-          Tail{0, 0, cuda_device(static_cast<int>(device_index(entry))), Action::alloc});
-      device.recording.store(&scope.recording(), std::memory_order_relaxed);
-      if (kClock == Clock::tsc)
-        device.plain.store(&scope.recording(), std::memory_order_relaxed);
-    }
+  // torch's snapshot goes from device to device and reports itself under each one's lock (always as
+  // device 0): the exact moment between what it lists and what is recorded as an event.
+  if (t_listing >= 0 && entry.action_ == TraceEntry::SNAPSHOT) [[unlikely]] {
+    if (t_listing < kMaxCudaDevices)
+      open_cuda_device(t_listing++, scope.recording());
     return;
   }
+  CudaDevice& device = g_cuda_devices[device_index(entry)];
+  if (device.recording.load(std::memory_order_relaxed) != &scope.recording()) [[unlikely]]
+    return;
   AllocatorFacts facts{};
   facts.ticks = ticks_before(); // under the lock, so `order` orders what the clock may not
   facts.size_bytes = entry.size_;

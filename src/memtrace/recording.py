@@ -10,9 +10,9 @@ import os
 from _thread import RLock
 
 from memtrace import _core
+from memtrace.plain_json import to_json
 from memtrace.run import environment
 from memtrace.run.facts import new_key, process_facts, resident_bytes
-from memtrace.plain_json import to_json
 from memtrace.stages import StageName, Stages
 
 TYPE_CHECKING = False

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import simcuda
-
 import memtrace
+import simcuda
 
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAMS = TESTS / "programs" / "cuda"
@@ -47,9 +46,9 @@ def constants(program: str) -> dict[str, Any]:
     """The module constants DEVICES, MEMORY_MB, SINGLE_THREADED of a program, without running it."""
     found: dict[str, Any] = {"DEVICES": 1, "MEMORY_MB": 2048, "SINGLE_THREADED": False}
     for node in ast.parse((PROGRAMS / f"{program}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id in found:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)]) if name in found:
+                found[name] = ast.literal_eval(node.value)
     return found
 
 

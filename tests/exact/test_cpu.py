@@ -95,7 +95,13 @@ def compare(traced: Traced, process: Row, account: list[Any]) -> int:
     for stage, mark in zip(stages, account, strict=True):
         ours = live_at(rows, stage["start_seq"])
         theirs = Counter((address, size) for address, size in mark["own"])
-        assert ours == theirs, (stage["name"], "ours only", ours - theirs, "not ours", theirs - ours)
+        assert ours == theirs, (
+            stage["name"],
+            "ours only",
+            ours - theirs,
+            "not ours",
+            theirs - ours,
+        )
         before = [seq for seq in totals if seq < stage["start_seq"]]
         # The running total of `events` is the same figure.
         assert totals[max(before)] == sum(size for _, size in mark["own"]), stage["name"]

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,19 @@ def test_an_interrupted_finaliser_is_done_again(trace_dir: Path) -> None:
     finalise(trace_dir)
     assert len(rows(trace_dir, "events")) == 4
     assert not list(trace_dir.glob(".finalising*"))
+
+
+def test_two_finalisers_at_once_do_the_work_once(trace_dir: Path) -> None:
+    for number in range(4):
+        spool = SpoolWriter(trace_dir, f"host-{number}-a")
+        one_cuda_allocation(spool)
+        spool.finish()
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: finalise(trace_dir), range(3)))
+    assert sorted(key for result in results for key in result.keys) == [
+        f"host-{number}-a" for number in range(4)
+    ]
+    assert len(rows(trace_dir, "events")) == 16
 
 
 def test_parts_are_each_in_order_and_whole(

@@ -170,8 +170,8 @@ TEST_CASE("control page: who, when, losses, exit status, complete") {
     CHECK(open.complete == 0);
     CHECK(open.lost[static_cast<size_t>(Loss::stack_too_deep)] == 3);
     recorder.set_exit_status(7);
-    recorder.close();
-    recorder.close();
+    recorder.close(true);
+    recorder.close(true);
     CHECK(recorder.text(TextKind::name, 1, "x", 1) == false);
   }
   const Control closed = read_control(spool.path());
@@ -199,7 +199,7 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's spool alone
     Recorder own(child_spool.path(), 0);
     const bool recorded = append(own.acquire_log(), 2);
     recorder.lose(Loss::event_no_space);
-    recorder.close();
+    recorder.close(true);
     _exit(recorded ? 0 : 1);
   }
   int status = -1;

@@ -22,6 +22,7 @@ from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.spools import (
     Spool,
     has_ended,
+    held,
     never_began,
     open_spool,
     same_boot,
@@ -84,21 +85,24 @@ def _convert_all(trace_dir: Path, target: Path, *, progress: bool) -> FinaliseRe
     events = 0
     keep_spools = target != trace_dir
     for key, path in spool_dirs(trace_dir).items():
-        try:
-            spool = open_spool(key, path)
-        except MemtraceError as error:
-            if never_began(key, path) and not keep_spools:
-                _delete(path)
-            else:
-                refused.append(str(error))
-            continue
-        if not has_ended(spool):
-            running.append(key)
-            continue
-        events += _convert(spool, target, progress=progress)
-        done.append(key)
-        if not keep_spools:
-            _delete(spool.path)
+        with held(path) as still_there:
+            if not still_there:
+                continue
+            try:
+                spool = open_spool(key, path)
+            except MemtraceError as error:
+                if never_began(key, path) and not keep_spools:
+                    _delete(path)
+                else:
+                    refused.append(str(error))
+                continue
+            if not has_ended(spool):
+                running.append(key)
+                continue
+            events += _convert(spool, target, progress=progress)
+            done.append(key)
+            if not keep_spools:
+                _delete(spool.path)
     if refused and not done and not running:
         raise MemtraceError(refused[0])
     seconds = time.monotonic() - start_s

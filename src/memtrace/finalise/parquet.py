@@ -6,14 +6,17 @@ import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memtrace import _core
 from memtrace.schema import SCHEMAS
 
-_COMPRESSION = "zstd"
+_COMPRESSION: Final[Literal["zstd"]] = "zstd"
 _COMPRESSION_LEVEL = 3
 # How a column is encoded decides what zstd can do with it (benchmarks/finalise/encodings.py has
 # the figures). Numbers that rise, or nearly: their differences. Running sums and addresses repeat
@@ -52,9 +55,9 @@ def to_table(dataset: str, columns: list[_core.Column]) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
-def _array(column: _core.Column, wanted: pa.DataType) -> pa.Array:
-    validity = None if column.validity is None else pa.py_buffer(column.validity)
-    values = pa.py_buffer(column.values)
+def _array(column: _core.Column, wanted: pa.DataType) -> pa.Array[Any]:
+    validity = None if column.validity is None else _buffer(column.validity)
+    values = _buffer(column.values)
     length = len(column.values)
     if column.dictionary is not None:
         codes = pa.Array.from_buffers(pa.int32(), length, [validity, values])
@@ -62,10 +65,17 @@ def _array(column: _core.Column, wanted: pa.DataType) -> pa.Array:
         return pa.DictionaryArray.from_arrays(codes, words, safe=False)  # codes of our own making
     if column.offsets is not None:
         items = pa.Array.from_buffers(pa.int64(), length, [None, values])
-        return pa.ListArray.from_arrays(pa.array(column.offsets), items)
+        lists = len(column.offsets) - 1
+        return pa.Array.from_buffers(
+            pa.list_(pa.int64()), lists, [None, _buffer(column.offsets)], children=[items]
+        )
     stored = pa.uint64() if column.kind == "uint64" else pa.int64()
     array = pa.Array.from_buffers(stored, length, [validity, values])
     return array if stored == wanted else array.cast(wanted)
+
+
+def _buffer(values: npt.NDArray[Any]) -> pa.Buffer:
+    return pa.py_buffer(np.ascontiguousarray(values).data)
 
 
 class DatasetWriter:

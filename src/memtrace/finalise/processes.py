@@ -32,7 +32,8 @@ def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
 
 
 def _identity(notes: Notes) -> dict[str, Any]:
-    versions = Notes(notes.get("versions") if isinstance(notes.get("versions"), dict) else {})
+    said = notes.get("versions")
+    versions = Notes(said if isinstance(said, dict) else {})
     return {
         "host": notes.text("host"),
         "boot_id": notes.text("boot_id"),
@@ -50,7 +51,9 @@ def _identity(notes: Notes) -> dict[str, Any]:
         },
         "devices": notes.json("devices"),
         "stack_min_bytes": notes.integer("stack_min_bytes"),
-        "operators_on": notes.flag("operators_on"),
+        **{name: notes.flag(name) for name in ("operators_on", "stacks_on", "torch_seen")},
+        **{name: notes.text(name) for name in ("hook_error", "exception")},
+        "unrecorded_children": notes.integer("unrecorded_children") or 0,
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,25 @@ def spool_dirs(trace_dir: Path) -> dict[str, Path]:
     """Spools of a trace that are not finalised yet, by the key of their process."""
     found = sorted((trace_dir / "spool").glob(f"{_PARTITION}*"))
     return {path.name[len(_PARTITION) :]: path for path in found if path.is_dir()}
+
+
+@contextmanager
+def held(spool_dir: Path) -> Iterator[bool]:
+    """Keeps other finalisers off a spool; waits for one that is at work on it.
+
+    False when the spool is gone: the other one has done it.
+    """
+    try:
+        fd = os.open(spool_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        with suppress(OSError):  # a file system without locks: then without
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield spool_dir.exists()
+    finally:
+        os.close(fd)
 
 
 def open_spool(key: str, path: Path) -> Spool:

@@ -10,8 +10,8 @@ import os
 import sys
 
 from memtrace import _core, recording
-from memtrace.recording import Recording, guarded, say
 from memtrace.plain_json import to_json
+from memtrace.recording import Recording, guarded, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ def _environment_conf() -> str:
 
 def settings_text(torch: ModuleType, conf: str) -> str:
     """The allocator's settings as torch has parsed them, for a `settings` mark."""
-    # A pool that does not exist: its settings come without walking every segment.
-    found: dict[str, Any] = torch._C._cuda_memorySnapshot((1 << 62, 0))["allocator_settings"]
+    found = _allocator_settings(torch)
     divisions = found.get("roundup_power2_divisions") or {}
     return to_json(
         {
@@ -174,6 +173,19 @@ def settings_text(torch: ModuleType, conf: str) -> str:
             "max_non_split_rounding": _megabytes(conf, "max_non_split_rounding_mb"),
         }
     )
+
+
+def _allocator_settings(torch: ModuleType) -> dict[str, Any]:
+    import ctypes
+
+    # A pool that does not exist: its settings come without walking every segment.
+    pool = (1, 1)
+    # torch 2.11 drops a reference to both numbers that it does not own; one more each makes up
+    # for it, and where torch has mended this, costs nothing.
+    for number in pool:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(number))
+    found: dict[str, Any] = torch._C._cuda_memorySnapshot(pool)["allocator_settings"]
+    return found
 
 
 def _limit(value: object) -> int:

@@ -13,8 +13,8 @@ import weakref
 
 from memtrace import _core
 from memtrace.hook.mappings import Mappings, resident_bytes
-from memtrace.recording import guarded
 from memtrace.plain_json import to_json
+from memtrace.recording import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 import sys
 
 from memtrace import _core, recording
-from memtrace.recording import guarded
 from memtrace.plain_json import to_json
+from memtrace.recording import guarded
 
 _SIGINT_STATUS = 130
 

@@ -1,0 +1,124 @@
+"""What recording adds per CUDA event, beside torch's own memory history, on the simulated runtime.
+
+    python benchmarks/record/cuda_history.py [--rounds 30]
+
+Two workloads: one operator per allocation (torch.empty at a Python stack 30 deep), and tiny GPT-2
+decoding, all costs included. The variants take turns; thread CPU time; added time = variant less
+nothing in the same round, divided by the allocator's events. On a real GPU it runs as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import simcuda
+
+if simcuda.unavailable() is None:
+    simcuda.load(devices=1, memory_mb=2048)
+
+import torch
+
+from record.recording import HooksOn
+from record.workloads import tiny
+
+DEPTH = 30
+
+
+class TorchHistory:
+    """torch's memory history with Python stacks, as its documentation recommends it."""
+
+    def __enter__(self) -> None:
+        torch.cuda.memory._record_memory_history(
+            enabled="all", context="all", stacks="python", max_entries=200_000
+        )
+
+    def __exit__(self, *error: object) -> None:
+        torch.cuda.memory._record_memory_history(enabled=None)
+
+
+VARIANTS: dict[str, Callable] = {
+    "torch history (all, python)": TorchHistory,
+    "memtrace, everything on": lambda: HooksOn(cuda=True),
+    "memtrace --no-operators": lambda: HooksOn(operators=False, cuda=True),
+    "memtrace, no operators, no stacks": lambda: HooksOn(
+        operators=False, stacks=False, cuda=True
+    ),
+}
+
+
+def deep(depth: int, work: Callable[[], None]) -> None:
+    if depth > 0:
+        deep(depth - 1, work)
+    else:
+        work()
+
+
+def one_operator_per_allocation() -> None:
+    empty = torch.empty
+    for _ in range(2000):
+        empty(1024, device="cuda")
+
+
+def events(workload: Callable[[], None]) -> int:
+    """Allocator events of one iteration: alloc, free_requested, free_completed."""
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    workload()
+    return 3 * (torch.cuda.memory_stats()["allocation.all.allocated"] - before)
+
+
+def measure(workload: Callable[[], None]) -> int:
+    start = time.thread_time_ns()
+    workload()
+    return time.thread_time_ns() - start
+
+
+def added_ns(workload: Callable[[], None], rounds: int) -> dict[str, list[float]]:
+    """Added ns per event, by variant, one value per round."""
+    per_iteration = events(workload)
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(rounds):
+        for name, variant in VARIANTS.items():
+            nothing = measure(workload)
+            with variant():
+                workload()  # first sights: names, stacks
+                with_variant = measure(workload)
+            nothing = (nothing + measure(workload)) / 2
+            found[name].append((with_variant - nothing) / per_iteration)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.cuda.init()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    decode = tiny("cuda")
+    workloads = {
+        f"one operator per allocation, depth {DEPTH}": lambda: deep(
+            DEPTH - 6, one_operator_per_allocation
+        ),
+        "tiny GPT-2": decode,
+    }
+    for name, workload in workloads.items():
+        for _ in range(3):
+            workload()
+        found = added_ns(workload, options.rounds)
+        torchs = statistics.median(found["torch history (all, python)"])
+        print(f"\n{name}: added ns per event (median, quartiles), times cheaper than torch's")
+        for variant, values in found.items():
+            low, median, high = statistics.quantiles(values, n=4)
+            print(f"  {variant:36s} {median:8.0f} [{low:6.0f} {high:6.0f}]   {torchs / median:5.1f}x")
+
+
+if __name__ == "__main__":
+    main()

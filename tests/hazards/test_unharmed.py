@@ -1,0 +1,91 @@
+"""A torch program does the same under memtrace, bit for bit: results, outputs, warnings, counters."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from program_runs import Shown, main_process, plain_environment, python, recorded
+
+PROGRAMS = Path(__file__).resolve().parent.parent / "programs" / "unharmed"
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed"
+)
+
+
+def compare(tmp_path: Path, *words: str | Path, env: dict[str, str] | None = None) -> Shown:
+    """Both runs show the same, and the recorded one was recorded: what they showed."""
+    env = {**plain_environment(), **(env or {})}
+    trace = tmp_path / "t.memtrace"
+    plain = python(*words, env=env)
+    traced = recorded(trace, *words, env=env)
+    assert traced == plain
+    row = main_process(trace)
+    assert row["lost_total"] == 0, row["lost_events"]
+    assert row["events"] > 0
+    assert row["exit_status"] == plain.status
+    return plain
+
+
+@pytest.mark.parametrize("options", [[], ["--no-operators"], ["--stack-min-bytes", "4096"]])
+def test_a_seeded_training_run_is_bitwise_equal(tmp_path: Path, options: list[str]) -> None:
+    program = PROGRAMS / "training.py"
+    plain = python(program)
+    assert plain.status == 0
+    assert len(plain.out.splitlines()) == 21
+    assert recorded(tmp_path / "t.memtrace", *options, program) == plain
+
+
+def test_torch_profiler_counts_the_same(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "profiler.py")
+    assert shown.status == 0
+    assert b"aten::addmm" in shown.out
+
+
+def test_compilers_see_the_same_program(tmp_path: Path) -> None:
+    # Their caches on disk would make the second run another one.
+    env = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "PYTHONWARNINGS": "ignore"}
+    shown = compare(tmp_path, PROGRAMS / "compiled.py", env=env)
+    assert shown.status == 0, shown.err
+    assert b'"unique_graphs": 2' in shown.out  # a shape that changed: one more graph, no more
+
+
+def test_objects_are_what_they_are(tmp_path: Path) -> None:
+    assert compare(tmp_path, PROGRAMS / "objects.py").status == 0
+
+
+def test_exceptions(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "exceptions.py")
+    assert shown.status == 1
+    assert shown.err.count(b"in forward 3.0") == 3
+    assert b"in backward" in shown.err
+    assert b"memtrace" not in shown.err
+
+
+def test_threads_and_tensors_alive_at_the_end(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "threads.py")
+    assert shown.status == 0
+    assert b"outlived 150" in shown.out
+
+
+def test_two_hundred_recordings_in_one_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROGRAMS / "cycles.py"), str(tmp_path)],
+        capture_output=True, text=True, timeout=200, check=False, env=plain_environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    descriptors, private_kb, mappings = zip(*rows, strict=True)
+    assert len(set(descriptors)) == 1, descriptors
+    # Mappings of a recording that is over go when no thread can be in it any more.
+    assert max(mappings) <= mappings[0] + 20, mappings
+    grown_kb = private_kb[-1] - private_kb[len(rows) // 2]
+    assert grown_kb < 100 * 20, private_kb  # less than 20 KiB a recording
+    assert os.listdir(tmp_path) == []
