@@ -14,8 +14,12 @@
 #include <functional>
 
 namespace memtrace {
-[[gnu::noipa]] uint32_t StackTable::take() noexcept { return 0; }
-uint64_t record_function_thread() noexcept { return 1; }
+[[gnu::noipa]] uint32_t StackTable::take() noexcept {
+  return 0;
+}
+uint64_t record_function_thread() noexcept {
+  return 1;
+}
 void forget_root_scan() noexcept {}
 } // namespace memtrace
 
@@ -25,8 +29,15 @@ namespace {
 
 struct Entry {
   enum Action {
-    ALLOC, FREE_REQUESTED, FREE_COMPLETED, SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP,
-    SNAPSHOT, OOM
+    ALLOC,
+    FREE_REQUESTED,
+    FREE_COMPLETED,
+    SEGMENT_ALLOC,
+    SEGMENT_FREE,
+    SEGMENT_MAP,
+    SEGMENT_UNMAP,
+    SNAPSHOT,
+    OOM
   };
   Action action_;
   int8_t device_;

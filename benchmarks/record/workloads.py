@@ -1,7 +1,8 @@
 """The pinned models that costs are measured on.
 
 tiny = GPT-2, 4 layers, 64 wide, vocabulary 512, decoding: operators of a few microseconds, the
-worst case for a tracer. realistic = 6 layers, 512 wide, batch 2 x 128: operators that compute something.
+worst case for a tracer. realistic = 6 layers, 512 wide, batch 2 x 128: operators that compute
+something.
 """
 
 from __future__ import annotations

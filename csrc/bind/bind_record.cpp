@@ -10,7 +10,9 @@ namespace py = pybind11;
 namespace memtrace {
 namespace {
 
-Recorder* recorder_of(void* recorder) noexcept { return static_cast<Recorder*>(recorder); }
+Recorder* recorder_of(void* recorder) noexcept {
+  return static_cast<Recorder*>(recorder);
+}
 
 RecorderApi make_api(Recorder* recorder) {
   RecorderApi api{};
@@ -35,7 +37,8 @@ RecorderApi make_api(Recorder* recorder) {
 class PyRecorder {
  public:
   explicit PyRecorder(const std::string& directory)
-      : recorder_(new Recorder(directory, PY_VERSION_HEX)), api_(new RecorderApi(make_api(recorder_))) {}
+      : recorder_(new Recorder(directory, PY_VERSION_HEX)),
+        api_(new RecorderApi(make_api(recorder_))) {}
 
   py::capsule api() const { return py::capsule(api_, kRecorderCapsule); }
   Recorder& recorder() const { return *recorder_; }
@@ -68,8 +71,7 @@ const char* loss_name(Loss kind) {
 py::dict lost(const PyRecorder& self) {
   py::dict by_kind;
   for (uint32_t kind = 0; kind < kLossCount; ++kind)
-    by_kind[loss_name(static_cast<Loss>(kind))] =
-        self.recorder().lost(static_cast<Loss>(kind));
+    by_kind[loss_name(static_cast<Loss>(kind))] = self.recorder().lost(static_cast<Loss>(kind));
   return by_kind;
 }
 
@@ -110,11 +112,13 @@ void register_record(py::module_& module) {
   py::class_<PyRecorder>(module, "Recorder", "The spool that this process writes.")
       .def(py::init<const std::string&>(), py::arg("spool_dir"))
       .def_property_readonly("api", &PyRecorder::api)
-      .def("intern", [](PyRecorder& self, const std::string& text) { return self.recorder().intern(text); })
+      .def("intern",
+           [](PyRecorder& self, const std::string& text) { return self.recorder().intern(text); })
       .def("text",
            [](PyRecorder& self, int kind, uint32_t id, const py::bytes& payload) {
              const std::string_view bytes = payload;
-             return self.recorder().text(static_cast<TextKind>(kind), id, bytes.data(), bytes.size());
+             return self.recorder().text(static_cast<TextKind>(kind), id, bytes.data(),
+                                         bytes.size());
            })
       .def("process_note",
            [](PyRecorder& self, std::string_view json) {
@@ -130,11 +134,13 @@ void register_record(py::module_& module) {
       .def("event", &event, py::arg("action"), py::kw_only(), py::arg("device"),
            py::arg("memory_or_pool") = 0, py::arg("address"), py::arg("size_bytes"),
            py::arg("stream") = 0)
-      .def("set_exit_status", [](PyRecorder& self, int status) { self.recorder().set_exit_status(status); })
+      .def("set_exit_status",
+           [](PyRecorder& self, int status) { self.recorder().set_exit_status(status); })
       .def("lost", &lost)
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
-      .def("close", [](PyRecorder& self, bool quiet) { self.recorder().close(quiet); },
-           py::arg("quiet") = true)
+      .def(
+          "close", [](PyRecorder& self, bool quiet) { self.recorder().close(quiet); },
+          py::arg("quiet") = true)
       .def("abandon", [](PyRecorder& self) { self.recorder().abandon(); });
 
   constant(module, "ACTION_alloc", Action::alloc);

@@ -1,8 +1,9 @@
 // CPU tensors: torch's CPU allocator, wrapped.
 //
-// The wrapper keeps the inner allocator's pointer and context and changes only the deleter function,
-// so raw_allocate(), raw_deleter() and move-only DataPtr tricks go on working. What torch allocated
-// through us keeps our deleter for life; after a recording stops it only passes the free on.
+// The wrapper keeps the inner allocator's pointer and context and changes only the deleter
+// function, so raw_allocate(), raw_deleter() and move-only DataPtr tricks go on working. What torch
+// allocated through us keeps our deleter for life; after a recording stops it only passes the free
+// on.
 //
 // torch.UntypedStorage(n), and with it deepcopy of tensors and modules, asks for the default
 // allocator by name and never sees one that was set. So the default allocator object itself is made
@@ -66,7 +67,8 @@ RecordingAllocator* wrapper() {
   return allocator;
 }
 
-// ---- the default allocator becomes ours, and is itself again --------------------------------------
+// ---- the default allocator becomes ours, and is itself again
+// --------------------------------------
 
 using VtablePointer [[gnu::may_alias]] = void*;
 

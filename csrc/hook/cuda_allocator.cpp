@@ -33,7 +33,9 @@ static_assert(same(TraceEntry::ALLOC, Action::alloc) &&
               same(TraceEntry::SEGMENT_UNMAP, Action::segment_unmap) &&
               same(TraceEntry::SNAPSHOT, Action::snapshot) && same(TraceEntry::OOM, Action::oom));
 
-void on_event(const TraceEntry& entry) { record_cuda_event(entry); }
+void on_event(const TraceEntry& entry) {
+  record_cuda_event(entry);
+}
 
 CCA::CUDAAllocator* find_allocator() {
   void* library = dlopen("libc10_cuda.so", RTLD_LAZY | RTLD_NOLOAD);

@@ -17,8 +17,8 @@ namespace memtrace {
 constexpr int kMaxCudaDevices = 256; // indexed by torch's int8 as a byte
 
 struct alignas(64) CudaDevice {
-  // The recording that this device's events belong to. Until the live blocks from before a recording
-  // have been listed, its events are in that list and not recorded themselves.
+  // The recording that this device's events belong to. Until the live blocks from before a
+  // recording have been listed, its events are in that list and not recorded themselves.
   std::atomic<const Recording*> recording{nullptr};
   std::atomic<const Recording*> plain{nullptr}; // the same, where record_plain_cuda_event() may run
   uint64_t tail = 0;            // Tail word of an alloc by thread 0: the base of all its events'
@@ -30,7 +30,8 @@ inline CudaDevice g_cuda_devices[kMaxCudaDevices];
 inline thread_local int t_listing = -1;
 
 // Both enumerations have the same order up to SEGMENT_UNMAP; cuda_allocator.cpp checks it.
-template <class TraceEntry> constexpr Action action_of(typename TraceEntry::Action action) noexcept {
+template <class TraceEntry>
+constexpr Action action_of(typename TraceEntry::Action action) noexcept {
   if (action == TraceEntry::SNAPSHOT)
     return Action::snapshot;
   if (action == TraceEntry::OOM)
@@ -142,7 +143,8 @@ template <class TraceEntry>
 }
 
 // The event of a thread that has recorded before, in no operator, without a stack, in the default
-// pool: the same record with few instructions, no call and no register saved. False: not such a one.
+// pool: the same record with few instructions, no call and no register saved. False: not such a
+// one.
 template <class TraceEntry>
 [[gnu::always_inline]] inline bool record_plain_cuda_event(const TraceEntry& entry) noexcept {
   ThreadState* state = t_state;
@@ -170,7 +172,7 @@ template <class TraceEntry>
   event.call = event.stack = event.op_name = event.top_name = 0;
   device->order += 1;
   std::memcpy(&event.order, &device->order, sizeof device->order); // and reserved = 0
-  constexpr int kActionShift = 56; // Tail::action is the highest byte
+  constexpr int kActionShift = 56;                          // Tail::action is the highest byte
   const auto action = static_cast<uint64_t>(entry.action_); // alloc is in the base
   static_assert(TraceEntry::ALLOC == 0);
   log->publish_word(record, (device->tail | state->thread) + (action << kActionShift));

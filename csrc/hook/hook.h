@@ -14,10 +14,11 @@ void remove_operators();
 void install_cpu_allocator();
 void remove_cpu_allocator();
 
-// cuda_allocator.cpp: torch offers no way to detach, so the tracker is attached once per process and
-// the gate turns it off. Each recording begins with the blocks that are live already.
+// cuda_allocator.cpp: torch offers no way to detach, so the tracker is attached once per process
+// and the gate turns it off. Each recording begins with the blocks that are live already.
 enum class CudaAttach { attached, no_cuda_build, not_initialized };
-// Throws std::runtime_error when the allocator back end has no tracker (cudaMallocAsync, pluggable).
+// Throws std::runtime_error when the allocator back end has no tracker (cudaMallocAsync,
+// pluggable).
 CudaAttach attach_cuda_allocator();
 
 } // namespace memtrace

@@ -10,15 +10,16 @@ namespace memtrace {
 namespace {
 
 struct MarkedCall {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   PyObject* original;
   PyObject* describe; // or null
   std::string* kind;
   bool after;
 };
 
-MarkedCall* cast(PyObject* object) { return reinterpret_cast<MarkedCall*>(object); }
+MarkedCall* cast(PyObject* object) {
+  return reinterpret_cast<MarkedCall*>(object);
+}
 
 struct Description {
   bool is_mark = true; // false: describe said that this call is none
@@ -29,7 +30,8 @@ struct Description {
 };
 
 // What the mark says of this call. A failure of ours must not become the program's: it is dropped.
-Description describe_call(PyObject* describe, PyObject* const* args, size_t count, PyObject* names) {
+Description describe_call(PyObject* describe, PyObject* const* args, size_t count,
+                          PyObject* names) {
   Description result;
   PyObject* positional = PyTuple_New(static_cast<Py_ssize_t>(count));
   PyObject* keywords = PyDict_New();
@@ -113,7 +115,9 @@ PyObject* get_attribute(PyObject* object, PyObject* name) {
   return PyObject_GenericGetAttr(object, name);
 }
 
-PyObject* represent(PyObject* object) { return PyObject_Repr(cast(object)->original); }
+PyObject* represent(PyObject* object) {
+  return PyObject_Repr(cast(object)->original);
+}
 
 int traverse(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(cast(object)->original);

@@ -19,15 +19,23 @@
 
 namespace memtrace {
 
-uint64_t record_function_thread() noexcept { return at::RecordFunction::currentThreadId(); }
+uint64_t record_function_thread() noexcept {
+  return at::RecordFunction::currentThreadId();
+}
 
 namespace {
 
 // Operators that only make the storage for another one: memory is said to be that one's.
 constexpr std::string_view kFactories[] = {
-    "aten::empty",        "aten::empty_strided", "aten::empty_like",
-    "aten::resize_",      "aten::new_empty",     "aten::new_empty_strided",
-    "aten::resize_as_",   "aten::empty_permuted", "aten::_empty_affine_quantized",
+    "aten::empty",
+    "aten::empty_strided",
+    "aten::empty_like",
+    "aten::resize_",
+    "aten::new_empty",
+    "aten::new_empty_strided",
+    "aten::resize_as_",
+    "aten::empty_permuted",
+    "aten::_empty_affine_quantized",
     "aten::empty.memory_format",
 };
 
@@ -69,7 +77,9 @@ const NameSlot& find_name(ThreadState& state, const char* name, Recording& recor
   return slot;
 }
 
-bool is_user_scope(at::RecordScope scope) noexcept { return scope == at::RecordScope::USER_SCOPE; }
+bool is_user_scope(at::RecordScope scope) noexcept {
+  return scope == at::RecordScope::USER_SCOPE;
+}
 
 // A call whose end ran on another thread (asynchronous user scopes) stays behind on this one. The
 // place of its RecordFunction on the C stack being used again shows that it is over.

@@ -42,6 +42,8 @@ void request_root_scan(const StackTable& stacks) noexcept {
     g_pending.store(false); // the queue is full; asked again at the next operator
 }
 
-void forget_root_scan() noexcept { g_pending.store(false); }
+void forget_root_scan() noexcept {
+  g_pending.store(false);
+}
 
 } // namespace memtrace

@@ -101,7 +101,8 @@ bool quiesce() noexcept {
 void forget_in_child() noexcept {
   forget_root_scan();
   g_recording.store(nullptr, std::memory_order_relaxed);
-  // Only this thread is here; the others' states, and a mutex one of them may hold, are left behind.
+  // Only this thread is here; the others' states, and a mutex one of them may hold, are left
+  // behind.
   g_states_mutex = new std::mutex;
   g_states = t_state;
   if (t_state) {

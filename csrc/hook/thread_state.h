@@ -37,11 +37,11 @@ struct OperatorCall {
   int64_t sequence_number;
   uint64_t forward_thread;
   uint32_t call;
-  uint32_t name;     // text id
-  uint32_t owner;    // text id: innermost operator that is not a factory, seen from here
-  uint32_t top;      // text id: outermost operator
+  uint32_t name;  // text id
+  uint32_t owner; // text id: innermost operator that is not a factory, seen from here
+  uint32_t top;   // text id: outermost operator
   uint32_t scope;
-  bool touched;      // something was allocated or freed in it
+  bool touched; // something was allocated or freed in it
 };
 
 struct NameSlot {
@@ -59,7 +59,7 @@ struct ThreadState {
   uint32_t depth = 0;                       // running operators; may exceed kMaxDepth
   ThreadLog* log = nullptr;
   const Recording* recording = &g_no_recording; // that log and names belong to
-  uint32_t thread = 0;    // id in text.log
+  uint32_t thread = 0;                          // id in text.log
   uint32_t last_call = 0;
   OperatorCall calls[kMaxDepth];
   NameSlot names[kNameSlots];
@@ -104,8 +104,8 @@ class HookScope {
     // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
     std::atomic_signal_fence(std::memory_order_seq_cst);
     Recording* recording = g_recording.load(std::memory_order_relaxed);
-    if (!recording ||
-        (state->recording != recording && !join_recording(state, recording))) [[unlikely]] {
+    if (!recording || (state->recording != recording && !join_recording(state, recording)))
+        [[unlikely]] {
       state->busy.store(0, std::memory_order_release);
       return;
     }

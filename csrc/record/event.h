@@ -3,7 +3,8 @@
 // Owner: the thread that writes it. A record is 64 bytes, written in place in a file-backed shared
 // mapping and published by one release store of its last word, `Tail`. Invariants:
 //   - a zero tail means "never written": it legally ends a chunk (a killed process leaves it so);
-//   - only little-endian fixed-width fields, std only, no pointer of the writing process is followed;
+//   - only little-endian fixed-width fields, std only, no pointer of the writing process is
+//   followed;
 //   - a text id used by a record was written to text.log before the record was published.
 #pragma once
 
@@ -47,12 +48,14 @@ enum class Memory : uint16_t { device = 0, host = 1, pinned = 2, mapped = 3, sha
 // 0 is the CPU, 1 + i is cuda:i.
 using DeviceCode = uint8_t;
 constexpr DeviceCode kCpu = 0;
-constexpr DeviceCode cuda_device(int index) { return static_cast<DeviceCode>(1 + index); }
+constexpr DeviceCode cuda_device(int index) {
+  return static_cast<DeviceCode>(1 + index);
+}
 
 // Common to all records, published last. One word, so that one release store publishes the record.
 struct Tail {
-  uint32_t thread;  // ThreadId: number of the thread in its process, from 1; text.log describes it
-  uint16_t pool;    // CUDA: pool id (0 = default); CPU: Memory
+  uint32_t thread; // ThreadId: number of the thread in its process, from 1; text.log describes it
+  uint16_t pool;   // CUDA: pool id (0 = default); CPU: Memory
   DeviceCode device;
   Action action;
 };

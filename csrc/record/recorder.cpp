@@ -151,7 +151,9 @@ template <class Kind> void Recorder::write_slowly(const Kind& record, Loss loss)
   note_log_->publish(record.tail);
 }
 
-void Recorder::note(const Note& note) noexcept { write_slowly(note, Loss::record_no_space); }
+void Recorder::note(const Note& note) noexcept {
+  write_slowly(note, Loss::record_no_space);
+}
 
 void Recorder::event(const AllocatorEvent& event) noexcept {
   write_slowly(event, Loss::external_failed);
@@ -169,8 +171,7 @@ bool Recorder::text(TextKind kind, uint32_t id, const void* payload, size_t size
   return append_text(kind, id, payload, size);
 }
 
-bool Recorder::append_text(TextKind kind, uint32_t id, const void* payload,
-                           size_t size) noexcept {
+bool Recorder::append_text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept {
   constexpr size_t kOnStack = 4096;
   char small[kOnStack];
   const size_t total = sizeof(TextFrame) + size;

@@ -2,9 +2,10 @@
 //
 // Threads: every method may be called from any thread, with or without the GIL, also under torch's
 // allocator lock: nothing here takes the GIL, blocks on another thread's I/O for long, or throws.
-// The hot path is ThreadLog alone; everything here is called once per full window, per name, per thread.
-// Fork: the child must call abandon() on its inherited copy before anything else and make its own;
-// the mappings are not inherited (MADV_DONTFORK), so it cannot write into its parent's spool.
+// The hot path is ThreadLog alone; everything here is called once per full window, per name, per
+// thread. Fork: the child must call abandon() on its inherited copy before anything else and make
+// its own; the mappings are not inherited (MADV_DONTFORK), so it cannot write into its parent's
+// spool.
 #pragma once
 
 #include "record/clock.h"
@@ -79,8 +80,8 @@ class Recorder {
 
   Control* control_ = nullptr;
   uint64_t records_size_ = 0; // under records_mutex_
-  SpoolFile windows_file_; // used under logs_mutex_
-  SpoolFile text_file_;    // used under text_mutex_
+  SpoolFile windows_file_;    // used under logs_mutex_
+  SpoolFile text_file_;       // used under text_mutex_
   std::mutex records_mutex_;
   SpoolFile records_file_; // used under records_mutex_
 };

@@ -1,4 +1,5 @@
-// The spool on disk: what a running process leaves behind, readable at any moment, also after SIGKILL.
+// The spool on disk: what a running process leaves behind, readable at any moment, also after
+// SIGKILL.
 //
 //   spool/process=KEY/
 //     control.bin   one page: who writes, the clock, losses, how it ended
@@ -58,10 +59,11 @@ static_assert(sizeof(Control) <= 4096);
 constexpr size_t kControlBytes = 4096;
 
 // ---- windows.bin and records.bin ----------------------------------------------------------------
-// Both are arrays of chunks: a header in the place of the first record, then records up to the first
-// whose tail is zero. Logs write into windows, which stay mapped and are used again; a full window
-// is appended to records.bin. (A fresh page of a shared file mapping costs 4 us, 60 ns a record; a
-// page that is written with pwrite costs 0.9 us, 14 ns a record: benchmarks/record/spool_write.cpp.)
+// Both are arrays of chunks: a header in the place of the first record, then records up to the
+// first whose tail is zero. Logs write into windows, which stay mapped and are used again; a full
+// window is appended to records.bin. (A fresh page of a shared file mapping costs 4 us, 60 ns a
+// record; a page that is written with pwrite costs 0.9 us, 14 ns a record:
+// benchmarks/record/spool_write.cpp.)
 //   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
 //     appended and being cleared: the window's copy is whole, the appended one may be cut short.
 //   - a chunk whose magic is zero was reserved, or cleared, and holds nothing.
@@ -72,9 +74,9 @@ constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the heade
 
 struct ChunkHeader {
   uint32_t magic;
-  uint32_t log;        // number of the log, from 1
-  uint64_t index;      // place of the chunk in its log, from 0
-  ClockAnchor anchor;  // taken when the chunk was opened
+  uint32_t log;       // number of the log, from 1
+  uint64_t index;     // place of the chunk in its log, from 0
+  ClockAnchor anchor; // taken when the chunk was opened
   uint64_t reserved[4];
 };
 static_assert(sizeof(ChunkHeader) == kRecordBytes);

@@ -24,7 +24,8 @@ class SpoolFile {
   int descriptor() noexcept;
   // Bytes written before the disk was full, or all.
   size_t write_at(const void* data, size_t size, off_t offset) noexcept;
-  // Space is taken before a page is mapped: a sparse mapping on a full disk is a SIGBUS in the host.
+  // Space is taken before a page is mapped: a sparse mapping on a full disk is a SIGBUS in the
+  // host.
   bool reserve(off_t offset, off_t size) noexcept;
   // Closes the descriptor if it is still ours.
   void close() noexcept;

@@ -2,9 +2,9 @@
 //
 // A log writes into one of two windows: mapped chunks that stay resident. The writer fills records
 // in place and publishes each with one release store; when a window is full it goes on in the other
-// one, and the full one is appended to records.bin at the next moment when no allocator lock is held
-// (or, at the latest, when the other one is full as well). When a thread ends, its log goes to the
-// next thread that asks for one.
+// one, and the full one is appended to records.bin at the next moment when no allocator lock is
+// held (or, at the latest, when the other one is full as well). When a thread ends, its log goes to
+// the next thread that asks for one.
 #pragma once
 
 #include "record/event.h"
@@ -24,10 +24,10 @@ struct ThreadLog {
   // Owned by the recorder.
   void* recorder = nullptr;
   void* windows[2] = {nullptr, nullptr};
-  uint32_t active = 0;      // the window that cursor points into
+  uint32_t active = 0;        // the window that cursor points into
   bool flush_pending = false; // the other window is full and not yet appended
-  uint32_t number = 0;      // from 1
-  uint64_t chunks = 0;      // chunks begun so far
+  uint32_t number = 0;        // from 1
+  uint64_t chunks = 0;        // chunks begun so far
   ThreadLog* next_free = nullptr;
 
   // The place of the next record, or null when there is no space.

@@ -3,7 +3,8 @@
     python oracle.py history|profiler PROGRAM OUT.pickle
 
 `history`: the allocator's own trace, counters and snapshot. `profiler`: the bytes that
-torch.profiler reports for each allocation and free. Recorded by memtrace at the same time; the tests compare.
+torch.profiler reports for each allocation and free. Recorded by memtrace at the same time; the
+tests compare.
 """
 
 from __future__ import annotations

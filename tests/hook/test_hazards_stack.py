@@ -25,7 +25,7 @@ def functions(stacks: Any, stack: int) -> list[str]:
 
 
 def assert_reused(addresses: set[int], *, made: int) -> None:
-    """The hazard arose. (AddressSanitizer keeps freed memory back: there it looks for other faults.)"""
+    """The hazard arose. (AddressSanitizer keeps freed memory back: it looks for other faults.)"""
     assert len(addresses) <= made * 0.9 or "MEMTRACE_SANITIZE" in os.environ
 
 
@@ -104,7 +104,7 @@ def test_modules_with_slots_and_base_classes_in_c(stacks: Any) -> None:
         __slots__ = ("extra",)
 
     class Listed(list, Leaf):
-        """Dies through list's dealloc, which memtrace does not see: no name rather than a wrong one."""
+        """Dies through list's dealloc, which memtrace does not see: no name, never a wrong one."""
 
         def __init__(self, take: Any) -> None:
             list.__init__(self)

@@ -1,4 +1,4 @@
-"""Takes stacks at every moment of the program's end: atexit, __del__, module teardown, C's exit()."""
+"""Takes stacks at every moment of a program's end: atexit, __del__, module teardown, exit()."""
 
 from __future__ import annotations
 

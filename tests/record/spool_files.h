@@ -54,7 +54,8 @@ read_chunks(const std::string& directory) {
       std::vector<Record> records;
       for (size_t i = 1; i <= kRecordsPerChunk; ++i) {
         Record record;
-        std::memcpy(static_cast<void*>(&record), bytes.data() + at + i * kRecordBytes, sizeof record);
+        std::memcpy(static_cast<void*>(&record), bytes.data() + at + i * kRecordBytes,
+                    sizeof record);
         if (record.event.tail.action == Action::none)
           break;
         records.push_back(record);

@@ -21,8 +21,8 @@ from memtrace.run.output import pid_of_key
 
 _POLL_S = 0.5  # only where the kernel has no pidfd
 # The answer waits this long for children that end at the same time as the program, and this long
-# the finaliser stays for those that end because the program is gone: the server of multiprocessing's
-# forkserver, DataLoader workers of a killed program. What lives longer is left for `recover`.
+# the finaliser stays for those that end because the program is gone: multiprocessing's fork server,
+# DataLoader workers of a killed program. What lives longer is left for `recover`.
 _CHILDREN_S = 0.5
 _ORPHANS_S = 10.0
 

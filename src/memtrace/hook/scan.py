@@ -72,7 +72,7 @@ class Scan:
             if not any(root.reference() is module for root in self._roots):
                 self._roots.append(_Root(module, number))
         self._mappings = None  # read again when needed: once per look
-        with self._torch._C.DisableTorchFunctionSubclass():
+        with _Unseen(self._torch):
             for root in list(self._roots):
                 module = root.reference()
                 if module is None:
@@ -125,7 +125,7 @@ class Scan:
 
     def label(self, tensor: Any, name: str | None, category: str | None) -> None:
         """memtrace.label: the user's word on one tensor."""
-        with self._torch._C.DisableTorchFunctionSubclass():
+        with _Unseen(self._torch):
             facts = describe_tensor(tensor)
         if facts is None:
             return
@@ -183,6 +183,32 @@ class Scan:
                 )
 
 
+class _Unseen:
+    """A look may come at any line of the program: no tracer, mode or subclass of it sees the look.
+
+    A jit.trace that is under way would take the tensors we ask for into its graph.
+    """
+
+    def __init__(self, torch: ModuleType) -> None:
+        self._c = torch._C
+        self._off: list[Any] = []
+        self._tracing: Any = None
+
+    def __enter__(self) -> None:
+        self._tracing = self._c._get_tracing_state()
+        if self._tracing is not None:
+            self._c._set_tracing_state(None)
+        self._off = [self._c.DisableTorchFunction(), self._c._DisableTorchDispatch()]
+        for off in self._off:
+            off.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for off in reversed(self._off):
+            off.__exit__(*error)
+        if self._tracing is not None:
+            self._c._set_tracing_state(self._tracing)
+
+
 def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
     """A module and all in it, by path; one that hangs in several places comes once for each."""
     # The modules around each one are kept: a model may contain itself.
@@ -201,7 +227,7 @@ def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
 def describe_tensor(tensor: Any) -> dict[str, Any] | None:
     """Where a tensor lies; None: nowhere (meta, fake, a wrapper around others).
 
-    Called with torch functions of subclasses disabled.
+    Call it within _Unseen.
     """
     # A DTensor (FSDP2, tensor parallel) holds this process's shard.
     local = getattr(tensor, "__dict__", {}).get("_local_tensor")

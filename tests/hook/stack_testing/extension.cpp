@@ -78,7 +78,9 @@ PyObject* uninstall(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
-PyObject* take(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(g_table->take()); }
+PyObject* take(PyObject*, PyObject*) {
+  return PyLong_FromUnsignedLong(g_table->take());
+}
 
 // As torch does it: the GIL is released around the allocation.
 PyObject* take_without_gil(PyObject*, PyObject*) {
@@ -102,7 +104,8 @@ PyObject* take_for(PyObject*, PyObject* milliseconds) {
     for (int i = 0; i < 100; ++i)
       same = g_table->take() == first && same;
     clock_gettime(CLOCK_MONOTONIC, &now);
-  } while ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1'000'000 < wait_ms);
+  } while ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1'000'000 <
+           wait_ms);
   Py_END_ALLOW_THREADS;
   return Py_BuildValue("(IO)", first, same ? Py_True : Py_False);
 }
@@ -187,8 +190,8 @@ PyObject* frames(PyObject*, PyObject* stack) {
   for (size_t at = 0; at < found->second.size(); at += sizeof(StackFrame)) {
     StackFrame frame;
     memcpy(&frame, found->second.data() + at, sizeof frame);
-    PyObject* row = Py_BuildValue("(NNII)", name(frame.function), name(frame.file), frame.line,
-                                  frame.module);
+    PyObject* row =
+        Py_BuildValue("(NNII)", name(frame.function), name(frame.file), frame.line, frame.module);
     if (!row || PyList_Append(list, row) < 0)
       return nullptr;
     Py_DECREF(row);
@@ -263,31 +266,37 @@ PyType_Slot g_tensor_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc_
 PyType_Spec g_tensor_spec{"memtrace_stack_testing.Tensor", sizeof(PyObject), 0,
                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, g_tensor_slots};
 
-PyMethodDef g_methods[] = {
-    {"start", start, METH_VARARGS, nullptr},
-    {"install_modules", install_modules, METH_O, nullptr},
-    {"uninstall", uninstall, METH_NOARGS, nullptr},
-    {"take", take, METH_NOARGS, nullptr},
-    {"take_without_gil", take_without_gil, METH_NOARGS, nullptr},
-    {"take_for", take_for, METH_O, nullptr},
-    {"take_for_ever", take_for_ever, METH_NOARGS, nullptr},
-    {"take_in_foreign_thread", take_in_foreign_thread, METH_NOARGS, nullptr},
-    {"call_in_foreign_thread", call_in_foreign_thread, METH_O, nullptr},
-    {"start_foreign_hammer", start_foreign_hammer, METH_NOARGS, nullptr},
-    {"stop_foreign_hammer", stop_foreign_hammer, METH_NOARGS, nullptr},
-    {"bench", bench, METH_O, nullptr},
-    {"frames", frames, METH_O, nullptr},
-    {"module_text", module_text, METH_O, nullptr},
-    {"counts", counts, METH_NOARGS, nullptr},
-    {"take_new_roots", take_new_roots, METH_NOARGS, nullptr},
-    {"module_object", module_object, METH_O, nullptr},
-    {"module_id", module_id, METH_O, nullptr},
-    {"innermost_module", innermost_module, METH_O, nullptr},
-    {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
-    {"last_at_dealloc", last_at_dealloc, METH_NOARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr}};
-PyModuleDef g_module{PyModuleDef_HEAD_INIT, "memtrace_stack_testing", nullptr, -1, g_methods,
-                     nullptr,               nullptr,                  nullptr, nullptr};
+PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
+                           {"install_modules", install_modules, METH_O, nullptr},
+                           {"uninstall", uninstall, METH_NOARGS, nullptr},
+                           {"take", take, METH_NOARGS, nullptr},
+                           {"take_without_gil", take_without_gil, METH_NOARGS, nullptr},
+                           {"take_for", take_for, METH_O, nullptr},
+                           {"take_for_ever", take_for_ever, METH_NOARGS, nullptr},
+                           {"take_in_foreign_thread", take_in_foreign_thread, METH_NOARGS, nullptr},
+                           {"call_in_foreign_thread", call_in_foreign_thread, METH_O, nullptr},
+                           {"start_foreign_hammer", start_foreign_hammer, METH_NOARGS, nullptr},
+                           {"stop_foreign_hammer", stop_foreign_hammer, METH_NOARGS, nullptr},
+                           {"bench", bench, METH_O, nullptr},
+                           {"frames", frames, METH_O, nullptr},
+                           {"module_text", module_text, METH_O, nullptr},
+                           {"counts", counts, METH_NOARGS, nullptr},
+                           {"take_new_roots", take_new_roots, METH_NOARGS, nullptr},
+                           {"module_object", module_object, METH_O, nullptr},
+                           {"module_id", module_id, METH_O, nullptr},
+                           {"innermost_module", innermost_module, METH_O, nullptr},
+                           {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
+                           {"last_at_dealloc", last_at_dealloc, METH_NOARGS, nullptr},
+                           {nullptr, nullptr, 0, nullptr}};
+PyModuleDef g_module{PyModuleDef_HEAD_INIT,
+                     "memtrace_stack_testing",
+                     nullptr,
+                     -1,
+                     g_methods,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     nullptr};
 
 } // namespace
 

@@ -24,7 +24,9 @@ def train(number: int) -> None:
     nn.init.constant_(model.bias, 0.0)
     for _ in range(30):
         model.zero_grad()
-        torch.utils.checkpoint.checkpoint(model, torch.ones(4, 6), use_reentrant=False).sum().backward()
+        torch.utils.checkpoint.checkpoint(
+            model, torch.ones(4, 6), use_reentrant=False
+        ).sum().backward()
     with lock:
         results[number] = model.weight.grad.sum().item()
     local.tensor = torch.ones(5)  # freed as the thread ends
@@ -41,9 +43,9 @@ def at_exit() -> None:
     print("at exit", torch.ones(7).sum().item(), flush=True)
 
 
-def run_for_ever() -> None:
-    while True:
-        torch.ones(100) + 1
+def wait_for_ever() -> None:
+    local.tensor = torch.ones(100) + 1  # never freed: daemon threads do not end
+    time.sleep(3600)
 
 
 atexit.register(at_exit)
@@ -54,7 +56,7 @@ for thread in threads:
     thread.join()
 print(sorted(results.items()))
 threading.Thread(target=outlive).start()
-threading.Thread(target=run_for_ever, daemon=True).start()
+threading.Thread(target=wait_for_ever, daemon=True).start()
 futures = [torch.jit.fork(lambda x: x * 2, torch.ones(3)) for _ in range(4)]
 print([torch.jit.wait(future).sum().item() for future in futures])
 sys.stdout.flush()
