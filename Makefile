@@ -19,7 +19,7 @@ BUILD_TOOLS := cmake ninja pybind11 scikit-build-core
 CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-cuda-sim lint format bench clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -59,24 +59,49 @@ demo: $(VENV)/.installed
 test: lint test-cpp test-python
 
 test-python: $(VENV)/.installed
+	tools/install_test_tools
 	$(BIN)/python -m pytest -m "not cuda_sim and not asan" tests
 
+# $(call configure,PRESET): .build/PRESET, for the Python and with the tools of the environment.
+configure = $(BIN)/cmake --preset $(1) --log-level=WARNING \
+  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+NATIVE_TESTS := memtrace_tests memtrace_hook_tests
+
 test-cpp: $(VENV)/.torch
-	tools/install_doctest
-	$(BIN)/cmake --preset dev -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	tools/install_test_tools
+	$(call configure,dev)
 	$(BIN)/cmake --build --preset dev
 	$(BIN)/ctest --preset dev
+
+# The C++ tests, and the walk over Python's frames with its hazards.
+test-asan: $(VENV)/.installed
+	tools/install_test_tools
+	$(call configure,asan)
+	$(BIN)/cmake --build --preset asan --target $(NATIVE_TESTS)
+	$(BIN)/ctest --preset asan
+	tests/hook/run_asan.sh $(BIN)/python
+
+test-tsan: $(VENV)/.torch
+	tools/install_test_tools
+	$(call configure,tsan)
+	$(BIN)/cmake --build --preset tsan --target $(NATIVE_TESTS)
+	$(BIN)/ctest --preset tsan
 
 test-cuda-sim: $(CUDA_VENV)/.installed
 	$(CUDA_BIN)/python -m pytest -m cuda_sim tests
 
-lint: $(VENV)/.installed $(VENV)/.lint
+lint: $(VENV)/.installed $(VENV)/.lint tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/check_layers.py
 	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Only what has changed since it was clean is looked at: .build/tidy remembers.
+tidy: $(VENV)/.torch $(VENV)/.lint
+	$(call configure,dev)
+	$(BIN)/python tools/tidy --jobs $(JOBS)
 
 format:
 	$(BIN)/ruff check --fix-only .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -25,12 +26,7 @@ def build(folder: Path) -> Path:
     """Compiles the driver with the flags of a release build."""
     program = folder / "event_instructions"
     flags = ["-std=c++20", "-O3", "-DNDEBUG", f"-I{ROOT / 'csrc'}", "-pthread"]
-    include = subprocess.run(
-        ["python3", "-c", "import sysconfig; print(sysconfig.get_path('include'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    include = sysconfig.get_path("include")
     sources = [str(ROOT / source) for source in SOURCES]
     subprocess.run(["g++", *flags, "-isystem", include, *sources, "-o", str(program)], check=True)
     return program

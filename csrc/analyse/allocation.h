@@ -29,11 +29,11 @@ enum class Category : uint8_t {
 enum class CategoryBy : uint8_t { nothing, identity, lifetime, label };
 
 struct Allocation {
-  int64_t id;
-  uint64_t address;
-  int64_t size_bytes, block_bytes;
+  int64_t id = 0;
+  uint64_t address = 0;
+  int64_t size_bytes = 0, block_bytes = 0;
   int64_t resident_bytes = kNull;
-  int64_t alloc_seq, alloc_time_ns;
+  int64_t alloc_seq = 0, alloc_time_ns = 0;
   int64_t free_seq = kNull, free_time_ns = kNull;
   int64_t release_seq = kNull, release_time_ns = kNull;
   int64_t stream = kNull; // the bits of an unsigned handle

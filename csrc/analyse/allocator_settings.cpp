@@ -34,7 +34,7 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
 uint64_t AllocatorSettings::round(uint64_t bytes) const {
   if (bytes < kSmallestBlockBytes)
     return kSmallestBlockBytes;
-  const int log2 = std::bit_width(bytes) - 1;
+  const int log2 = static_cast<int>(std::bit_width(bytes)) - 1;
   const auto size_class = static_cast<size_t>(std::clamp(log2 - 20, 0, 15));
   const uint64_t divisions = roundup_power2_divisions[size_class];
   if (divisions > 1 && bytes > kSmallestBlockBytes * divisions) {

@@ -25,7 +25,7 @@ struct AllocatorSettings {
   static AllocatorSettings from_json(std::string_view text);
 
   uint64_t round(uint64_t bytes) const;
-  bool small(uint64_t rounded_bytes) const { return rounded_bytes <= kSmallPoolMostBytes; }
+  static bool small(uint64_t rounded_bytes) { return rounded_bytes <= kSmallPoolMostBytes; }
   bool splits(uint64_t block_bytes, uint64_t rounded_bytes) const;
 };
 

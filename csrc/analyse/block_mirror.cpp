@@ -216,7 +216,8 @@ void BlockMirror::remove_range(uint64_t address, uint64_t size_bytes, Place plac
     at = erase(carve(at, from, to - from));
   }
   const uint64_t held = segments_.remove(address, size_bytes, place);
-  inconsistencies_ += covered != size_bytes || held != size_bytes;
+  if (covered != size_bytes || held != size_bytes)
+    ++inconsistencies_;
   bytes_.reserved -= static_cast<int64_t>(held);
 }
 

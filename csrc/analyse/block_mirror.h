@@ -31,8 +31,8 @@ struct DeviceBytes {
 enum class BlockState : uint8_t { free, allocated, pending };
 
 struct Block {
-  uint64_t size_bytes;
-  uint64_t owner; // of its segment or reservation
+  uint64_t size_bytes = 0;
+  uint64_t owner = 0; // of its segment or reservation
   uint64_t requested_bytes = 0;
   uint32_t holder = 0; // the caller's number for what lives in it
   BlockState state = BlockState::free;

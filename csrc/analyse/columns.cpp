@@ -61,7 +61,8 @@ ColumnData Column::take(const StringPool& strings) {
   return data;
 }
 
-Table::Table(std::string dataset, std::vector<ColumnSpec> specs) : dataset_(std::move(dataset)) {
+Table::Table(std::string dataset, const std::vector<ColumnSpec>& specs)
+    : dataset_(std::move(dataset)) {
   columns_.reserve(specs.size());
   for (const ColumnSpec& spec : specs)
     columns_.emplace_back(spec);

@@ -91,7 +91,7 @@ class Column {
 
 class Table {
  public:
-  Table(std::string dataset, std::vector<ColumnSpec> specs);
+  Table(std::string dataset, const std::vector<ColumnSpec>& specs);
 
   // One value for each column, in order: int64_t, uint64_t, StringId or a list.
   template <typename... Values> void add(const Values&... values) {

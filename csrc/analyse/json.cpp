@@ -159,10 +159,10 @@ class JsonReader {
   }
 
   bool escaped(std::string& out) {
-    uint32_t code;
+    uint32_t code = 0;
     if (!four_digits(code))
       return false;
-    uint32_t low;
+    uint32_t low = 0;
     if (code >= 0xd800 && code < 0xdc00 && end_ - at_ > 6 && at_[1] == '\\' && at_[2] == 'u') {
       at_ += 2;
       if (!four_digits(low))

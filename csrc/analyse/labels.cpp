@@ -62,14 +62,15 @@ StringId Labels::mempool(uint64_t first, uint64_t second) {
 
 StringId Labels::find_pool(uint16_t pool) {
   uint64_t words[2] = {0, 0};
-  StringId id;
+  auto id = StringId::null;
   const auto text = names_.text().find(TextKind::pool, pool);
-  if (pool != 0 && (!text || text->size() < sizeof words)) {
-    id = names_.intern("?");
-  } else {
-    if (pool != 0)
-      std::memcpy(words, text->data(), sizeof words);
+  if (pool == 0) {
+    id = mempool(0, 0);
+  } else if (text && text->size() >= sizeof words) {
+    std::memcpy(words, text->data(), sizeof words);
     id = mempool(words[0], words[1]);
+  } else {
+    id = names_.intern("?");
   }
   if (pools_.size() <= pool)
     pools_.resize(pool + size_t{1}, StringId::null);

@@ -11,7 +11,7 @@ void Lifetimes::add_finished_rows() {
   order.reserve(finished_.size());
   for (const Allocation& a : finished_)
     order.emplace_back(a.alloc_seq, static_cast<uint32_t>(order.size()));
-  std::sort(order.begin(), order.end());
+  std::ranges::sort(order);
   for (const auto& [seq, place] : order) {
     const Allocation& a = finished_[place];
     const StackFacts& facts = stacks_.facts(a.stack);

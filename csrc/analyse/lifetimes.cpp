@@ -78,7 +78,7 @@ Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
   return holder != 0 ? &pool_[holder] : nullptr;
 }
 
-bool Lifetimes::possible(const AllocatorEvent& event) const {
+bool Lifetimes::possible(const AllocatorEvent& event) {
   switch (event.tail.action) {
   case Action::oom:
   case Action::snapshot:
@@ -323,7 +323,8 @@ void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place plac
   outcome.block_bytes = signed_bytes(block.size_bytes);
   if (const SegmentRange* range = cuda.mirror.segments().find(event.address)) {
     outcome.segment_id = range->id;
-    cuda.mirror.segments().prove_small(*range, settings_.small(settings_.round(event.size_bytes)));
+    cuda.mirror.segments().prove_small(*range,
+                                       AllocatorSettings::small(settings_.round(event.size_bytes)));
   }
   Allocation& placed = pool_[holder];
   placed.block_bytes = outcome.block_bytes;

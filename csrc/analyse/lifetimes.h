@@ -37,16 +37,16 @@ class Lifetimes {
   Lifetimes(NameStrings& names, Labels& labels, StackTable& stacks, OperatorCalls& calls,
             Stages& stages, Datasets& out);
 
-  void set_device_bytes(DeviceCode device, uint64_t bytes);
+  void set_device_bytes(DeviceCode code, uint64_t bytes);
   void set_settings(const AllocatorSettings& settings);
-  void reset_peak(DeviceCode device); // kCpu: of all CUDA devices
+  void reset_peak(DeviceCode code); // kCpu: of all CUDA devices
 
   void event(const AllocatorEvent& event, int64_t time_ns);
   int64_t next_seq() const { return next_seq_; }
 
   OperatorCalls::Thread& calls_of(uint32_t thread) { return thread_state(thread).calls; }
   // The allocation that is live at the address, or null.
-  Allocation* find(DeviceCode device, uint64_t address);
+  Allocation* find(DeviceCode code, uint64_t address);
 
   // Finished allocations that wait to be written.
   size_t finished() const { return finished_.size(); }
@@ -56,12 +56,12 @@ class Lifetimes {
   void finish();
   void add_timeline_rows();
 
-  DeviceTally tally(DeviceCode device) const;
+  DeviceTally tally(DeviceCode code) const;
   const LifetimeCounts& counts() const { return counts_; }
   size_t threads() const { return threads_.size(); }
   uint64_t mirror_inconsistencies() const;
   std::vector<DeviceCode> devices() const;
-  const BlockMirror* mirror(DeviceCode device) const;
+  const BlockMirror* mirror(DeviceCode code) const;
 
  private:
   struct ThreadState {
@@ -83,8 +83,8 @@ class Lifetimes {
     uint32_t born = 0;                            // holder of the allocation that began
   };
 
-  bool possible(const AllocatorEvent& event) const;
-  Device& device(DeviceCode device);
+  static bool possible(const AllocatorEvent& event);
+  Device& device(DeviceCode code);
   ThreadState& thread_state(uint32_t thread);
   Allocation begin(const AllocatorEvent& event, Place place, Origin origin);
   void finish_allocation(uint32_t holder);

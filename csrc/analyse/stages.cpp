@@ -3,6 +3,7 @@
 #include "analyse/json.h"
 
 #include <algorithm>
+#include <ranges>
 
 namespace memtrace {
 namespace {
@@ -30,9 +31,8 @@ void Stages::stage_begin(const Note& note, Place place) {
 }
 
 void Stages::stage_end(const Note& note, Place place) {
-  const auto found = std::find_if(stages_.rbegin(), stages_.rend(), [&](const OpenStage& stage) {
-    return stage.id == static_cast<int64_t>(note.value);
-  });
+  const auto found = std::ranges::find(stages_.rbegin(), stages_.rend(),
+                                       static_cast<int64_t>(note.value), &OpenStage::id);
   if (found == stages_.rend())
     return;
   add_stage(*found, place);
@@ -50,9 +50,8 @@ void Stages::step_begin(const Note& note, Place place) {
 }
 
 void Stages::step_end(const Note& note, Place place) {
-  const auto found = std::find_if(steps_.rbegin(), steps_.rend(), [&](const OpenStep& step) {
-    return step.step == static_cast<int64_t>(note.value);
-  });
+  const auto found = std::ranges::find(steps_.rbegin(), steps_.rend(),
+                                       static_cast<int64_t>(note.value), &OpenStep::step);
   if (found == steps_.rend())
     return;
   add_step(*found, place);
@@ -90,11 +89,11 @@ void Stages::add_step(const OpenStep& step, Place end) {
 
 const Stages::OpenStage* Stages::innermost(uint32_t thread) const {
   const OpenStage* process = nullptr;
-  for (auto stage = stages_.rbegin(); stage != stages_.rend(); ++stage) {
-    if (stage->thread == thread && thread != 0)
-      return &*stage;
-    if (stage->thread == 0 && !process)
-      process = &*stage;
+  for (const OpenStage& stage : std::views::reverse(stages_)) {
+    if (stage.thread == thread && thread != 0)
+      return &stage;
+    if (stage.thread == 0 && !process)
+      process = &stage;
   }
   if (process || stages_.empty())
     return process;
@@ -105,10 +104,10 @@ Stages::Current Stages::current(uint32_t thread) const {
   Current current;
   if (const OpenStage* stage = innermost(thread))
     current.stage = stage->name;
-  for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
-    if (current.step == kNull || step->thread == thread)
-      current.step = step->step;
-    if (step->thread == thread)
+  for (const OpenStep& step : std::views::reverse(steps_)) {
+    if (current.step == kNull || step.thread == thread)
+      current.step = step.step;
+    if (step.thread == thread)
       break;
   }
   return current;

@@ -27,8 +27,7 @@ TensorNotes::TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows)
     : names_(names), lifetimes_(lifetimes), rows_(rows) {
   for (const std::string_view text : names.text().tensor_notes())
     read(text);
-  std::stable_sort(notes_.begin(), notes_.end(),
-                   [](const Note& a, const Note& b) { return a.ticks < b.ticks; });
+  std::ranges::stable_sort(notes_, {}, &Note::ticks);
 }
 
 void TensorNotes::read(std::string_view text) {
@@ -110,7 +109,7 @@ void TensorNotes::apply(const Note& note, Allocation& allocation) {
   for (const int64_t size : note.shape)
     hash = mix(hash, static_cast<uint64_t>(size));
   auto& named = named_[allocation.id];
-  if (std::find(named.begin(), named.end(), hash) != named.end())
+  if (std::ranges::find(named, hash) != named.end())
     return;
   named.push_back(hash);
   rows_.add(allocation.id, note.name, note.kind, note.offset_bytes, note.shape, note.dtype,

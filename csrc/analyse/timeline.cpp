@@ -21,8 +21,7 @@ void Timeline::join_to(size_t most_bins) {
   while (bins_.size() > most_bins && shift_ < 62) {
     ++shift_;
     size_t kept = 0;
-    for (size_t i = 0; i < bins_.size(); ++i) {
-      Bin bin = bins_[i];
+    for (Bin bin : bins_) { // a copy: its place may be written below
       bin.place >>= 1;
       if (kept > 0 && bins_[kept - 1].place == bin.place) {
         Bin& joined = bins_[kept - 1];

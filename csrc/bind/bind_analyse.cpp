@@ -45,14 +45,14 @@ struct PyBatch {
   py::list columns;
 };
 
-PyColumn to_column(ColumnData&& data) {
+PyColumn to_column(ColumnData data) {
   PyColumn column{data.name, kTypeNames[static_cast<size_t>(data.type)], py::none()};
   if (data.type == ColumnType::string) {
     column.values = to_array(std::move(data.codes));
     py::list dictionary;
     for (const std::string& text : data.dictionary)
       dictionary.append(to_str(text));
-    column.dictionary = dictionary;
+    column.dictionary = std::move(dictionary);
   } else {
     column.values = to_array(std::move(data.words));
   }

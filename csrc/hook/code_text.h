@@ -6,7 +6,7 @@
 
 #include <string>
 
-typedef struct _object PyObject;
+using PyObject = struct _object;
 
 namespace memtrace {
 

@@ -112,9 +112,7 @@ CudaAttach attach_cuda_allocator() {
   const std::string back_end = allocator->name();
   if (back_end != "native")
     throw std::runtime_error("torch's CUDA allocator back end is '" + back_end +
-                             "', which offers no event tracker: CUDA memory is not recorded; unset "
-                             "backend: in PYTORCH_ALLOC_CONF (or the pluggable allocator) to "
-                             "record it");
+                             "', which reports no events");
   if (!g_attached.exchange(true)) {
     cuda_pools();
     allocator->attachAllocatorTraceTracker(&on_event);

@@ -57,8 +57,8 @@ class CudaPoolTable {
  private:
   struct Entry {
     MempoolId id;
-    const Recording* recording;
-    uint16_t number;
+    const Recording* recording = nullptr;
+    uint16_t number = 0;
   };
 
   uint16_t add(const MempoolId& pool, Recording& recording) noexcept {
@@ -133,9 +133,9 @@ template <class TraceEntry>
   facts.pool = pool_number(entry.mempool_, scope.recording());
   facts.device = cuda_device(static_cast<int>(device_index(entry)));
   facts.action = action_of<TraceEntry>(entry.action_);
-  if (facts.action == Action::oom)
+  if (facts.action == Action::oom) {
     facts.stream = entry.addr_; // free bytes of the device
-  else {
+  } else {
     facts.address = entry.addr_;
     facts.stream = reinterpret_cast<uint64_t>(entry.stream_);
   }

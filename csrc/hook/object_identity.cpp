@@ -35,7 +35,7 @@ class AddressFilter {
   static uint64_t place(const void* object) noexcept {
     return (reinterpret_cast<uintptr_t>(object) >> 4) * 0x9E3779B97F4A7C15ULL >> (64 - kBits);
   }
-  std::atomic<uint8_t> counts_[1u << kBits] = {};
+  std::atomic<uint8_t> counts_[1U << kBits] = {};
 };
 
 class WatchList {
@@ -95,8 +95,8 @@ void object_dies(PyObject* object);
 
 // One slot of a static type, ours while `placed`.
 struct DeallocHook {
-  PyTypeObject* type;
-  destructor ours;
+  PyTypeObject* type = nullptr;
+  destructor ours = nullptr;
   destructor original = nullptr;
   bool placed = false;
 
@@ -131,8 +131,11 @@ void object_dies(PyObject* object) {
 void prepare_lists() noexcept {
   if (g_codes)
     return;
+  // NOLINTBEGIN(bugprone-unhandled-exception-at-new): once, at the start of a recording; a program
+  // that has no memory left for it is at its end anyway
   g_codes = new WatchList;
   g_instances = new WatchList;
+  // NOLINTEND(bugprone-unhandled-exception-at-new)
   pthread_atfork(
       [] {
         g_codes->lock();
@@ -172,7 +175,7 @@ bool is_alive(const PyObject* object, uint64_t number) noexcept {
 }
 
 bool is_watched(const PyObject* object, uint64_t number) noexcept {
-  return g_instances && g_instances->holds(object, number);
+  return g_instances != nullptr && g_instances->holds(object, number);
 }
 
 void hook_code_deaths() noexcept {

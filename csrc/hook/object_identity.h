@@ -14,18 +14,18 @@
 #include <atomic>
 #include <cstdint>
 
-typedef struct _object PyObject;
-typedef struct _typeobject PyTypeObject;
+using PyObject = struct _object;
+using PyTypeObject = struct _typeobject;
 
 namespace memtrace {
 
 constexpr uint32_t kSaltBits = 11;
-inline std::atomic<uint32_t> g_salts[1u << kSaltBits];
+inline std::atomic<uint32_t> g_salts[1U << kSaltBits];
 
 // Many objects share a salt: a change only sends their stacks through the slow path once more. So
 // the bits of the address are good enough, and every instruction here is paid per frame.
 inline std::atomic<uint32_t>& salt_slot(const void* object) noexcept {
-  return g_salts[reinterpret_cast<uintptr_t>(object) >> 6 & ((1u << kSaltBits) - 1)];
+  return g_salts[reinterpret_cast<uintptr_t>(object) >> 6 & ((1U << kSaltBits) - 1)];
 }
 inline uint64_t salt(const void* object) noexcept {
   return salt_slot(object).load(std::memory_order_relaxed) * 0x9E3779B97F4A7C15ULL;

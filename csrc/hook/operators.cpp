@@ -40,7 +40,7 @@ constexpr std::string_view kFactories[] = {
 };
 
 bool is_factory(std::string_view name) noexcept {
-  return std::find(std::begin(kFactories), std::end(kFactories), name) != std::end(kFactories);
+  return std::ranges::find(kFactories, name) != std::end(kFactories);
 }
 
 // Our copies of the names, one per text: slots of all threads point to them. Never freed, and

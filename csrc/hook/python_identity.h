@@ -12,8 +12,8 @@ namespace memtrace {
 
 // Code objects of torch.nn.Module, kept alive for ever once known. Written under the GIL.
 struct ModuleCalls {
-  std::atomic<const void*> entry{
-      this}; // _wrapped_call_impl: its `self` is the module; not known: this
+  // _wrapped_call_impl: its `self` is the module; not known: this
+  std::atomic<const void*> entry{this};
   std::array<std::atomic<const void*>, 8> plumbing{}; // _call_impl and the functions inside it
 
   bool is_module_call(const void* code) const noexcept {

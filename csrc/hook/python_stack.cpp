@@ -230,9 +230,11 @@ uint32_t StackTable::first_sight(const void* innermost, StackHash hash) noexcept
       tables.contents.insert(content, id);
       if (tables.innermost.size() <= id)
         tables.innermost.resize(id + size_t{1});
-      for (const StackFrame& frame : tables.frames)
-        if ((tables.innermost[id] = frame.module) != 0)
+      for (const StackFrame& frame : tables.frames) {
+        tables.innermost[id] = frame.module;
+        if (frame.module != 0)
           break;
+      }
     }
     stacks_.insert(hash, id);
     return id;

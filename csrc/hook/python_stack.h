@@ -3,12 +3,10 @@
 // Owner: any thread may call take(); the rest is called under the GIL. A thread's own Python frames
 // are frozen while it is in C, so reading them needs no lock. Invariants:
 //   - take() takes no reference, never allocates a Python object, never waits for the GIL (it may
-//   run
-//     under torch's device lock) and reads only frames of the calling thread;
+//     run under torch's device lock) and reads only frames of the calling thread;
 //   - a stack is known by a hash of what its frames point to; code objects and modules whose
-//   address
-//     is in the table are watched until they die (object_identity.h), so a new object at a reused
-//     address never meets an old entry;
+//     address is in the table are watched until they die (object_identity.h), so a new object at a
+//     reused address never meets an old entry;
 //   - text is written before take() returns its id for the first time;
 //   - a table is never destroyed: threads may still be in take() after a recording has stopped.
 #pragma once
@@ -23,7 +21,7 @@
 #include "hook/stack_cache.h"
 #include "record/spool.h"
 
-typedef struct _object PyObject;
+using PyObject = struct _object;
 
 namespace memtrace {
 
@@ -46,6 +44,7 @@ class StackTable {
   // of such files, and of runpy between them, are left out at the outer end of every stack.
   static StackTable* create(TextSink& sink, std::vector<std::string> runner_prefixes = {});
 
+  ~StackTable() = delete;
   StackTable(const StackTable&) = delete;
   StackTable& operator=(const StackTable&) = delete;
 

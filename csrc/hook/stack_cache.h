@@ -54,8 +54,8 @@ class StackCache {
     ++count_;
   }
 
-  static constexpr uint64_t kFirstSlots = 1u << 11;
-  static constexpr uint64_t kMaxSlots = 1u << 18; // 4 MiB
+  static constexpr uint64_t kFirstSlots = 1U << 11;
+  static constexpr uint64_t kMaxSlots = 1U << 18; // 4 MiB
 
  private:
   static constexpr uint32_t kMaxProbes = 64;

@@ -8,16 +8,16 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <type_traits>
 #include <unistd.h>
 
 namespace memtrace {
 
-// Defined with the operator hook, which alone knows torch's numbering of threads.
-uint64_t record_function_thread() noexcept;
-
 namespace {
 
-std::mutex* g_states_mutex = new std::mutex; // leaked: threads end after static destructors
+constinit std::mutex g_states_mutex;
+// Threads end after static destructors, and a forked child begins the mutex anew.
+static_assert(std::is_trivially_destructible_v<std::mutex>);
 ThreadState* g_states = nullptr;
 pthread_key_t g_key;
 pthread_once_t g_key_once = PTHREAD_ONCE_INIT;
@@ -27,7 +27,7 @@ pthread_once_t g_key_once = PTHREAD_ONCE_INIT;
 void end_thread(void* pointer) {
   auto* state = static_cast<ThreadState*>(pointer);
   t_state = nullptr;
-  std::lock_guard lock(*g_states_mutex);
+  std::lock_guard lock(g_states_mutex);
   Recording* recording = g_recording.load(std::memory_order_relaxed);
   if (state->log && recording && recording == state->recording)
     recording->api.release_log(recording->api.recorder, state->log);
@@ -48,7 +48,7 @@ ThreadState* make_thread_state() noexcept {
   if (!state)
     return nullptr;
   {
-    std::lock_guard lock(*g_states_mutex);
+    std::lock_guard lock(g_states_mutex);
     state->next = g_states;
     g_states = state;
   }
@@ -87,7 +87,7 @@ bool quiesce() noexcept {
   for (int tries = 0; tries < 1000; ++tries) {
     bool anyone = false;
     {
-      std::lock_guard lock(*g_states_mutex);
+      std::lock_guard lock(g_states_mutex);
       for (ThreadState* state = g_states; state; state = state->next)
         anyone |= state != t_state && state->busy.load(std::memory_order_acquire) != 0;
     }
@@ -103,7 +103,7 @@ void forget_in_child() noexcept {
   g_recording.store(nullptr, std::memory_order_relaxed);
   // Only this thread is here; the others' states, and a mutex one of them may hold, are left
   // behind.
-  g_states_mutex = new std::mutex;
+  new (&g_states_mutex) std::mutex;
   g_states = t_state;
   if (t_state) {
     t_state->next = nullptr;

@@ -19,7 +19,7 @@ class StackTable;
 // One recording, as the hooks see it. Lives until the process ends: a hook that is under way while
 // the recording stops may still look at it, and its address is its identity.
 struct Recording {
-  RecorderApi api;
+  RecorderApi api{};
   StackTable* stacks = nullptr;          // null: stacks are not taken
   uint64_t stack_min_bytes = UINT64_MAX; // allocations below this get no stack
 
@@ -67,7 +67,7 @@ struct ThreadState {
 
   // Not inside a hook and in no operator, in one load.
   bool is_idle() const noexcept {
-    uint64_t both;
+    uint64_t both = 0;
     std::memcpy(&both, this, sizeof both);
     return both == 0;
   }
@@ -75,6 +75,9 @@ struct ThreadState {
 static_assert(offsetof(ThreadState, busy) == 0 && offsetof(ThreadState, depth) == 4);
 
 inline __attribute__((tls_model("initial-exec"))) thread_local ThreadState* t_state = nullptr;
+
+// RecordFunction's number of this thread; defined with the operator hook, which alone knows it.
+uint64_t record_function_thread() noexcept;
 
 // Makes this thread's state, or null when there is no memory.
 ThreadState* make_thread_state() noexcept;

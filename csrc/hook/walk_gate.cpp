@@ -1,9 +1,9 @@
 #include "hook/walk_gate.h"
 
+#include <ctime>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <new>

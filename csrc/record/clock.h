@@ -8,7 +8,7 @@
 
 #include <cstdint>
 #include <ctime>
-#if defined(__x86_64__)
+#ifdef __x86_64__
 #include <cpuid.h>
 #include <x86intrin.h>
 #endif
@@ -16,14 +16,14 @@
 namespace memtrace {
 
 inline uint64_t clock_ns(clockid_t clock) noexcept {
-  timespec now;
+  timespec now{};
   clock_gettime(clock, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000ULL + static_cast<uint64_t>(now.tv_nsec);
 }
 
 inline Clock detect_clock() noexcept {
-#if defined(__x86_64__)
-  unsigned a, b, c, d = 0;
+#ifdef __x86_64__
+  unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kInvariantTsc = 1U << 8;
   if (__get_cpuid(0x80000007U, &a, &b, &c, &d) && (d & kInvariantTsc))
     return Clock::tsc;
@@ -35,7 +35,7 @@ inline const Clock kClock = detect_clock();
 
 // Only where kClock is Clock::tsc.
 inline uint64_t ticks_tsc() noexcept {
-#if defined(__x86_64__)
+#ifdef __x86_64__
   return __rdtsc();
 #else
   return 0;
@@ -52,9 +52,9 @@ inline uint64_t ticks_before() noexcept {
 // lock that handed the address over from another thread, and the alloc would seem older than the
 // free that made it possible.
 inline uint64_t ticks_after() noexcept {
-#if defined(__x86_64__)
+#ifdef __x86_64__
   if (kClock == Clock::tsc) [[likely]] {
-    unsigned cpu;
+    unsigned cpu = 0;
     return __rdtscp(&cpu);
   }
 #endif

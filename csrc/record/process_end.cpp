@@ -35,11 +35,11 @@ bool send_status(const ProcessEnd& end, int status) noexcept {
 // back to its default by now.
 bool wait_until_done(int fd) noexcept {
   pollfd waited{fd, POLLIN, 0};
-  int ready;
+  int ready = 0;
   do {
     ready = poll(&waited, 1, -1);
   } while (ready < 0 && errno == EINTR);
-  char byte;
+  char byte = 0;
   return ready > 0 && read(fd, &byte, 1) == 1;
 }
 

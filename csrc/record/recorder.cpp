@@ -5,6 +5,7 @@
 #include <new>
 #include <stdexcept>
 #include <sys/mman.h>
+#include <system_error>
 #include <unistd.h>
 
 namespace memtrace {
@@ -19,7 +20,8 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
     page = mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                 control_file.descriptor(), 0);
   if (page == MAP_FAILED)
-    throw std::runtime_error("cannot reserve space in " + directory + ": " + std::strerror(errno));
+    throw std::runtime_error("cannot reserve space in " + directory + ": " +
+                             std::generic_category().message(errno));
   madvise(page, kControlBytes, MADV_DONTFORK);
   control_ = static_cast<Control*>(page);
   control_->version = kSpoolVersion;
@@ -122,7 +124,7 @@ void Recorder::flush(ThreadLog* log) noexcept {
 // Appends a full window to records.bin and clears it. A kill in between leaves the chunk in both
 // files or, with its magic gone, in records.bin alone.
 void Recorder::append_window(void* window) noexcept {
-  size_t written;
+  size_t written = 0;
   {
     std::lock_guard lock(records_mutex_); // the kernel takes the file's own lock for a write anyway
     written = records_file_.write_at(window, kChunkBytes, static_cast<off_t>(records_size_)) /

@@ -37,7 +37,7 @@ class Recorder {
   void flush(ThreadLog* log) noexcept;
 
   // The id of a string, written to text.log on first sight. 0 only for the empty string.
-  uint32_t intern(std::string_view text) noexcept;
+  uint32_t intern(std::string_view name) noexcept;
   bool text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
   uint32_t next_id(TextKind kind) noexcept;
   void lose(Loss kind, uint64_t count = 1) noexcept;

@@ -67,7 +67,7 @@ constexpr size_t kControlBytes = 4096;
 //   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
 //     appended and being cleared: the window's copy is whole, the appended one may be cut short.
 //   - a chunk whose magic is zero was reserved, or cleared, and holds nothing.
-constexpr size_t kChunkBytes = 64 * 1024;
+constexpr size_t kChunkBytes = size_t{64} * 1024;
 constexpr uint32_t kChunkMagic = 0x4b4e4843; // "CHNK"
 constexpr size_t kRecordBytes = 64;
 constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the header takes one place

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <stdexcept>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 
 namespace memtrace {
@@ -58,7 +58,8 @@ void SpoolFile::create(const std::string& path) {
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
   struct stat status{};
   if (fd < 0 || fstat(fd, &status) != 0)
-    throw std::runtime_error("cannot create " + path + ": " + std::strerror(errno));
+    throw std::runtime_error("cannot create " + path + ": " +
+                             std::generic_category().message(errno));
   path_ = path;
   device_ = status.st_dev;
   inode_ = status.st_ino;
@@ -107,7 +108,7 @@ bool SpoolFile::reserve(off_t offset, off_t size) noexcept {
   const int fd = descriptor();
   if (fd < 0 || allowed(offset, static_cast<size_t>(size)) < static_cast<size_t>(size))
     return false;
-  int status;
+  int status = 0;
   do {
     status = fallocate(fd, 0, offset, size);
   } while (status != 0 && errno == EINTR);

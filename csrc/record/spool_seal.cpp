@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -32,7 +33,7 @@ bool seal_control(Control* control, const SpoolEnd& end) {
 // Where the next frame goes: behind the last whole one.
 off_t end_of_text(int fd, off_t size) {
   off_t at = 0;
-  TextFrame frame;
+  TextFrame frame{};
   while (at + static_cast<off_t>(sizeof frame) <= size &&
          pread(fd, &frame, sizeof frame, at) == static_cast<ssize_t>(sizeof frame) &&
          frame.check == kTextCheck &&
@@ -42,7 +43,7 @@ off_t end_of_text(int fd, off_t size) {
 }
 
 bool append_note(int fd, std::string_view note) {
-  struct stat about;
+  struct stat about{};
   if (fstat(fd, &about) != 0)
     return false;
   const TextFrame frame{static_cast<uint32_t>(note.size()), TextKind::process, kTextCheck, 0};
@@ -61,7 +62,7 @@ bool seal_spool(const std::string& directory, const SpoolEnd& end, std::string* 
   struct stat about{};
   void* page = MAP_FAILED;
   if (control_fd >= 0 && fstat(control_fd, &about) == 0 &&
-      about.st_size >= static_cast<off_t>(sizeof(Control)))
+      std::cmp_greater_equal(about.st_size, sizeof(Control)))
     page = mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, control_fd, 0);
   if (control_fd >= 0)
     close(control_fd);

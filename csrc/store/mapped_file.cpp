@@ -3,10 +3,10 @@
 #include "store/spool_error.h"
 
 #include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 
 namespace memtrace {
@@ -16,7 +16,7 @@ MappedFile::MappedFile(const std::string& path, Missing missing) {
   if (fd < 0 && errno == ENOENT && missing == Missing::empty)
     return;
   if (fd < 0)
-    throw SpoolError("cannot read " + path + ": " + std::strerror(errno));
+    throw SpoolError("cannot read " + path + ": " + std::generic_category().message(errno));
   struct stat status{};
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(fd);
@@ -28,7 +28,7 @@ MappedFile::MappedFile(const std::string& path, Missing missing) {
     const int reason = errno;
     if (mapping == MAP_FAILED) {
       ::close(fd);
-      throw SpoolError("cannot map " + path + ": " + std::strerror(reason));
+      throw SpoolError("cannot map " + path + ": " + std::generic_category().message(reason));
     }
     data_ = static_cast<uint8_t*>(mapping);
   }

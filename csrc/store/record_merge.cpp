@@ -29,7 +29,7 @@ RecordMerge::RecordMerge(const SpoolReader& reader) : reader_(reader) {
     push(&cursor);
 }
 
-const Record& RecordMerge::head(const Cursor& cursor) const {
+const Record& RecordMerge::head(const Cursor& cursor) {
   return (*cursor.log)[cursor.chunk].records[cursor.place];
 }
 
@@ -154,8 +154,8 @@ void RecordMerge::sift_down(size_t at) {
 
 void RecordMerge::push(Cursor* cursor) {
   heap_.push_back(cursor);
-  std::push_heap(heap_.begin(), heap_.end(),
-                 [](const Cursor* a, const Cursor* b) { return later(a->key, b->key); });
+  std::ranges::push_heap(heap_,
+                         [](const Cursor* a, const Cursor* b) { return later(a->key, b->key); });
 }
 
 void RecordMerge::pop() {

@@ -28,7 +28,7 @@ class RecordMerge {
   static constexpr size_t kWindowRecords = 1024;      // in each log
 
   struct Cursor {
-    const LogRecords* log;
+    const LogRecords* log = nullptr;
     size_t chunk = 0;
     size_t place = 0;
     uint64_t key = 0; // ticks of the head, never less than of the record before it
@@ -38,7 +38,7 @@ class RecordMerge {
     uint32_t expected = 0;
   };
 
-  const Record& head(const Cursor& cursor) const;
+  static const Record& head(const Cursor& cursor);
   bool step(Cursor& cursor);
   int64_t ahead(const Record& record) const;
   bool earlier_is_near(const Cursor& cursor) const;

@@ -13,7 +13,7 @@ static_assert(std::endian::native == std::endian::little, "the spool is little-e
 
 uint64_t tail_word(const Record& record) {
   // The writer may still run: its release store pairs with this.
-  auto* word = reinterpret_cast<const uint64_t*>(&record.event.tail);
+  const auto* word = reinterpret_cast<const uint64_t*>(&record.event.tail);
   return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
@@ -52,8 +52,8 @@ SpoolReader::SpoolReader(const std::string& directory)
 Control SpoolReader::read_control(const std::string& path) {
   const MappedFile file(path);
   if (file.size() >= sizeof(uint64_t) + sizeof(uint32_t)) {
-    uint64_t magic;
-    uint32_t version;
+    uint64_t magic = 0;
+    uint32_t version = 0;
     std::memcpy(&magic, file.data(), sizeof magic);
     std::memcpy(&version, file.data() + sizeof magic, sizeof version);
     if (magic == 0 && !any_byte_set(file.data(), file.size()))
@@ -69,7 +69,7 @@ Control SpoolReader::read_control(const std::string& path) {
   }
   if (file.size() < sizeof(Control))
     throw SpoolError(path + " is cut short (" + std::to_string(file.size()) + " bytes)");
-  Control control;
+  Control control{};
   std::memcpy(&control, file.data(), sizeof control);
   constexpr uint32_t kMostChunkBytes = 1U << 30;
   if (control.chunk_bytes < 2 * kRecordBytes || control.chunk_bytes > kMostChunkBytes ||
@@ -93,7 +93,8 @@ void SpoolReader::collect_chunks(const MappedFile& file, ChunksByLog& by_log) {
     if (header.magic == 0 && header.log == 0 && bytes >= sizeof header)
       continue; // reserved, or cleared
     if (header.magic != kChunkMagic || header.log == 0) {
-      bad_chunks_ += header.magic != 0 || bytes < sizeof header;
+      if (header.magic != 0 || bytes < sizeof header)
+        ++bad_chunks_;
       continue;
     }
     const size_t room = (bytes - sizeof header) / kRecordBytes;
@@ -111,8 +112,7 @@ void SpoolReader::collect_chunks(const MappedFile& file, ChunksByLog& by_log) {
 // The chunks of each log in their order.
 void SpoolReader::chain_chunks(ChunksByLog& by_log) {
   for (auto& [log, chunks] : by_log) {
-    std::stable_sort(chunks.begin(), chunks.end(),
-                     [](const Chunk& a, const Chunk& b) { return a.index < b.index; });
+    std::ranges::stable_sort(chunks, {}, &Chunk::index);
     LogRecords records;
     uint64_t expected = 0;
     for (const Chunk& chunk : chunks) {
@@ -135,12 +135,12 @@ TickScale SpoolReader::tick_scale() const {
   if (control_.complete && control_.end.ticks != 0)
     anchors.push_back(control_.end);
   anchors.insert(anchors.end(), later_anchors_.begin(), later_anchors_.end());
-  return TickScale(control_.clock, std::move(anchors));
+  return {control_.clock, std::move(anchors)};
 }
 
 void SpoolReader::release(const ChunkRecords& chunk) const {
-  if (!records_file_.holds(chunk.records))
-    return;                                                                // a window: one of few
+  if (!records_file_.holds(chunk.records)) // a window: one of few
+    return;
   const auto* start = reinterpret_cast<const uint8_t*>(chunk.records - 1); // its header
   records_file_.release(static_cast<size_t>(start - records_file_.data()),
                         (chunk.count + 1) * kRecordBytes);

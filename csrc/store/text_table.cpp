@@ -12,10 +12,10 @@ bool plausible(const TextFrame& frame) {
 
 } // namespace
 
-TextTable::TextTable(const std::string& path) : file_(path) {
-  // A frame takes at least a header: no honest id can be larger, and no garbage id makes us
-  // reserve more than the log itself is long.
-  most_ids_ = file_.size() / sizeof(TextFrame) + 1;
+// A frame takes at least a header: no honest id can be larger, and no garbage id makes us reserve
+// more than the log itself is long.
+TextTable::TextTable(const std::string& path)
+    : file_(path), most_ids_(file_.size() / sizeof(TextFrame) + 1) {
   read();
 }
 
@@ -24,7 +24,7 @@ void TextTable::read() {
   const size_t size = file_.size();
   size_t at = 0;
   while (at + sizeof(TextFrame) <= size) {
-    TextFrame frame;
+    TextFrame frame{};
     std::memcpy(&frame, data + at, sizeof frame);
     const size_t left = size - at - sizeof frame;
     if (plausible(frame) && frame.length <= left) {
@@ -43,7 +43,8 @@ void TextTable::read() {
     ++at;
   }
   for (; at < size; ++at)
-    bytes_cut_ += data[at] != 0;
+    if (data[at] != 0)
+      ++bytes_cut_;
 }
 
 void TextTable::add(const TextFrame& frame, std::string_view payload) {
@@ -101,7 +102,7 @@ std::string_view TextTable::module_path(uint32_t module, uint32_t root) const {
     return {};
   std::string_view any;
   for (const std::string_view text : found->second) {
-    uint32_t of;
+    uint32_t of = 0;
     std::memcpy(&of, text.data(), sizeof of);
     const std::string_view path = text.substr(sizeof of);
     if (of == root)

@@ -40,7 +40,7 @@ class TextTable {
 
   static constexpr size_t kKinds = 9;
   MappedFile file_;
-  size_t most_ids_ = 0;
+  size_t most_ids_;
   std::array<std::vector<std::string_view>, kKinds> texts_;
   std::unordered_map<uint32_t, std::vector<std::string_view>> module_paths_;
   std::vector<std::string_view> process_notes_, tensor_notes_;

@@ -18,8 +18,7 @@ TickScale::TickScale(Clock clock, std::vector<ClockAnchor> anchors) {
     pieces_.push_back({origin.ticks, 0, 1.0});
     return;
   }
-  std::sort(anchors.begin(), anchors.end(),
-            [](const auto& a, const auto& b) { return a.ticks < b.ticks; });
+  std::ranges::sort(anchors, {}, &ClockAnchor::ticks);
   pieces_.push_back({origin.ticks, 0, 1.0});
   for (const ClockAnchor& anchor : anchors) {
     Piece& last = pieces_.back();
@@ -40,9 +39,7 @@ TickScale::TickScale(Clock clock, std::vector<ClockAnchor> anchors) {
 int64_t TickScale::ns(uint64_t ticks) const {
   if (ticks < pieces_[last_].ticks ||
       (last_ + 1 < pieces_.size() && ticks >= pieces_[last_ + 1].ticks)) {
-    const auto after =
-        std::upper_bound(pieces_.begin(), pieces_.end(), ticks,
-                         [](uint64_t t, const Piece& piece) { return t < piece.ticks; });
+    const auto after = std::ranges::upper_bound(pieces_, ticks, {}, &Piece::ticks);
     last_ = after == pieces_.begin() ? 0 : static_cast<size_t>(after - pieces_.begin()) - 1;
   }
   const Piece& piece = pieces_[last_];

@@ -20,8 +20,7 @@ from memtrace.analyse.counters import (
 )
 from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.snapshot import snapshot_at
-from memtrace.analyse.target import why_empty
-from memtrace.errors import MemtraceError
+from memtrace.analyse.target import check_device, why_empty
 from memtrace.trace import Process, Trace
 
 OPERATORS_SHOWN = 5
@@ -114,9 +113,7 @@ def summarise(trace: Trace, *, device: str | None = None) -> Summary:
     Args:
         device: only this one; every device when left out.
     """
-    if device is not None and device not in trace.devices:
-        known = ", ".join(trace.devices) or why_empty(trace)
-        raise MemtraceError(f"no memory of {device} in this trace; it has {known}")
+    check_device(trace, device)
     processes = tuple(_process(trace, process, device) for process in trace.process_list)
     return Summary(
         path=str(trace.path),

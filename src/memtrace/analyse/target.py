@@ -25,10 +25,7 @@ def choose_target(
     """The device and process asked for; by default the largest peak on an accelerator."""
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
-    if device is not None and device not in trace.devices:
-        raise MemtraceError(
-            f"no memory of {device} in this trace; it has {', '.join(trace.devices)}"
-        )
+    check_device(trace, device)
     whose = None if process is None else find_process(trace, process)
     names = trace.devices if device is None else [device]
     peaks = [peak for name in names for peak in _peaks(trace, name, of)]
@@ -39,6 +36,28 @@ def choose_target(
     best = min(candidates, key=lambda peak: (peak[1].device == "cpu", -peak[1].total_bytes))
     same_device = tuple(peak for peak in peaks if peak[1].device == best[1].device)
     return Target(best[1].device, *best, same_device)
+
+
+def check_device(trace: Trace, device: str | None) -> None:
+    """Refuses a device that the trace has no events of, saying why when it is known.
+
+    Raises:
+        MemtraceError: names what the trace has.
+    """
+    if device is None or device in trace.devices:
+        return
+    if not trace.devices:
+        raise MemtraceError(why_empty(trace))
+    reasons = [] if device == "cpu" else _hook_errors(trace)
+    why = f" ({reasons[0]})" if reasons else ""
+    raise MemtraceError(
+        f"no memory of {device} in this trace; it has {', '.join(trace.devices)}{why}"
+    )
+
+
+def _hook_errors(trace: Trace) -> list[str]:
+    rows = [process.row for process in trace.process_list]
+    return [row["hook_error"] for row in rows if row.get("hook_error")]
 
 
 def _peaks(trace: Trace, device: str, of: str) -> tuple[tuple[Process, Highest], ...]:
@@ -63,7 +82,7 @@ def find_process(trace: Trace, wanted: str | int) -> Process:
 def why_empty(trace: Trace) -> str:
     """One line for a trace without a single event."""
     rows = [process.row for process in trace.process_list]
-    errors = [row["hook_error"] for row in rows if row.get("hook_error")]
+    errors = _hook_errors(trace)
     if errors:
         return f"the trace has no events: {errors[0]}"
     lost = sum(row["lost_total"] or 0 for row in rows)

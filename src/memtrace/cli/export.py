@@ -41,7 +41,7 @@ def command(
     device: str | None,
 ) -> None:
     """Write the trace in another tool's format."""
-    from memtrace.analyse.target import why_empty
+    from memtrace.analyse.target import check_device, why_empty
     from memtrace.export.file import output_file
     from memtrace.report.units import size
 
@@ -49,9 +49,7 @@ def command(
     trace = open_argument(trace_path)
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
-    if device is not None and device not in trace.devices:
-        known = ", ".join(trace.devices)
-        raise MemtraceError(f"no memory of {device} in this trace; it has {known}")
+    check_device(trace, device)
     spec = find_export(format_name)
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)

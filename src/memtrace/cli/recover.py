@@ -16,6 +16,8 @@ def command(trace_path: str) -> None:
     from memtrace.trace import open_trace, spool_keys
 
     path = Path(trace_path)
+    if path.is_file():
+        raise MemtraceError(f"{path} is a file; a trace is a directory, NAME.memtrace")
     if not path.is_dir():
         raise MemtraceError(f"{path}: no such trace")
     if not spool_keys(path):

@@ -8,6 +8,7 @@ wheel (cmake/hook.cmake): the flags must agree.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -35,12 +36,17 @@ def build_hook() -> Path:
     compiler = _find_compiler()
     includes = _include_dirs(build, sources)
     target = cache_dir() / build.hook_file_name
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MemtraceError(
+            f"build-hook: cannot write to {target.parent}: {error.strerror}; set XDG_CACHE_HOME"
+        ) from None
     with tempfile.TemporaryDirectory(prefix="memtrace-hook-") as work:
         objects = _compile_all(compiler, build, sources, includes, Path(work))
         made = Path(work) / target.name
         libraries = [str(build.lib_dir / name) for name in ("libc10.so", "libtorch_cpu.so")]
-        _run([compiler, "-shared", "-o", str(made), *map(str, objects), *libraries])
+        _run([*compiler, "-shared", "-o", str(made), *map(str, objects), *libraries])
         # Into the folder first, then under its name: a running program keeps the file that it has.
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copyfile(made, beside)
@@ -68,12 +74,13 @@ def hook_sources(sources: Path) -> list[Path]:
     return [*sorted((sources / "hook").glob("*.cpp")), sources / "bind" / "hook_module.cpp"]
 
 
-def _find_compiler() -> str:
-    wanted = os.environ.get("CXX", "").split()
-    for name in (*wanted[:1], "g++", "c++", "clang++"):
-        found = shutil.which(name)
-        if found:
-            return found
+def _find_compiler() -> list[str]:
+    wanted = shlex.split(os.environ.get("CXX", ""))  # "ccache g++" is two words
+    if wanted and shutil.which(wanted[0]) is None:
+        raise MemtraceError(f"build-hook: no such compiler: CXX={wanted[0]}")
+    for words in ([wanted] if wanted else (["g++"], ["c++"], ["clang++"])):
+        if shutil.which(words[0]):
+            return words
     raise MemtraceError(
         "build-hook: no C++ compiler: install g++ 11 or newer (apt install g++), or set CXX"
     )
@@ -96,7 +103,7 @@ def _include_dirs(build: TorchBuild, sources: Path) -> list[str]:
 
 
 def _compile_all(
-    compiler: str, build: TorchBuild, sources: Path, includes: list[str], work: Path
+    compiler: list[str], build: TorchBuild, sources: Path, includes: list[str], work: Path
 ) -> list[Path]:
     flags = [
         "-c",
@@ -112,7 +119,7 @@ def _compile_all(
 
     def compile_one(source: Path) -> Path:
         made = work / f"{source.stem}.o"
-        _run([compiler, *flags, str(source), "-o", str(made)])
+        _run([*compiler, *flags, str(source), "-o", str(made)])
         return made
 
     # Torch's headers take about 1 GB of memory per compiler.

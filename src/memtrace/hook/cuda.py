@@ -26,6 +26,8 @@ _COUNTS = ("allocation", "segment")
 _PLAIN = ("num_ooms", "num_alloc_retries")
 _CONF_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
+_UNCACHED_VARIABLES = ("PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_NO_HIP_MEMORY_CACHING")
+
 _replaced = False
 _queued = False
 
@@ -60,11 +62,14 @@ class CudaWatch:
         guarded(lambda: recorded.note({"devices": describe_devices(torch)}))
         guarded(lambda: recorded.note({"versions": describe_versions(torch)}))
         guarded(self._note_first_settings)
-        try:
-            self._native.attach_cuda()
-        except RuntimeError as error:
-            # cudaMallocAsync, a pluggable allocator: it has no events to give.
-            text = f"CUDA memory is not recorded: {error}"
+        reason = why_unrecordable(torch)
+        if reason is None:
+            try:
+                self._native.attach_cuda()
+            except RuntimeError as error:
+                reason = str(error)
+        if reason is not None:
+            text = f"CUDA memory is not recorded: {reason}"
             recorded.note({"hook_error": text})
             say(text)
             return
@@ -107,6 +112,22 @@ def _attach_current(torch: ModuleType, native: NativeHook) -> None:
     recorded = recording.current()
     if recorded is not None and native.recording():
         CudaWatch(recorded, torch, native).attach()
+
+
+def why_unrecordable(torch: ModuleType) -> str | None:
+    """Why the allocator of CUDA memory has no events to give, and what to do; None: it has."""
+    back_end = str(torch._C._cuda_getAllocatorBackend())
+    if back_end == "pluggable":
+        return "a pluggable allocator (torch.cuda.memory.change_current_allocator) reports no events"
+    if back_end != "native":
+        return (
+            f"torch's allocator back end {back_end} reports no events; to record it, leave "
+            f"backend:{back_end} out of PYTORCH_ALLOC_CONF"
+        )
+    for name in _UNCACHED_VARIABLES:
+        if os.environ.get(name) == "1":
+            return f"{name}=1 turns torch's caching allocator off; to record it, unset {name}"
+    return None
 
 
 def describe_devices(torch: ModuleType) -> list[dict[str, object]]:

@@ -51,16 +51,27 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
         return Path(named)
     wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
     for folder in hook_dirs():
-        if (folder / wanted).is_file():
+        if (folder / wanted).is_file() and not _is_older_than_package(folder / wanted):
             return folder / wanted
-    built = sorted({p.name for folder in hook_dirs() for p in folder.glob("_hook-torch*.so")})
-    found = ", ".join(map(_describe_file, built)) or "no torch at all"
+    files = [file for folder in hook_dirs() for file in folder.glob("_hook-torch*.so")]
+    built = sorted({file.name for file in files if not _is_older_than_package(file)})
+    found = "is not built"
+    if built:
+        found = f"is built for {', '.join(map(_describe_file, built))}"
     python = sys.implementation.cache_tag
     raise HookError(
-        f"this is torch {version} (C++11 ABI {int(cxx11_abi)}, {python}), but memtrace's hook is "
-        f"built for {found}: torch's memory is not recorded; to build it: "
-        "python -m memtrace build-hook"
+        f"this is torch {version} (C++11 ABI {int(cxx11_abi)}, {python}), but memtrace's hook "
+        f"{found}: torch's memory is not recorded; to build it: python -m memtrace build-hook"
     )
+
+
+def _is_older_than_package(hook: Path) -> bool:
+    # Built by the user before memtrace was installed again, maybe from other sources with the same
+    # version number: its records would not be those that this recorder writes.
+    if hook.parent == PACKAGE_DIR / "_hooks":
+        return False
+    installed = [file.stat().st_mtime_ns for file in PACKAGE_DIR.glob("_core*.so")]
+    return hook.stat().st_mtime_ns < max(installed, default=0)
 
 
 def _describe_file(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -65,13 +66,17 @@ def find_cuda_include_dirs() -> list[Path]:
     """Folders with cuda_runtime_api.h and what it needs: PyPI's header packages, else a toolkit."""
     purelib, platlib = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
     found: list[Path] = []
-    for site in dict.fromkeys([platlib, purelib]):
+    # sys.path too: pip's build environments and --target folders are on it, and nowhere else.
+    folders = [platlib, purelib, *sys.path]
+    for site in dict.fromkeys(folder for folder in folders if folder):
         for header in sorted(Path(site, "nvidia").glob("*/include/cuda_runtime_api.h")):
             found.append(header.parent)
         for header in sorted(Path(site, "nvidia").glob("*/include/crt/host_defines.h")):
             found.append(header.parent.parent)
     if not found:
-        for toolkit in [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"))]:
+        named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+        usual = [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"))]
+        for toolkit in [*named, *usual]:
             if (toolkit / "include" / "cuda_runtime_api.h").is_file():
                 found.append(toolkit / "include")
                 break

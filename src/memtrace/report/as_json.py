@@ -104,6 +104,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
     kept = (
         "host", "start_method", "parent", "parent_pid", "end_reason", "exit_status", "complete",
         "memtrace_version", "torch_version", "cuda_version", "python_version", "driver_version",
+        "hook_error",
     )  # fmt: skip
     return {
         **_process(summary.process),

@@ -87,6 +87,7 @@ def trouble_lines(summary: Summary, main: ProcessSummary) -> list[Line]:
         lines.append(
             Line(f"  {count(main.unmatched_frees, 'free')} of memory from before recording", FAINT)
         )
+    lines += [Line(f"  {reason}", WARNING) for reason in _not_recorded(summary)]
     missed = sum(process.unrecorded_children for process in summary.processes)
     if missed:
         lines.append(Line(f"  children that could not be recorded: {missed:,}", WARNING))
@@ -99,6 +100,13 @@ def trouble_lines(summary: Summary, main: ProcessSummary) -> list[Line]:
             Line("  the process did not end in order; all that it had recorded is here", WARNING)
         )
     return lines
+
+
+def _not_recorded(summary: Summary) -> list[str]:
+    """What the hooks could not record, each reason once."""
+    reasons = [process.process.row.get("hook_error") for process in summary.processes]
+    said = summary.empty or ""
+    return list(dict.fromkeys(reason for reason in reasons if reason and reason not in said))
 
 
 def _device_blocks(use: DeviceUse) -> list[Block]:

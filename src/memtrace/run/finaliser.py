@@ -58,7 +58,7 @@ def start(trace_dir: str, *, quiet: bool) -> None:
             *("--pid-fd", str(pid_fd), "--end-fd", str(end_fd), "--done-fd", str(done_fd)),
             *(["--quiet"] if quiet else []),
         ]
-        _spawn(argv, keep=keep, cwd=trace_dir)
+        _spawn(argv, keep=keep)
     except OSError as error:
         raise MemtraceError(f"cannot start the finaliser: {error.strerror}") from None
 
@@ -121,7 +121,7 @@ def _above_standard_streams(fd: int) -> int:
     return moved
 
 
-def _spawn(argv: list[str], *, keep: list[int], cwd: str) -> None:
+def _spawn(argv: list[str], *, keep: list[int]) -> None:
     middle = os.fork()
     if middle:
         os.waitpid(middle, 0)
@@ -132,12 +132,12 @@ def _spawn(argv: list[str], *, keep: list[int], cwd: str) -> None:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _become(argv, keep, cwd)
+        _become(argv, keep)
     finally:
         os._exit(127)
 
 
-def _become(argv: list[str], keep: list[int], cwd: str) -> None:
+def _become(argv: list[str], keep: list[int]) -> None:
     # stderr is for the answer. Of all else that the program was given nothing may be held open: the
     # reader of its standard output waits for the end of file.
     null = os.open(os.devnull, os.O_RDWR)
@@ -149,9 +149,11 @@ def _become(argv: list[str], keep: list[int], cwd: str) -> None:
                 os.close(fd)
     for fd in keep:
         os.set_inheritable(fd, True)
-    os.chdir(cwd)
+    environ = finaliser_environment()  # while relative paths still mean what they meant
+    # Not a folder that may go away: Python 3.13.0 then fails in the middle of imports.
+    os.chdir("/")
     os.nice(_NICE)
-    os.execve(argv[0], argv, finaliser_environment())
+    os.execve(argv[0], argv, environ)
 
 
 def _shown(trace_dir: str) -> str:

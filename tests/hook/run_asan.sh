@@ -1,0 +1,18 @@
+#!/bin/sh
+# The tests of the stack walk with its code built for AddressSanitizer and UBSan.
+#
+#     tests/hook/run_asan.sh [PYTHON]
+#
+# Python itself is not instrumented, so its own leaks at exit are not looked for, and its objects
+# come from malloc: a freed one that is read is found.
+set -eu
+cd "$(dirname "$0")/../.."
+cxx=${CXX:-c++}
+export MEMTRACE_SANITIZE=address,undefined
+export PYTHONMALLOC=malloc
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+# libstdc++ as well: without it the sanitizer finds no __cxa_throw to wrap.
+preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libstdc++.so)"
+exec env LD_PRELOAD="$preload" "${1:-python3}" -m pytest -q -p no:cacheprovider \
+  tests/hook/test_python_stack.py tests/hook/test_hazards_stack.py

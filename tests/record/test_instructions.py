@@ -1,0 +1,31 @@
+"""The cost of a CUDA event in instructions, which the machine's load cannot change."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "record" / "event_instructions.py"
+MOST_INSTRUCTIONS = 60  # per event, operators and stacks off, beyond a tracker that does nothing
+
+
+def load_benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("event_instructions", BENCHMARK)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(
+    shutil.which("valgrind") is None, reason="needs valgrind: tools/install_test_tools"
+)
+def test_an_event_costs_at_most_60_instructions() -> None:
+    nothing, record = load_benchmark().measure()
+    assert 0 < nothing < record
+    assert record - nothing <= MOST_INSTRUCTIONS
