@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 import subprocess
 import sys
@@ -52,11 +53,13 @@ def constants(program: str) -> dict[str, Any]:
     return found
 
 
-def record(program: str, settings: str, mode: str, folder: Path) -> Recording:
-    """Records one program under one allocator setting."""
+def record(
+    program: str, settings: str, mode: str, folder: Path, *, real: bool = False
+) -> Recording:
+    """Records one program under one allocator setting, on a simulated machine or the real one."""
     facts = constants(program)
     machine = simcuda.Machine(devices=facts["DEVICES"], memory_mb=facts["MEMORY_MB"])
-    env = simcuda.environment(machine)
+    env = {**os.environ} if real else simcuda.environment(machine)
     if settings:
         env["PYTORCH_ALLOC_CONF"] = settings
     out = folder / "oracle.pickle"

@@ -40,13 +40,14 @@ def make_function(name: str, file: str = "made.py") -> Callable[[Any], int]:
 
 def test_thousand_code_objects_at_reused_addresses(stacks: Any) -> None:
     addresses, wrong = set(), []
-    for i in range(1000):
-        function = make_function(f"made_{i:04}")
-        addresses.add(id(function.__code__))
-        shown = functions(stacks, function(stacks.take_without_gil))[0]
-        if shown != f"made_{i:04}":
-            wrong.append((i, shown))
-        del function
+    for start in range(0, 1000, 100):
+        generation = [make_function(f"made_{i:04}") for i in range(start, start + 100)]
+        for function in generation:
+            addresses.add(id(function.__code__))
+            shown = functions(stacks, function(stacks.take_without_gil))[0]
+            if shown != function.__name__:
+                wrong.append((function.__name__, shown))
+        del generation, function
     assert_reused(addresses, made=1000)
     assert wrong == []
 
@@ -156,28 +157,35 @@ def test_equal_entries_survive_deaths_elsewhere(stacks: Any) -> None:
 
 
 def test_more_stacks_than_the_cache_holds(stacks: Any) -> None:
-    """The cache is emptied when it is full; what comes back has the same text, and so the same id."""
-    calls = 50_000
-    source = ["def f(take, out):"] + ["    out.append(take())"] * calls
+    """The cache is emptied when it is full; what comes back has the same text, so the same id."""
+    functions, calls = 500, 100
+    source = []
+    for i in range(functions):
+        source += [f"def f{i}(take, out):"] + ["    out.append(take())"] * calls
     space: dict[str, Any] = {}
     exec(compile("\n".join(source), "many.py", "exec"), space)
+    made = [space[f"f{i}"] for i in range(functions)]
 
-    def run(function: Any) -> list[int]:
+    def run(functions: list[Any]) -> list[int]:
         out: list[int] = []
-        thread = threading.Thread(target=function, args=(stacks.take, out))  # a shallow stack
+
+        def call_all() -> None:
+            for function in functions:
+                function(stacks.take, out)
+
+        thread = threading.Thread(target=call_all)  # a shallow stack
         thread.start()
         thread.join()
         return out
 
-    first = run(space["f"])
-    assert len(set(first)) == calls
+    first = run(made)
+    assert len(set(first)) == functions * calls
     for _ in range(4):
-        copied = type(space["f"])(space["f"].__code__.replace(co_flags=3), {})
-        assert copied.__code__ is not space["f"].__code__
-        assert run(copied) == first
-    assert run(space["f"]) == first
-    lines = [stacks.frames(stack)[0][2] for stack in first[::100]]
-    assert lines == list(range(2, calls + 2, 100))
+        again = [type(f)(f.__code__.replace(co_flags=3), {}) for f in made]
+        assert again[0].__code__ is not made[0].__code__
+        assert run(again) == first
+    assert run(made) == first
+    assert [stacks.frames(stack)[0][2] for stack in first[:calls]] == list(range(2, calls + 2))
 
 
 # ---- generators, coroutines, exceptions -------------------------------------------------------

@@ -78,7 +78,7 @@ def _find_compiler() -> list[str]:
     wanted = shlex.split(os.environ.get("CXX", ""))  # "ccache g++" is two words
     if wanted and shutil.which(wanted[0]) is None:
         raise MemtraceError(f"build-hook: no such compiler: CXX={wanted[0]}")
-    for words in ([wanted] if wanted else (["g++"], ["c++"], ["clang++"])):
+    for words in [wanted] if wanted else (["g++"], ["c++"], ["clang++"]):
         if shutil.which(words[0]):
             return words
     raise MemtraceError(

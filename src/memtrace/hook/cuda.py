@@ -118,7 +118,9 @@ def why_unrecordable(torch: ModuleType) -> str | None:
     """Why the allocator of CUDA memory has no events to give, and what to do; None: it has."""
     back_end = str(torch._C._cuda_getAllocatorBackend())
     if back_end == "pluggable":
-        return "a pluggable allocator (torch.cuda.memory.change_current_allocator) reports no events"
+        return (
+            "a pluggable allocator (torch.cuda.memory.change_current_allocator) reports no events"
+        )
     if back_end != "native":
         return (
             f"torch's allocator back end {back_end} reports no events; to record it, leave "

@@ -94,6 +94,8 @@ def load_native(torch: ModuleType) -> NativeHook:
         loader = importlib.machinery.ExtensionFileLoader("memtrace._hook", str(path))
         spec = importlib.util.spec_from_file_location("memtrace._hook", path, loader=loader)
         try:
+            if _is_cut_short(path):
+                raise ImportError("the file is cut short")
             assert spec is not None
             module = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
@@ -106,6 +108,22 @@ def load_native(torch: ModuleType) -> NativeHook:
         _native = module
     assert _native is not None
     return _native
+
+
+def _is_cut_short(library: Path) -> bool:
+    """Whether the end of an ELF file is missing: loading it would end the program by SIGBUS."""
+    try:
+        with library.open("rb") as file:
+            header = file.read(64)
+    except OSError:
+        return False  # the import says why
+    if header[:5] != b"\x7fELF\x02":
+        return False  # likewise
+    # The table of sections is the last thing in the file.
+    start = int.from_bytes(header[40:48], sys.byteorder)
+    entry_bytes = int.from_bytes(header[58:60], sys.byteorder)
+    entries = int.from_bytes(header[60:62], sys.byteorder)
+    return library.stat().st_size < max(start + entries * entry_bytes, len(header))
 
 
 class InstalledHook:

@@ -14,6 +14,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+_CUDA_HEADERS = ("cuda_runtime_api.h", "crt/host_defines.h")
+
 
 @dataclass(frozen=True)
 class TorchBuild:
@@ -73,14 +75,20 @@ def find_cuda_include_dirs() -> list[Path]:
             found.append(header.parent)
         for header in sorted(Path(site, "nvidia").glob("*/include/crt/host_defines.h")):
             found.append(header.parent.parent)
-    if not found:
-        named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
-        usual = [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"))]
-        for toolkit in [*named, *usual]:
-            if (toolkit / "include" / "cuda_runtime_api.h").is_file():
-                found.append(toolkit / "include")
-                break
+    # The runtime's package alone, which comes with torch, is not enough to compile with.
+    if not all(any((folder / name).is_file() for folder in found) for name in _CUDA_HEADERS):
+        return _find_toolkit()
     return list(dict.fromkeys(found))
+
+
+def _find_toolkit() -> list[Path]:
+    named = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    usual = [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"))]
+    for toolkit in [*map(Path, named), *usual]:
+        include = toolkit / "include"
+        if all((include / name).is_file() for name in _CUDA_HEADERS):
+            return [include]
+    return []
 
 
 def main() -> int:
