@@ -58,4 +58,9 @@ def realistic(device: str = "cpu") -> Callable:
     return decode(REALISTIC, batch=2, prompt=128, steps=4, device=device)
 
 
-WORKLOADS = {"tiny": tiny, "realistic": realistic}
+def training(device: str = "cpu") -> Callable:
+    """training: one step of the tiny model (decoding is more than MemTracker can follow)."""
+    return train(TINY, batch=2, length=32, device=device)
+
+
+WORKLOADS = {"tiny": tiny, "realistic": realistic, "training": training}
