@@ -89,7 +89,7 @@ test-tsan: $(VENV)/.torch
 	$(BIN)/ctest --preset tsan
 
 test-cuda-sim: $(CUDA_VENV)/.installed
-	$(CUDA_BIN)/python -m pytest -m cuda_sim tests
+	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
 lint: $(VENV)/.installed $(VENV)/.lint tidy
 	$(BIN)/ruff check .

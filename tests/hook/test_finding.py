@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_another_version_or_abi_is_refused_in_one_line(
 
 def test_no_hook_at_all(cache: Path) -> None:
     with pytest.raises(HookError, match="hook is not built"):
+        find_hook("2.11.0", cxx11_abi=True)
+
+
+def test_a_hook_from_before_memtrace_was_installed_again(cache: Path, tmp_path: Path) -> None:
+    hook = cache / hook_file_name("2.11.0", cxx11_abi=True)
+    hook.touch()
+    os.utime(hook, (1, 1))
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "_core.so").touch()
+    with pytest.raises(HookError, match="was built before memtrace was installed again"):
         find_hook("2.11.0", cxx11_abi=True)
 
 

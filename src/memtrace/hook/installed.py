@@ -56,7 +56,9 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
     files = [file for folder in hook_dirs() for file in folder.glob("_hook-torch*.so")]
     built = sorted({file.name for file in files if not _is_older_than_package(file)})
     found = "is not built"
-    if built:
+    if any(file.name == wanted for file in files):
+        found = "was built before memtrace was installed again"
+    elif built:
         found = f"is built for {', '.join(map(_describe_file, built))}"
     python = sys.implementation.cache_tag
     raise HookError(
