@@ -11,17 +11,16 @@ from memtrace.finalise.notes import Notes
 from memtrace.finalise.spools import Spool
 from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
 
-# Of all that lost_events counts, what means that a record is missing from the trace. `order_gaps`
-# are CUDA events that the recorder itself may already have counted.
-_RECORDS_LOST = (
+# Of all that lost_events counts, what means that a record is missing from the trace...
+_COUNTED_LOSSES = (
     "event_no_space",
     "record_no_space",
     "external_failed",
     "records_cut",
     "bad_records",
-    "lost_spans",
-    "missed_frees",
 )
+# ... and what shows that one must be missing: the same records once more, where they were counted.
+_TRACES_OF_LOSS = ("lost_spans", "missed_frees")
 
 
 def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
@@ -77,12 +76,18 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
         "complete": complete,
         "events": totals["events"],
         "lost_events": json.dumps(lost),
-        "lost_total": min(sum(lost[kind] for kind in _RECORDS_LOST), (1 << 63) - 1),
+        "lost_total": _lost_total(lost),
         "unmatched_frees": totals["unmatched_frees"],
         "paused_intervals": json.dumps(totals["paused"]),
         "allocator_settings": totals["settings"] or None,
         "spool_threads": totals["threads"],
     }
+
+
+def _lost_total(lost: dict[str, int]) -> int:
+    counted = sum(lost[kind] for kind in _COUNTED_LOSSES)
+    shown = sum(lost[kind] for kind in _TRACES_OF_LOSS)
+    return min(max(counted, shown), (1 << 63) - 1)
 
 
 def lost_events(spool: Spool, totals: dict[str, Any]) -> dict[str, int]:
