@@ -111,6 +111,9 @@ format:
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet memray
 	$(BIN)/python benchmarks/record/whole_program.py
+	$(BIN)/python benchmarks/record/event_instructions.py
+	$(BIN)/python benchmarks/record/stack_walk.py
+	$(BIN)/python benchmarks/finalise/throughput.py
 
 clean:
 	rm -rf build .build .simcuda $(VENV) $(CUDA_VENV) demo.memtrace
