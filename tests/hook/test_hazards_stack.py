@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import copy
 import gc
-import os
 import pickle
 import sys
 import threading
@@ -17,16 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from address_reuse import Addresses
 from fake_module import Leaf, Module
 
 
 def functions(stacks: Any, stack: int) -> list[str]:
     return [row[0].rpartition(".")[2] for row in stacks.frames(stack)]
-
-
-def assert_reused(addresses: set[int], *, made: int) -> None:
-    """The hazard arose. (AddressSanitizer keeps freed memory back: it looks for other faults.)"""
-    assert len(addresses) <= made * 0.9 or "MEMTRACE_SANITIZE" in os.environ
 
 
 def make_function(name: str, file: str = "made.py") -> Callable[[Any], int]:
@@ -39,36 +34,33 @@ def make_function(name: str, file: str = "made.py") -> Callable[[Any], int]:
 
 
 def test_thousand_code_objects_at_reused_addresses(stacks: Any) -> None:
-    addresses, wrong = set(), []
-    for start in range(0, 1000, 100):
-        generation = [make_function(f"made_{i:04}") for i in range(start, start + 100)]
+    addresses, wrong = Addresses(), []
+    for number in addresses.generations(10, reused=100):
+        generation = [make_function(f"made_{number:02}{i:02}") for i in range(100)]
         for function in generation:
-            addresses.add(id(function.__code__))
+            addresses.add(function.__code__)
             shown = functions(stacks, function(stacks.take_without_gil))[0]
             if shown != function.__name__:
                 wrong.append((function.__name__, shown))
         del generation, function
-    assert_reused(addresses, made=1000)
     assert wrong == []
 
 
 def test_thousand_modules_at_reused_addresses(stacks: Any) -> None:
-    addresses, ids, wrong = set(), set(), []
-    for i in range(1000):
-        kind = type(f"Kind{i:04}", (Leaf,), {})
-        module = kind(stacks.take_without_gil)
-        addresses.add(id(module))
-        identity = stacks.innermost_module(module())
-        ids.add(identity)
-        name, address = stacks.module_text(identity)
-        if (name, address) != (f"Kind{i:04}", id(module)):
-            wrong.append((i, name))
-        del module, kind
-        if i % 100 == 0:
-            gc.collect()
-    assert_reused(addresses, made=1000)
+    addresses, ids, wrong = Addresses(), set(), []
+    for number in addresses.generations(10, reused=100):
+        for i in range(100):
+            name = f"Kind{number:02}{i:02}"
+            kind = type(name, (Leaf,), {})
+            module = kind(stacks.take_without_gil)
+            addresses.add(module)
+            identity = stacks.innermost_module(module())
+            ids.add(identity)
+            if stacks.module_text(identity) != (name, id(module)):
+                wrong.append((name, stacks.module_text(identity)))
+            del module, kind
     assert wrong == []
-    assert len(ids) == 1000
+    assert len(ids) == addresses.made
 
 
 @pytest.mark.parametrize("way", ["init", "new", "copy", "deepcopy", "pickle", "state"])
@@ -90,15 +82,14 @@ def test_every_way_to_make_a_module(stacks: Any, way: str) -> None:
         module.__dict__ = first.__dict__.copy()
         return module
 
-    ids, addresses = set(), set()
-    for _ in range(3):
+    ids, addresses = set(), Addresses()
+    for _ in addresses.generations(3, reused=30):
         generation = [make() for _ in range(100)]
         for module in generation:
-            addresses.add(id(module))
+            addresses.add(module)
             ids.add(stacks.innermost_module(module()))
         del generation, module
-    assert_reused(addresses, made=300)
-    assert len(ids) == 300
+    assert len(ids) == addresses.made
 
 
 def test_modules_with_slots_and_base_classes_in_c(stacks: Any) -> None:
