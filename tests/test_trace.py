@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -142,12 +143,30 @@ def test_a_damaged_middle_is_one_line_too(serving: Path) -> None:
     assert "truncated or damaged" in refused(serving)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_another_users_trace(serving: Path) -> None:
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Root may read everything: it is nobody for a while. Others only lose their own permission."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["the trace", "its folder"])
+def test_another_users_trace(serving: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    folder = serving.parent
+    monkeypatch.chdir(folder)  # the folders above it are closed to others as well
+    folder.chmod(0o711 if closed == "the trace" else 0)
     serving.chmod(0)
     try:
-        assert "permission denied" in refused(serving)
+        with as_another_user():
+            assert "permission denied" in refused(Path(serving.name))
     finally:
+        folder.chmod(0o700)
         serving.chmod(0o700)
 
 

@@ -250,11 +250,11 @@ def open_trace(path: str | os.PathLike[str]) -> Trace:
         MemtraceError: one line that says what is wrong with the path and what to do.
     """
     trace_dir = Path(path)
-    if not trace_dir.exists():
-        raise MemtraceError(f"{trace_dir}: no such trace")
-    if not trace_dir.is_dir():
-        raise MemtraceError(f"{trace_dir} is a file; a trace is a directory, NAME.memtrace")
     try:
+        if not trace_dir.exists():
+            raise MemtraceError(f"{trace_dir}: no such trace")
+        if not trace_dir.is_dir():
+            raise MemtraceError(f"{trace_dir} is a file; a trace is a directory, NAME.memtrace")
         spools = _finish_spools(trace_dir)
         trace = Trace(trace_dir, spools)
         _check(trace)
