@@ -60,7 +60,7 @@ test: lint test-cpp test-python
 
 test-python: $(VENV)/.installed
 	tools/install_test_tools
-	$(BIN)/python -m pytest -m "not cuda_sim and not asan" tests
+	$(BIN)/python -m pytest -m "not cuda_sim" tests
 
 # $(call configure,PRESET): .build/PRESET, for the Python and with the tools of the environment.
 configure = $(BIN)/cmake --preset $(1) --log-level=WARNING \
