@@ -189,7 +189,7 @@ def test_the_spool_of_a_killed_process_is_finished_first(
             rows = pa.Table.to_pylist(open_rows(trace_dir, name))
             write_dataset(trace_dir, name, key, rows)
         shutil.rmtree(trace_dir / "spool")
-        return types.SimpleNamespace(keys=(key,), running=(), refused=())
+        return types.SimpleNamespace(keys=(key,), running=(), refused=(), cut_off=())
 
     stub_recover(monkeypatch, recover)
     trace = open_trace(serving)
@@ -211,7 +211,7 @@ def test_a_trace_that_cannot_be_written_to_is_finished_elsewhere(
         places.append(into)
         for name in SCHEMAS:
             write_dataset(into, name, "box-200-b", open_rows(trace_dir, name).to_pylist())
-        return types.SimpleNamespace(keys=("box-200-b",), running=(), refused=())
+        return types.SimpleNamespace(keys=("box-200-b",), running=(), refused=(), cut_off=())
 
     stub_recover(monkeypatch, recover)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -230,12 +230,14 @@ def test_a_process_that_still_runs_is_stated(
     serving: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (serving / "spool" / "process=some-host-4242-b").mkdir(parents=True)
-    result = types.SimpleNamespace(keys=(), running=("some-host-4242-b",), refused=("bad",))
+    result = types.SimpleNamespace(
+        keys=(), running=("some-host-4242-b",), refused=("bad",), cut_off=()
+    )
     stub_recover(monkeypatch, lambda trace_dir: result)
     assert open_trace(serving).running == ("some-host-4242-b",)
     said = capsys.readouterr().err
     assert "memtrace: process 4242 is still running" in said
-    assert "memtrace: bad\n" in said
+    assert "memtrace: bad: this process is left out\n" in said
     for name in SCHEMAS:
         shutil.rmtree(serving / name)
     assert "still running" in refused(serving)

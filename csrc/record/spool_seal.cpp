@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
@@ -50,8 +51,10 @@ bool append_note(int fd, std::string_view note) {
   std::string bytes(reinterpret_cast<const char*>(&frame), sizeof frame);
   bytes += note;
   const off_t at = end_of_text(fd, about.st_size);
-  return ftruncate(fd, at) == 0 &&
-         pwrite(fd, bytes.data(), bytes.size(), at) == static_cast<ssize_t>(bytes.size());
+  if (ftruncate(fd, at) != 0)
+    return false;
+  errno = ENOSPC; // what a write that is cut short does not say
+  return pwrite(fd, bytes.data(), bytes.size(), at) == static_cast<ssize_t>(bytes.size());
 }
 
 } // namespace
@@ -70,17 +73,22 @@ bool seal_spool(const std::string& directory, const SpoolEnd& end, std::string* 
     *reason = path + ": not the control page of a spool";
     return false;
   }
-  bool sealed = seal_control(static_cast<Control*>(page), end);
+  const bool ours = seal_control(static_cast<Control*>(page), end);
   munmap(page, sizeof(Control));
-  if (sealed && !end.process_note.empty()) {
-    const int text_fd = open((directory + "/text.log").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    sealed = text_fd >= 0 && append_note(text_fd, end.process_note);
-    if (text_fd >= 0)
-      close(text_fd);
+  if (!ours) {
+    *reason = directory + ": not a spool of this version";
+    return false;
   }
-  if (!sealed)
-    *reason = directory + ": not a spool of this version, or not writable";
-  return sealed;
+  if (end.process_note.empty())
+    return true;
+  const std::string text = directory + "/text.log";
+  const int text_fd = open(text.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  const bool noted = text_fd >= 0 && append_note(text_fd, end.process_note);
+  if (!noted)
+    *reason = text + ": " + std::generic_category().message(errno);
+  if (text_fd >= 0)
+    close(text_fd);
+  return noted;
 }
 
 } // namespace memtrace

@@ -288,10 +288,16 @@ def _finish_spools(trace_dir: Path) -> Spools:
         scratch = Path(mkdtemp(prefix="memtrace-"))
         result = recover(trace_dir, into=scratch)
         roots = (trace_dir, scratch)
+    finished = any((root / "processes").is_dir() for root in roots)
+    if result.refused and not result.running and not finished:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise MemtraceError(result.refused[0])
     for key in result.keys:
-        _note(f"finished the records of process {_pid(key)}, which did not end in order")
+        how = ", which did not end in order" if key in result.cut_off else ""
+        _note(f"finished the records of process {_pid(key)}{how}")
     for reason in result.refused:
-        _note(reason)
+        _note(f"{reason}: this process is left out")
     for key in result.running:
         _note(f"process {_pid(key)} is still running; its records are not in the tables yet")
     return Spools(roots, result.running, scratch)

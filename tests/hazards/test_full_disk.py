@@ -79,7 +79,9 @@ def test_the_program_needs_more_than_the_disk_has(tmp_path: Path) -> None:
     assert 64 * (process["events"] + trace.operators.num_rows) > DISK_BYTES
 
 
-def test_a_disk_that_fills_up(disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = plain()
     assert expected.returncode == 7
     done = traced(disk / "t.memtrace")
@@ -90,12 +92,13 @@ def test_a_disk_that_fills_up(disk: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.memtrace"
     shutil.copytree(disk / "t.memtrace", moved)
     ((process,), trace) = rows(moved)
+    assert f"finished the records of process {process['pid']}\n" in capsys.readouterr().err
     losses = lost(process)
     # Told of as well: whole chunks that are missing, and what does not fit together therefore.
     assert losses.keys() >= {"event_no_space", "record_no_space"}
     assert losses.keys() <= {*_NO_SPACE, "missing_chunks", "missed_frees", "lost_spans"}, losses
     assert process["lost_total"] == losses["event_no_space"] + losses["record_no_space"]
-    assert process["exit_status"] == 7
+    assert (process["exit_status"], process["end_reason"]) == (7, "exit")
     assert process["complete"]
     # Nothing went without being counted: all that was not lost is here.
     complete = traced(tmp_path / "complete.memtrace", quiet=True)

@@ -27,6 +27,8 @@ def command(trace_path: str) -> None:
     from memtrace import finalise
 
     result = finalise.recover(path)
+    if result.refused and not result.keys and not result.running:
+        raise MemtraceError(result.refused[0])
     for reason in result.refused:
         click.echo(f"memtrace: {reason}", err=True)
     left = f", {len(result.running):,} still running" if result.running else ""

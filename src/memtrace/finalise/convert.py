@@ -21,6 +21,7 @@ from memtrace.finalise.processes import process_table
 from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.spools import (
     Spool,
+    forget_unrecorded,
     has_ended,
     held,
     never_began,
@@ -45,15 +46,24 @@ class FinaliseResult:
     seconds: float
     # Spools that cannot be read, with the one line that says why; they are left as they are.
     refused: tuple[str, ...] = ()
+    # Those of `keys` that did not say themselves that they are at their end.
+    cut_off: tuple[str, ...] = ()
 
 
 def finalise(trace_dir: Path, *, progress: bool = False) -> FinaliseResult:
-    """Converts every spool whose process has ended, and deletes it."""
-    return _convert_all(trace_dir, trace_dir, progress=progress)
+    """Converts every spool whose process has ended, and deletes it.
+
+    Raises:
+        MemtraceError: nothing could be converted, for the reason of the first spool.
+    """
+    result = _convert_all(trace_dir, trace_dir, progress=progress)
+    if result.refused and not result.keys and not result.running:
+        raise MemtraceError(result.refused[0])
+    return result
 
 
 def recover(trace_dir: Path, *, progress: bool = False, into: Path | None = None) -> FinaliseResult:
-    """The same for the spools of killed processes.
+    """The same for what nobody finalised: the spools of killed processes, or of a full disk.
 
     With `into` the datasets go to another directory and the spools stay. A trace that cannot be
     written to is recovered into a temporary directory, which is gone when this process ends; the
@@ -82,6 +92,7 @@ def _convert_all(trace_dir: Path, target: Path, *, progress: bool) -> FinaliseRe
     done: list[str] = []
     running: list[str] = []
     refused: list[str] = []
+    cut_off: list[str] = []
     events = 0
     keep_spools = target != trace_dir
     for key, path in spool_dirs(trace_dir).items():
@@ -101,12 +112,16 @@ def _convert_all(trace_dir: Path, target: Path, *, progress: bool) -> FinaliseRe
                 continue
             events += _convert(spool, target, progress=progress)
             done.append(key)
+            if not spool.control["complete"]:
+                cut_off.append(key)
             if not keep_spools:
+                if spool.notes.text("start_method") == "main":
+                    forget_unrecorded(path.parent)
                 _delete(spool.path)
-    if refused and not done and not running:
-        raise MemtraceError(refused[0])
     seconds = time.monotonic() - start_s
-    return FinaliseResult(target, tuple(done), tuple(running), events, seconds, tuple(refused))
+    return FinaliseResult(
+        target, tuple(done), tuple(running), events, seconds, tuple(refused), tuple(cut_off)
+    )
 
 
 def _convert(spool: Spool, target: Path, *, progress: bool) -> int:

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from memtrace.finalise.spools import forget_unrecorded, unrecorded_marks
 from memtrace.run.ending import seal
 from memtrace.run.output import pid_of_key
 
@@ -73,19 +74,11 @@ def seal_main(trace_dir: Path, pid: int, end: ProcessEnd) -> None:
     if not keys:
         return
     key = keys[-1]  # of several (exec) the last: the start time ends the name
-    facts: dict[str, object] = {"unrecorded_children": _count_unrecorded(trace_dir)}
+    spools = trace_dir / "spool"
+    facts: dict[str, object] = {"unrecorded_children": len(unrecorded_marks(spools))}
     if end.signal_name:
         facts["end_reason"] = f"signal {end.signal_name}"
     elif not end.announced and end.exit_status is None:
         facts["end_reason"] = "unknown"
     seal(str(trace_dir), key, facts, exit_status=end.exit_status, complete=end.announced)
-
-
-def _count_unrecorded(trace_dir: Path) -> int:
-    folder = trace_dir / "spool" / "unrecorded"
-    marks = list(folder.glob("*")) if folder.is_dir() else []
-    for mark in marks:
-        mark.unlink(missing_ok=True)
-    if marks:
-        folder.rmdir()
-    return len(marks)
+    forget_unrecorded(spools)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from memtrace.finalise.notes import Notes
-from memtrace.finalise.spools import Spool
+from memtrace.finalise.spools import Spool, unrecorded_children
 from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
 
 # Of all that lost_events counts, what means that a record is missing from the trace...
@@ -26,6 +26,7 @@ _TRACES_OF_LOSS = ("lost_spans", "missed_frees")
 def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
     """The row as a table of `processes`."""
     row = {**_identity(spool.notes), **_recording(spool, totals), **_reconciliation(totals)}
+    row["unrecorded_children"] = unrecorded_children(spool)
     schema = SCHEMAS["processes"]
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
 
@@ -52,7 +53,6 @@ def _identity(notes: Notes) -> dict[str, Any]:
         "stack_min_bytes": notes.integer("stack_min_bytes"),
         **{name: notes.flag(name) for name in ("operators_on", "stacks_on", "torch_seen")},
         **{name: notes.text(name) for name in ("hook_error", "exception")},
-        "unrecorded_children": notes.integer("unrecorded_children") or 0,
     }
 
 

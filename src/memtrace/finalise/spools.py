@@ -16,6 +16,7 @@ from memtrace import _core
 from memtrace.errors import MemtraceError
 from memtrace.finalise.notes import Notes, merge_notes
 
+_UNRECORDED = "unrecorded"
 _PARTITION = "process="
 # A process that started so much later than its spool is another one with the same number.
 _REUSED_PID_S = 2.0
@@ -90,6 +91,31 @@ def never_began(key: str, path: Path) -> bool:
             return False
     pid = key.rsplit("-", 2)[-2:-1]
     return bool(pid) and pid[0].isdigit() and not Path(f"/proc/{pid[0]}").exists()
+
+
+def unrecorded_children(spool: Spool) -> int:
+    """Children that could not be recorded, counted with the program.
+
+    The finaliser that watched the program has noted them in its spool; where it could not, their
+    marks are still there.
+    """
+    noted = spool.notes.integer("unrecorded_children")
+    if noted is None and spool.notes.text("start_method") == "main":
+        return len(unrecorded_marks(spool.path.parent))
+    return noted or 0
+
+
+def unrecorded_marks(spools: Path) -> list[Path]:
+    """The files that children leave which could not be recorded."""
+    return list((spools / _UNRECORDED).glob("*"))
+
+
+def forget_unrecorded(spools: Path) -> None:
+    """Take the marks away: they have been counted."""
+    for mark in unrecorded_marks(spools):
+        mark.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or a child has just left another one
+        (spools / _UNRECORDED).rmdir()
 
 
 def same_boot(spool: Spool) -> bool:
