@@ -3,10 +3,24 @@
 Runs in a process of its own, after the watched program ended (or when a reader finds the spool of
 a killed one). Everything is written under a temporary name first: whatever goes wrong, the spool
 is still there and can be converted again.
+
+Importing this package is cheap. The process is started together with the program, whose start it
+must not slow down: pyarrow is imported when the conversion begins.
 """
 
 from __future__ import annotations
 
-from memtrace.finalise.convert import FinaliseResult, finalise, recover
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memtrace.finalise.convert import FinaliseResult, finalise, recover
 
 __all__ = ["FinaliseResult", "finalise", "recover"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from memtrace.finalise import convert
+
+    return getattr(convert, name)
