@@ -12,13 +12,15 @@ namespace py = pybind11;
 namespace memtrace {
 namespace {
 
-// A callable that tells `before(args, kwargs)` and `after(result, args, kwargs)` of each call of
-// the original. It adds no Python frame to tracebacks and looks like the original to whoever asks.
-// What the observers raise is dropped: a failure of ours must not become the program's.
+// A callable that tells `before(args, kwargs)`, then `after(result, args, kwargs)` or
+// `failed(exception)`, of each call of the original. It adds no Python frame to tracebacks and
+// looks like the original to whoever asks. What the observers raise is dropped: a failure of ours
+// must not become the program's.
 struct ObservedCall {
   PyObject_HEAD PyObject* original;
   PyObject* before; // or null
   PyObject* after;  // or null
+  PyObject* failed; // or null
 };
 
 ObservedCall* cast(PyObject* object) {
@@ -31,6 +33,15 @@ void tell(PyObject* observer, PyObject* first, PyObject* second, PyObject* third
   PyErr_Clear();
 }
 
+// The exception goes on as it was, whatever the observer does.
+void tell_of_failure(PyObject* observer) {
+  PyObject *type = nullptr, *exception = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &exception, &traceback);
+  PyErr_NormalizeException(&type, &exception, &traceback);
+  tell(observer, exception, nullptr, nullptr);
+  PyErr_Restore(type, exception, traceback);
+}
+
 PyObject* call(PyObject* object, PyObject* args, PyObject* kwargs) {
   ObservedCall* self = cast(object);
   PyObject* keywords = kwargs ? kwargs : Py_None;
@@ -39,6 +50,8 @@ PyObject* call(PyObject* object, PyObject* args, PyObject* kwargs) {
   PyObject* result = PyObject_Call(self->original, args, kwargs);
   if (self->after && result)
     tell(self->after, result, args, keywords);
+  if (self->failed && !result)
+    tell_of_failure(self->failed);
   return result;
 }
 
@@ -55,6 +68,7 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(cast(object)->original);
   Py_VISIT(cast(object)->before);
   Py_VISIT(cast(object)->after);
+  Py_VISIT(cast(object)->failed);
   return 0;
 }
 
@@ -62,6 +76,7 @@ int clear(PyObject* object) {
   Py_CLEAR(cast(object)->original);
   Py_CLEAR(cast(object)->before);
   Py_CLEAR(cast(object)->after);
+  Py_CLEAR(cast(object)->failed);
   return 0;
 }
 
@@ -97,7 +112,8 @@ PyObject* reference_or_null(const py::object& object) {
   return object.is_none() ? nullptr : py::object(object).release().ptr();
 }
 
-py::object observed(const py::object& original, const py::object& before, const py::object& after) {
+py::object observed(const py::object& original, const py::object& before, const py::object& after,
+                    const py::object& failed) {
   PyTypeObject* type = observed_call_type();
   ObservedCall* self = type ? PyObject_GC_New(ObservedCall, type) : nullptr;
   if (!self)
@@ -105,6 +121,7 @@ py::object observed(const py::object& original, const py::object& before, const 
   self->original = py::object(original).release().ptr();
   self->before = reference_or_null(before);
   self->after = reference_or_null(after);
+  self->failed = reference_or_null(failed);
   PyObject_GC_Track(reinterpret_cast<PyObject*>(self));
   return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
 }
@@ -139,7 +156,8 @@ void register_process(py::module_& module) {
   module.def("wait_after_interrupt", &wait_after_interrupt, py::arg("status"),
              "Also wait when the process ends by an unhandled KeyboardInterrupt.");
   module.def("observed", &observed, py::arg("original"), py::arg("before") = py::none(),
-             py::arg("after") = py::none(), "The original, with observers of each call.");
+             py::arg("after") = py::none(), py::arg("failed") = py::none(),
+             "The original, with observers of each call.");
   module.def("seal_spool", &seal, py::arg("directory"), py::kw_only(),
              py::arg("exit_status") = py::none(), py::arg("complete") = false,
              py::arg("process_note") = "", "Add what is known of a process that writes no more.");

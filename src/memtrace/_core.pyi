@@ -149,8 +149,11 @@ def observed(
     original: Callable[..., Any],
     before: Callable[..., object] | None = None,
     after: Callable[..., object] | None = None,
+    failed: Callable[[BaseException], object] | None = None,
 ) -> Callable[..., Any]:
-    """The original, telling before(args, kwargs) and after(result, args, kwargs) of each call."""
+    """The original, telling before(args, kwargs), and after(result, args, kwargs) or
+    failed(exception), of each call.
+    """
 
 def seal_spool(
     directory: str,

@@ -130,7 +130,7 @@ class Recording:
         """Install the hooks now if torch is there, else as soon as anyone has imported it."""
         from memtrace.hook import arrival
 
-        arrival.on_import("torch", self._install_hook)
+        arrival.on_import("torch", self._install_hook, self._note_failed_import)
 
     def _install_hook(self, torch: ModuleType) -> None:
         from memtrace.hook import installed
@@ -141,6 +141,11 @@ class Recording:
             text = str(error)
             self.note({"torch_seen": True, "hook_error": text})
             say(text)
+
+    def _note_failed_import(self, error: BaseException) -> None:
+        # Python shows it, unless the program goes on without torch.
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.note({"hook_error": f"importing torch failed: {why}"})
 
     def sample(self, reason: str) -> None:
         """Write down the counters of this moment: the host's and torch's."""

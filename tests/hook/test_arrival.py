@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from program_runs import python, recorded
+from program_runs import main_process, python, recorded
 
 FAKE = """
     {body}
@@ -68,3 +68,25 @@ def test_module_metadata_is_pythons_own(tmp_path: Path) -> None:
     # A torch that no hook fits is one line, past any --quiet, and harms nothing.
     (line,) = traced.err.decode().splitlines()
     assert line.startswith("memtrace: ")
+
+
+def test_an_import_that_succeeds_after_one_that_failed(tmp_path: Path) -> None:
+    pytest.importorskip("torch", exc_type=ImportError)
+    (tmp_path / "bad").mkdir()
+    fake_torch(tmp_path / "bad", "raise ImportError('broken')")
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path / "bad")!r})
+        try:
+            import torch
+        except ImportError:
+            del sys.path[0]
+        import torch
+        torch.ones(3)
+    """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(code))
+    assert recorded(tmp_path / "t.memtrace", path).err == b""
+    row = main_process(tmp_path / "t.memtrace")
+    assert (row["hook_error"], row["torch_seen"]) == (None, True)
+    assert row["events"] > 0

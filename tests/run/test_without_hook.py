@@ -105,7 +105,21 @@ def test_a_torch_that_cannot_be_imported(cache: Path) -> None:
     assert traceback[0] == "Traceback (most recent call last):"
     assert traceback[-1] == "ImportError: libcudnn.so.9: missing"
     assert "memtrace/" not in "".join(traceback)
-    assert "never imported torch" in at_end
+    reason = "importing torch failed: ImportError: libcudnn.so.9: missing"
+    assert at_end == f"memtrace: t.memtrace: the trace has no events: {reason}"
+    assert main_process(folder / "t.memtrace")["hook_error"] == reason
+
+
+def test_a_program_that_goes_on_without_torch(cache: Path) -> None:
+    folder = cache.parents[2]
+    (folder / "torch" / "__init__.py").write_text("raise OSError('libcudart.so:\\nnot found')")
+    (folder / "program.py").write_text(
+        "try: import torch\nexcept OSError as error: print(repr(error), error.__context__)\n"
+    )
+    shown = run(cache, "run", "-o", "t.memtrace", "program.py")
+    assert (shown.status, shown.out) == (0, b"OSError('libcudart.so:\\nnot found') None\n")
+    (at_end,) = shown.err.decode().splitlines()
+    assert at_end.endswith("no events: importing torch failed: OSError: libcudart.so:")
 
 
 def test_no_torch_at_all(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Calls back right after a module has been imported, whoever imports it and however late.
+"""Calls back right after a module has been imported, whoever imports it and however late; or when
+its import fails.
 
 The module's __spec__ and __loader__ are Python's own, and no frame of ours shows in the traceback
 of an import that fails: what stands around the import is a native callable.
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-_waiting: dict[str, list[Callable[[ModuleType], None]]] = {}
+    # What to call once a module is there, and each time that its import has failed until then.
+    Callbacks = tuple[Callable[[ModuleType], None], Callable[[BaseException], None]]
+
+_waiting: dict[str, list[Callbacks]] = {}
 
 
-def on_import(name: str, callback: Callable[[ModuleType], None]) -> None:
+def on_import(
+    name: str, arrived: Callable[[ModuleType], None], failed: Callable[[BaseException], None]
+) -> None:
     """Call back with the module: now if it has been imported, else once it has been."""
     module = sys.modules.get(name)
     if module is not None and not _is_being_imported(module):
-        guarded(callback, module)
+        guarded(arrived, module)
         return
-    _waiting.setdefault(name, []).append(callback)
+    _waiting.setdefault(name, []).append((arrived, failed))
     if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
 
@@ -70,8 +76,12 @@ def _arm(spec: ModuleSpec) -> None:
     def after(*_: object) -> None:
         _arrived(spec.name)
 
+    def failed(error: BaseException) -> None:
+        for _, tell in _waiting.get(spec.name, []):
+            guarded(tell, error)
+
     # In the loader's own dictionary, and only until it is called.
-    observed = _core.observed(loader.exec_module, before=before, after=after)
+    observed = _core.observed(loader.exec_module, before=before, after=after, failed=failed)
     loader.exec_module = observed  # type: ignore[method-assign]
 
 
@@ -81,8 +91,8 @@ def _arrived(name: str) -> None:
     if not _waiting:
         _leave_meta_path()
     if module is not None:
-        for callback in callbacks:
-            guarded(callback, module)
+        for arrived, _ in callbacks:
+            guarded(arrived, module)
 
 
 def _leave_meta_path() -> None:

@@ -198,4 +198,5 @@ def note_versions(recording: Recording, torch: ModuleType) -> None:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
     }
-    recording.note({"torch_seen": True, "versions": versions})
+    # No error any more, where an earlier import of it had failed.
+    recording.note({"torch_seen": True, "versions": versions, "hook_error": None})
