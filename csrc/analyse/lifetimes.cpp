@@ -96,7 +96,8 @@ bool Lifetimes::possible(const AllocatorEvent& event) {
     return event.tail.device == kCpu && event.address != 0 && event.address <= kMostAddress &&
            event.size_bytes <= kMostBytes;
   default:
-    return event.address != 0 && event.address <= kMostAddress && event.size_bytes <= kMostBytes;
+    return event.address != 0 && event.address <= kMostAddress && event.size_bytes <= kMostBytes &&
+           (event.tail.device != kCpu || event.stream <= kMostBytes);
   }
 }
 
@@ -158,6 +159,9 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
   if (!cuda) {
     const auto memory = static_cast<Memory>(event.tail.pool);
     allocation.memory = memory == Memory::device || memory > Memory::shared ? Memory::host : memory;
+    // Pinned memory lies in blocks of a cache; 0: its block is not known.
+    if (memory == Memory::pinned && event.stream != 0)
+      allocation.block_bytes = signed_bytes(event.stream);
   }
   allocation.origin = origin;
   return allocation;
@@ -183,7 +187,7 @@ void Lifetimes::missed(uint32_t holder, Place place) {
   finish_allocation(holder);
 }
 
-// ---- CPU: the allocator holds what was asked for ----------------------------------------------
+// ---- CPU: an allocation holds what was asked for, a pinned one its block ------------------------
 
 void Lifetimes::cpu_event(const AllocatorEvent& event, Place place, Outcome& outcome) {
   Device& cpu = device(kCpu);

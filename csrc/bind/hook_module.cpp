@@ -70,8 +70,10 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   g_recording.store(recording, std::memory_order_release);
   if (operators)
     install_operators();
-  if (cpu)
+  if (cpu) {
     install_cpu_allocator();
+    install_pinned_allocator();
+  }
   return reason;
 }
 
@@ -84,6 +86,7 @@ bool stop() {
   }
   remove_operators();
   remove_cpu_allocator();
+  remove_pinned_allocator();
   uninstall_identity();
   return quiet;
 }

@@ -14,6 +14,11 @@ void remove_operators();
 void install_cpu_allocator();
 void remove_cpu_allocator();
 
+// pinned_allocator.cpp: torch's CUDA allocator of pinned host memory, likewise; nothing where this
+// torch has none.
+void install_pinned_allocator();
+void remove_pinned_allocator();
+
 // cuda_allocator.cpp: torch offers no way to detach, so the tracker is attached once per process
 // and the gate turns it off. Each recording begins with the blocks that are live already.
 enum class CudaAttach { attached, no_cuda_build, not_initialized };

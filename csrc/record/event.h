@@ -64,7 +64,7 @@ struct AllocatorEvent {
   uint64_t ticks; // of clock.h; alloc: after it happened, free: before
   uint64_t address;
   uint64_t size_bytes; // requested; 0 for a CPU free (known from its alloc)
-  uint64_t stream;     // CUDA stream handle; oom: free bytes of the device
+  uint64_t stream;     // CUDA stream handle; oom: free bytes of the device; pinned: block's bytes
   uint32_t call;       // OperatorSpan::call of the innermost running operator; 0: none
   uint32_t stack;      // text id; 0: not taken
   uint32_t op_name;    // text id: innermost operator that is not a factory, else outermost factory

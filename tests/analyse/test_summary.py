@@ -58,6 +58,19 @@ def test_a_weight_is_counted_once_however_many_names_it_has(tmp_path: Path) -> N
     assert (use.weight_bytes, use.buffer_bytes, use.fp32_weight_bytes) == (2048, 512, 1024)
 
 
+def test_pinned_memory_is_part_of_the_peak(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.alloc("cpu", 1000)
+    pinned = process.alloc("cpu", 600, memory="pinned", block_bytes=1024)
+    process.free(pinned)
+    process.alloc("cpu", 24)
+    (use,) = summarise(open_trace(builder.write())).processes[0].devices
+    assert use.allocated is not None
+    assert (use.allocated.total_bytes, use.pinned_bytes) == (2024, 1024)
+    assert use.end_allocated_bytes == 1024
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

@@ -46,13 +46,13 @@ class Traced:
         return [row for row in self.allocations if row["process"] == process]
 
 
-def run(program: str, folder: Path) -> Traced:
+def run(program: str, folder: Path, environment: dict[str, str] | None = None) -> Traced:
     trace, account = folder / "t.memtrace", folder / "account.json"
     argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(trace)]
     done = subprocess.run(
         [*argv, str(PROGRAMS / f"{program}.py"), str(account)],
         capture_output=True, text=True, timeout=200, check=False, cwd=folder,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**(environment or os.environ), "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     tables = memtrace.open(trace)

@@ -28,6 +28,13 @@ def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
     return pq.read_table(trace_dir / dataset).to_pylist()
 
 
+def one_pinned_allocation(spool: SpoolWriter) -> None:
+    log = spool.log()
+    log.alloc(10, 0x1000, 4, pool=1)
+    log.alloc(11, 0x2000, 700, pool=2, stream=1024)
+    log.free(12, 0x2000, pool=2)
+
+
 def one_cuda_allocation(spool: SpoolWriter) -> None:
     log = spool.log()
     log.event("segment_alloc", 5, 1 << 40, 2 * MIB, device=0, order=1)
@@ -53,6 +60,18 @@ def test_every_dataset_has_the_columns_of_the_schema(trace_dir: Path) -> None:
         for field in schema:
             stored = found.field(field.name).type
             assert stored == field.type or pa.types.is_list(field.type), (name, field.name)
+
+
+def test_pinned_memory_counts_with_its_block(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    one_pinned_allocation(spool)
+    spool.finish()
+    finalise(trace_dir)
+    host, pinned = rows(trace_dir, "allocations")
+    assert (host["memory"], host["size_bytes"], host["block_bytes"]) == ("host", 4, 4)
+    assert (pinned["memory"], pinned["size_bytes"], pinned["block_bytes"]) == ("pinned", 700, 1024)
+    assert (pinned["device"], pinned["stream"]) == ("cpu", None)
+    assert [row["allocated_bytes"] for row in rows(trace_dir, "events")] == [4, 1028, 4]
 
 
 def test_an_empty_recording_gives_every_dataset(trace_dir: Path) -> None:

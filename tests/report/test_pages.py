@@ -116,6 +116,25 @@ def test_the_summary_page(serving: Trace) -> None:
     assert "reserved but unused at the peak of reserved" in page
 
 
+def test_pinned_memory_has_its_line(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.alloc("cpu", 1000)
+    process.alloc("cpu", 600, memory="pinned", block_bytes=1024)
+    trace = open_trace(builder.write())
+    summary, peak = summarise(trace), find_peak(trace)
+    assert "  of it pinned   1.00 KiB (1,024 bytes) at the peak\n" in plain(summary_page(summary))
+    assert ", pinned 1.00 KiB" in plain(end_page(summary))
+    assert "  of it pinned: 1.00 KiB (1,024 bytes)\n" in plain(peak_page(peak, top=5))
+    assert peak_document(peak)["pinned_bytes"] == 1024
+
+
+def test_nothing_is_said_of_pinned_memory_where_there_is_none(serving: Trace) -> None:
+    summary = summarise(serving)
+    for page in (summary_page(summary), end_page(summary), peak_page(find_peak(serving), top=5)):
+        assert not re.search("of it pinned|, pinned", plain(page))
+
+
 def test_several_processes_are_a_table(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     builder.process(1).alloc("cpu", 2048)

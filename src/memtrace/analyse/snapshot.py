@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for
-from memtrace.analyse.counters import Moment, last_moment
+from memtrace.analyse.counters import Moment, equals, integers, last_moment
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import choose_target, find_process
@@ -18,7 +18,7 @@ from memtrace.trace import Process, Trace
 #: Columns of every live set, whatever it is grouped by.
 LIVE_COLUMNS = (
     "allocation_id", "alloc_seq", "size_bytes", "block_bytes", "operator", "module", "source",
-    "stack_id", "category", "label",
+    "stack_id", "category", "label", "memory",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ class Snapshot:
 
     Attributes:
         of: the measure that the bytes are of.
+        pinned_bytes: how much of the total is pinned host memory.
         external_bytes: memory beside the allocator's (mapped or shared weights), in no total.
         stacks: frames of the stacks that the breakdown's rows are named by, by key.
         live: the rows of `allocations` behind the breakdown, with `bytes`.
@@ -38,6 +39,7 @@ class Snapshot:
     of: str
     moment: Moment
     breakdown: Breakdown
+    pinned_bytes: int
     external_bytes: int
     external_resident_bytes: int
     stacks: dict[str, tuple[Frame, ...]]
@@ -93,6 +95,7 @@ def snapshot_at(
         of=of,
         moment=moment,
         breakdown=breakdown,
+        pinned_bytes=int(integers(live, BYTES)[equals(live, "memory", "pinned")].sum()),
         external_bytes=pc.sum(external.column(BYTES)).as_py() or 0,
         external_resident_bytes=pc.sum(external.column("resident_bytes")).as_py() or 0,
         stacks=_stacks(trace, process.key, breakdown),

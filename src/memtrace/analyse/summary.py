@@ -42,6 +42,7 @@ class DeviceUse:
     Attributes:
         weight_bytes, buffer_bytes: of the blocks live at the peak of allocated; `fp32_weight_bytes`
             of these weights are known to be float32.
+        pinned_bytes: pinned host memory at the peak of allocated, which is part of it.
         unused_at_reserved_peak_bytes: reserved and held by no block at the peak of reserved.
     """
 
@@ -57,6 +58,7 @@ class DeviceUse:
     weight_bytes: int
     buffer_bytes: int
     fp32_weight_bytes: int
+    pinned_bytes: int
     external_bytes: int
     external_resident_bytes: int
     unused_at_reserved_peak_bytes: int | None
@@ -182,7 +184,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     }
     end = last_moment(trace, process=key, device=device)
     top = peaks["allocated"]
-    weights = buffers = fp32 = external = resident = 0
+    weights = buffers = fp32 = pinned = external = resident = 0
     operators = None
     if top is not None:
         moment = moment_at_seq(trace, process=key, device=device, seq=top.seq)
@@ -194,6 +196,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         weights = by_category["weight"].total_bytes if "weight" in by_category else 0
         buffers = by_category["buffer"].total_bytes if "buffer" in by_category else 0
         fp32 = _fp32_weight_bytes(trace, key, snapshot.live) if weights else 0
+        pinned = snapshot.pinned_bytes
         external, resident = snapshot.external_bytes, snapshot.external_resident_bytes
     total = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
     return DeviceUse(
@@ -209,6 +212,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         weight_bytes=weights,
         buffer_bytes=buffers,
         fp32_weight_bytes=fp32,
+        pinned_bytes=pinned,
         external_bytes=external,
         external_resident_bytes=resident,
         unused_at_reserved_peak_bytes=_unused(trace, peaks["reserved"])

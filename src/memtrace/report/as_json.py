@@ -63,6 +63,7 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "allocated_bytes": moment.allocated_bytes,
         "active_bytes": moment.active_bytes,
         "reserved_bytes": moment.reserved_bytes,
+        "pinned_bytes": snapshot.pinned_bytes,
         "external_bytes": snapshot.external_bytes,
         "external_resident_bytes": snapshot.external_resident_bytes,
         "lost_records": snapshot.process.row["lost_total"],

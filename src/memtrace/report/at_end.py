@@ -45,6 +45,8 @@ def _device_line(use: DeviceUse) -> Line:
         words.append(f"reserved {size(use.reserved.total_bytes)}")
     if use.weight_bytes:
         words.append(f"weights {size(use.weight_bytes)}")
+    if use.pinned_bytes:
+        words.append(f"pinned {size(use.pinned_bytes)}")
     if use.external_bytes:
         words.append(f"mapped {size(use.external_bytes)}")
     groups = [] if use.operators is None else use.operators.rows

@@ -102,6 +102,8 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
         Line(f"  then {' · '.join(totals)}"),
         Line(f"  {count(held.allocations, 'live block')}{asked}"),
     ]
+    if snapshot.pinned_bytes:
+        lines.append(Line(f"  of it pinned: {exact(snapshot.pinned_bytes)}"))
     if held.unattributed_bytes:
         lines.append(Line(f"  unattributed by {held.by}: {exact(held.unattributed_bytes)}"))
     if snapshot.external_bytes:

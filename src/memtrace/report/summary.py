@@ -132,6 +132,8 @@ def _device_blocks(use: DeviceUse) -> list[Block]:
     if use.weight_bytes or use.buffer_bytes:
         buffers = f", buffers {size(use.buffer_bytes)}" if use.buffer_bytes else ""
         blocks.append(Line(f"  {'weights':<15}{exact(use.weight_bytes)}{buffers}"))
+    if use.pinned_bytes:
+        blocks.append(Line(f"  {'of it pinned':<15}{exact(use.pinned_bytes)} at the peak"))
     if use.external_bytes:
         blocks.append(
             Line(
