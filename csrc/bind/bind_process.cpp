@@ -64,11 +64,10 @@ PyObject* represent(PyObject* object) {
 }
 
 int traverse(PyObject* object, visitproc visit, void* arg) {
-  Py_VISIT(Py_TYPE(object));
-  Py_VISIT(cast(object)->original);
-  Py_VISIT(cast(object)->before);
-  Py_VISIT(cast(object)->after);
-  Py_VISIT(cast(object)->failed);
+  const ObservedCall* self = cast(object);
+  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  for (PyObject* held : {type, self->original, self->before, self->after, self->failed})
+    Py_VISIT(held);
   return 0;
 }
 
