@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import shutil
 import statistics
@@ -24,8 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from record.empty_callback import empty_callback
 from record.recording import HooksOn
-from record.workloads import WORKLOADS
+from record.workloads import BEFORE_FORWARD, WORKLOADS
 
 
 @contextlib.contextmanager
@@ -52,8 +54,11 @@ def torch_profiler() -> Iterator[None]:
 def mem_tracker() -> Iterator[None]:
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    with MemTracker():
+    tracker = MemTracker()
+    with tracker:
+        BEFORE_FORWARD.append(tracker.reset_mod_stats)
         yield
+        BEFORE_FORWARD.clear()
 
 
 VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
@@ -61,6 +66,8 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "memtrace": HooksOn,
     "memtrace --no-operators": lambda: HooksOn(operators=False),
     "memtrace, no stacks": lambda: HooksOn(stacks=False),
+    "memtrace, no operators, no stacks": lambda: HooksOn(operators=False, stacks=False),
+    "RecordFunction, callbacks do nothing": empty_callback,
     "memray": memray_tracker,
     "torch.profiler (memory, shapes, stack)": torch_profiler,
     "MemTracker": mem_tracker,
@@ -100,6 +107,9 @@ def main() -> None:
         iteration = WORKLOADS[name]()
         for _ in range(3):
             iteration()
+        # A full collection of the imported libraries' objects falls into some measurements only.
+        gc.collect()
+        gc.freeze()
         base = measure(iteration, 5) / 1e6
         print(f"\n{name}: {base:.2f} ms thread CPU per iteration, {options.pairs} pairs")
         print(f"{'variant':42s} {'median':>8s} {'25 %':>8s} {'75 %':>8s}")

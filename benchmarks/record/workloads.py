@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+# Called before each call of the model: MemTracker cannot follow a second one otherwise.
+BEFORE_FORWARD: list[Callable[[], None]] = []
+
 TINY = {"n_layer": 4, "n_head": 4, "n_embd": 64, "vocab_size": 512, "n_positions": 128}
 REALISTIC = {"n_layer": 6, "n_head": 8, "n_embd": 512, "vocab_size": 8192, "n_positions": 512}
 
@@ -26,6 +29,8 @@ def decode(config: dict[str, int], *, batch: int, prompt: int, steps: int, devic
         with torch.no_grad():
             cache, ids = None, prompt_ids
             for _ in range(steps):
+                for prepare in BEFORE_FORWARD:
+                    prepare()
                 output = model(ids, past_key_values=cache, use_cache=True)
                 cache = output.past_key_values
                 ids = output.logits[:, -1:].argmax(-1)
@@ -41,6 +46,8 @@ def train(config: dict[str, int], *, batch: int, length: int, device: str) -> Ca
     ids = torch.randint(0, config["vocab_size"], (batch, length)).to(device)
 
     def iteration() -> None:
+        for prepare in BEFORE_FORWARD:
+            prepare()
         optimizer.zero_grad(set_to_none=True)
         model(ids, labels=ids).loss.backward()
         optimizer.step()
@@ -59,7 +66,7 @@ def realistic(device: str = "cpu") -> Callable:
 
 
 def training(device: str = "cpu") -> Callable:
-    """training: one step of the tiny model (decoding is more than MemTracker can follow)."""
+    """training: one step of the tiny model."""
     return train(TINY, batch=2, length=32, device=device)
 
 

@@ -55,26 +55,35 @@ const char* keep_text(const char* name) {
   return at->second->c_str();
 }
 
-[[gnu::noinline]] void learn_name(NameSlot& slot, const char* name, Recording& recording) noexcept {
+using NameSet = NameSlot[ThreadState::kNameWays];
+
+// Into the first place of its set; the others move on, and the last one is forgotten.
+[[gnu::noinline]] const NameSlot& learn_name(NameSet& set, const char* name,
+                                             Recording& recording) noexcept {
+  static constexpr NameSlot kUnnamed{};
   const size_t size = std::strlen(name);
+  const char* text = nullptr;
   try {
-    slot.text = keep_text(name);
+    text = keep_text(name);
   } catch (...) {
-    slot = {};
-    return recording.lose(Loss::text_no_space);
+    recording.lose(Loss::text_no_space);
+    return kUnnamed;
   }
-  slot.pointer = name;
-  slot.id = recording.api.intern(recording.api.recorder, name, size);
-  slot.factory = is_factory({name, size});
+  std::shift_right(std::begin(set), std::end(set), 1);
+  set[0] = {name, text, recording.api.intern(recording.api.recorder, name, size),
+            is_factory({name, size})};
+  return set[0];
 }
 
 // Names of schema operators are stable pointers, others are not: the text is compared as well.
 const NameSlot& find_name(ThreadState& state, const char* name, Recording& recording) noexcept {
-  const auto key = reinterpret_cast<uintptr_t>(name);
-  NameSlot& slot = state.names[((key >> 3) ^ (key >> 11)) % ThreadState::kNameSlots];
-  if (slot.pointer != name || std::strcmp(slot.text, name) != 0) [[unlikely]]
-    learn_name(slot, name, recording);
-  return slot;
+  constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
+  const uint64_t hash = reinterpret_cast<uintptr_t>(name) * kSpread;
+  NameSet& set = state.names[hash >> (64 - ThreadState::kNameSetBits)];
+  for (const NameSlot& slot : set)
+    if (slot.pointer == name && std::strcmp(slot.text, name) == 0) [[likely]]
+      return slot;
+  return learn_name(set, name, recording);
 }
 
 bool is_user_scope(at::RecordScope scope) noexcept {

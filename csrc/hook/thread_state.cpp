@@ -64,8 +64,9 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
     recording->lose(Loss::event_no_space);
     return false;
   }
-  for (NameSlot& slot : state->names)
-    slot = {};
+  for (auto& set : state->names)
+    for (NameSlot& slot : set)
+      slot = {};
   // Calls that began before this recording have names of another text.log.
   for (OperatorCall& call : state->calls)
     call.name = call.owner = call.top = call.call = 0;

@@ -44,6 +44,8 @@ struct OperatorCall {
   bool touched; // something was allocated or freed in it
 };
 
+// Of a cache of names with several places for each hash: two names that met in one place would push
+// each other out at every call.
 struct NameSlot {
   const char* pointer;
   const char* text; // our copy: pointers of dynamic names come back with other texts
@@ -53,7 +55,8 @@ struct NameSlot {
 
 struct ThreadState {
   static constexpr uint32_t kMaxDepth = 128;
-  static constexpr uint32_t kNameSlots = 256;
+  static constexpr uint32_t kNameSetBits = 6;
+  static constexpr uint32_t kNameWays = 4;
 
   alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
   uint32_t depth = 0;                       // running operators; may exceed kMaxDepth
@@ -62,7 +65,7 @@ struct ThreadState {
   uint32_t thread = 0;                          // id in text.log
   uint32_t last_call = 0;
   OperatorCall calls[kMaxDepth];
-  NameSlot names[kNameSlots];
+  NameSlot names[1U << kNameSetBits][kNameWays];
   ThreadState* next = nullptr; // list of all states, for stop()
 
   // Not inside a hook and in no operator, in one load.

@@ -61,6 +61,7 @@ class Recorder {
   bool next_window(ThreadLog* log) noexcept;
   void* map_window() noexcept;
   void append_window(void* window) noexcept;
+  void reserve_records_ahead() noexcept;
   template <class Kind> void write_slowly(const Kind& record, Loss loss) noexcept;
   bool append_text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
 
@@ -79,9 +80,10 @@ class Recorder {
   ThreadLog* note_log_ = nullptr;
 
   Control* control_ = nullptr;
-  uint64_t records_size_ = 0; // under records_mutex_
-  SpoolFile windows_file_;    // used under logs_mutex_
-  SpoolFile text_file_;       // used under text_mutex_
+  uint64_t records_size_ = 0;  // under records_mutex_
+  uint64_t records_ahead_ = 0; // space is reserved up to here; likewise
+  SpoolFile windows_file_;     // used under logs_mutex_
+  SpoolFile text_file_;        // used under text_mutex_
   std::mutex records_mutex_;
   SpoolFile records_file_; // used under records_mutex_
 };

@@ -119,6 +119,19 @@ bool SpoolFile::reserve(off_t offset, off_t size) noexcept {
   return write_zeros(fd, offset, size); // a file system without fallocate: slower, as safe
 }
 
+void SpoolFile::reserve_ahead(off_t offset, off_t size) noexcept {
+  const int fd = descriptor();
+  if (fd >= 0 && allowed(offset, static_cast<size_t>(size)) == static_cast<size_t>(size))
+    static_cast<void>(fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, size));
+}
+
+void SpoolFile::trim() noexcept {
+  const int fd = descriptor();
+  struct stat status{};
+  if (fd >= 0 && fstat(fd, &status) == 0)
+    static_cast<void>(ftruncate(fd, status.st_size));
+}
+
 void SpoolFile::close() noexcept {
   if (is_ours(fd_))
     ::close(fd_);

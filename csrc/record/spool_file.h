@@ -27,6 +27,11 @@ class SpoolFile {
   // Space is taken before a page is mapped: a sparse mapping on a full disk is a SIGBUS in the
   // host.
   bool reserve(off_t offset, off_t size) noexcept;
+  // Asks for space behind the end of the file, which then costs less to write; not having it is no
+  // failure. The size stays as it is.
+  void reserve_ahead(off_t offset, off_t size) noexcept;
+  // Gives back what was reserved behind the end of the file.
+  void trim() noexcept;
   // Closes the descriptor if it is still ours.
   void close() noexcept;
 

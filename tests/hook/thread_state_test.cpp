@@ -136,7 +136,7 @@ TEST_CASE("joining a later recording forgets names and calls of the earlier one"
     first.start();
     write_one(1);
     ThreadLog* old_log = t_state->log;
-    t_state->names[3] = {"name", "name", 9, true};
+    t_state->names[3][1] = {"name", "name", 9, true};
     t_state->calls[0] = {};
     t_state->calls[0].call = t_state->calls[0].name = 4;
     t_state->calls[0].owner = t_state->calls[0].top = 4;
@@ -146,7 +146,7 @@ TEST_CASE("joining a later recording forgets names and calls of the earlier one"
     write_one(2);
     CHECK(t_state->log != old_log);
     CHECK(t_state->recording == &second.seen());
-    CHECK(t_state->names[3].pointer == nullptr);
+    CHECK(t_state->names[3][1].pointer == nullptr);
     CHECK(t_state->depth == 1); // it still runs
     second.stop();
   }).join();

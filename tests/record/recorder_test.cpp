@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -63,6 +64,27 @@ TEST_CASE("flush appends the full window, and the log goes on") {
   CHECK(file_bytes(spool.path() + "/records.bin").size() == kChunkBytes);
   append(log, kRecordsPerChunk + 2);
   CHECK(read_log(spool.path(), log->number).size() == kRecordsPerChunk + 2);
+}
+
+TEST_CASE("space is reserved ahead of the records and given back at the end") {
+  TemporaryDirectory spool;
+  const std::string path = spool.path() + "/records.bin";
+  const auto taken_bytes = [&path] {
+    struct stat status{};
+    REQUIRE(stat(path.c_str(), &status) == 0);
+    return static_cast<uint64_t>(status.st_blocks) * 512;
+  };
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  constexpr uint64_t kChunks = 9; // beyond a power of two: ahead is as much again as there was
+  for (uint64_t i = 1; i <= (kChunks + 1) * kRecordsPerChunk; ++i)
+    append(log, i);
+  recorder.flush(log);
+  CHECK(file_bytes(path).size() == kChunks * kChunkBytes); // no reader sees what is ahead
+  CHECK(taken_bytes() >= (kChunks + 1) * kChunkBytes);
+  recorder.close(false);
+  CHECK(file_bytes(path).size() == kChunks * kChunkBytes);
+  CHECK(taken_bytes() <= kChunks * kChunkBytes + 64 * 1024);
 }
 
 TEST_CASE("a log of a thread that ended goes to the next thread") {
