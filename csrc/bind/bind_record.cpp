@@ -4,6 +4,7 @@
 #include "record/recorder_api.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 namespace py = pybind11;
 
@@ -110,7 +111,10 @@ template <class Enum> void constant(py::module_& module, const char* name, Enum 
 
 void register_record(py::module_& module) {
   py::class_<PyRecorder>(module, "Recorder", "The spool that this process writes.")
-      .def(py::init<const std::string&>(), py::arg("spool_dir"))
+      .def(py::init([](const std::filesystem::path& spool_dir) {
+             return std::make_unique<PyRecorder>(spool_dir.string());
+           }),
+           py::arg("spool_dir"))
       .def_property_readonly("api", &PyRecorder::api)
       .def("intern",
            [](PyRecorder& self, const std::string& text) { return self.recorder().intern(text); })

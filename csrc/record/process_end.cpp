@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
@@ -43,7 +44,29 @@ bool wait_until_done(int fd) noexcept {
   return ready > 0 && read(fd, &byte, 1) == 1;
 }
 
+// What C code printed comes before the summary, as exit() itself would do later. Not all streams: a
+// thread may sit in a read of the terminal and hold its lock for ever.
+void flush_output() noexcept {
+  for (FILE* stream : {stdout, stderr}) {
+    if (ftrylockfile(stream) != 0)
+      continue;
+    fflush_unlocked(stream);
+    funlockfile(stream);
+  }
+}
+
+// A timer that the program has set may run out while it only waits, with Python's handler gone:
+// without us the process would not be there any more. What asks a process to end still ends it.
+void ignore_late_signals() noexcept {
+  for (const int number : {SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGPIPE, SIGIO}) {
+    struct sigaction now{};
+    if (sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_DFL)
+      signal(number, SIG_IGN);
+  }
+}
+
 void at_exit(int status, void*) {
+  flush_output();
   announce_process_end(status);
 }
 
@@ -65,7 +88,7 @@ void announce_process_end(int status) noexcept {
   ProcessEnd* end = g_end;
   if (!end || end->pid != getpid() || end->announced.exchange(true))
     return;
-  fflush(nullptr); // what C code printed comes before the summary, as exit() itself would do later
+  ignore_late_signals();
   // Opened before the message, so that the byte cannot come and go in between.
   const int done = open(end->done_fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   const bool finished = done >= 0 && send_status(*end, status) && wait_until_done(done);

@@ -145,6 +145,10 @@ def announce_process_end(status: int) -> None:
 def wait_after_interrupt(status: int) -> None:
     """Also wait when the process ends by an unhandled KeyboardInterrupt."""
 
+class ObservedCall:
+    """What observed() gives: to whoever asks, it looks like the original."""
+
+def is_programs_exception(exception: BaseException) -> bool: ...
 def observed(
     original: Callable[..., Any],
     before: Callable[..., object] | None = None,

@@ -201,6 +201,24 @@ def test_closed_standard_streams(tmp_path: Path, closed: int) -> None:
     assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
 
 
+@pytest.mark.parametrize("how", ["end", "os._exit"])
+def test_a_late_alarm_does_not_end_the_wait_for_the_answer(tmp_path: Path, how: str) -> None:
+    assert compare(tmp_path, PROGRAMS / "late_alarm.py", how).out == b"done\n"
+    assert main_process(tmp_path / "t.memtrace")["exit_status"] == 0
+
+
+def test_functions_of_os_are_pickled_as_ever(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "pickled_exits.py")
+    assert shown.out.splitlines()[1:] == [b"7", b"OverflowError", b"TypeError", b"TypeError"]
+    row = main_process(tmp_path / "t.memtrace")
+    assert (row["end_reason"], row["complete"]) == ("exit", True)
+
+
+def test_os_exit_prints_nothing_that_c_code_had_not_flushed(tmp_path: Path) -> None:
+    code = "import ctypes, os; ctypes.CDLL(None).printf(b'kept back'); os._exit(0)"
+    assert compare(tmp_path, "-c", code).out == b""
+
+
 @pytest.mark.parametrize(("how", "status"), [("caught", 3), ("uncaught", -signal.SIGINT)])
 def test_ctrl_c_reaches_the_program_and_not_the_finaliser(
     tmp_path: Path, how: str, status: int
