@@ -3,6 +3,7 @@
 #include "hook/own_call.h"
 #include "record/process_end.h"
 #include "record/spool_seal.h"
+#include "record/writer_life.h"
 
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
@@ -156,6 +157,18 @@ void seal(const std::filesystem::path& directory, std::optional<int> exit_status
     throw py::value_error(reason);
 }
 
+const char* life_name(const std::string& directory) {
+  switch (writer_life(directory)) {
+  case WriterLife::running:
+    return "running";
+  case WriterLife::ended:
+    return "ended";
+  case WriterLife::unknown:
+    break;
+  }
+  return "unknown";
+}
+
 } // namespace
 
 void register_process(py::module_& module) {
@@ -174,6 +187,8 @@ void register_process(py::module_& module) {
   module.def("seal_spool", &seal, py::arg("directory"), py::kw_only(),
              py::arg("exit_status") = py::none(), py::arg("complete") = false,
              py::arg("process_note") = "", "Add what is known of a process that writes no more.");
+  module.def("writer_life", &life_name, py::arg("directory"),
+             "Whether the writer of a spool is running, ended or unknown.");
 }
 
 } // namespace memtrace

@@ -1,5 +1,6 @@
 // memtrace._core.Recorder: the recorder as Python sees it, for everything that is not hot.
 #include "bind/core_bindings.h"
+#include "record/process_end.h"
 #include "record/recorder.h"
 #include "record/recorder_api.h"
 
@@ -140,6 +141,7 @@ void register_record(py::module_& module) {
            py::arg("stream") = 0)
       .def("set_exit_status",
            [](PyRecorder& self, int status) { self.recorder().set_exit_status(status); })
+      .def("note_exit_status", [](PyRecorder& self) { note_exit_status_in(&self.recorder()); })
       .def("lost", &lost)
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
       .def(

@@ -1,5 +1,7 @@
 #include "record/process_end.h"
 
+#include "record/recorder.h"
+
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -19,6 +21,15 @@ struct ProcessEnd {
   std::atomic<bool> announced{false};
 };
 ProcessEnd* g_end = nullptr;
+
+// The recorder lives for ever, its control page stays mapped when it is closed. A child that was
+// forked behind our back has the handler and the recorder of its parent.
+struct StatusKeeper {
+  std::atomic<Recorder*> recorder{nullptr};
+  std::atomic<pid_t> pid{0};
+  std::atomic<bool> registered{false};
+};
+StatusKeeper g_keeper;
 
 bool send_status(const ProcessEnd& end, int status) noexcept {
   const int fd = open(end.end_fifo.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
@@ -70,7 +81,24 @@ void at_exit(int status, void*) {
   announce_process_end(status);
 }
 
+#ifdef __GLIBC__
+void keep_status(int status, void*) {
+  Recorder* recorder = g_keeper.recorder.load();
+  if (recorder && g_keeper.pid.load() == getpid())
+    recorder->set_exit_status(status & 0xff);
+}
+#endif
+
 } // namespace
+
+void note_exit_status_in(Recorder* recorder) noexcept {
+  g_keeper.pid.store(getpid());
+  g_keeper.recorder.store(recorder);
+#ifdef __GLIBC__
+  if (!g_keeper.registered.exchange(true)) // a forked child has its parent's handlers
+    on_exit(keep_status, nullptr);
+#endif
+}
 
 void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
                        const std::string& hint) {

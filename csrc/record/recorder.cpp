@@ -1,5 +1,7 @@
 #include "record/recorder.h"
 
+#include "record/writer_life.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +25,8 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
   if (page == MAP_FAILED)
     throw std::runtime_error("cannot reserve space in " + directory + ": " +
                              std::generic_category().message(errno));
+  // Others see by this mapping that we live (writer_life.cpp): it is never taken away, and a forked
+  // child does not have it.
   madvise(page, kControlBytes, MADV_DONTFORK);
   control_ = static_cast<Control*>(page);
   control_->version = kSpoolVersion;
@@ -32,6 +36,7 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
   control_->python_hex = python_hex;
   control_->start = clock_anchor();
   control_->start_unix_ns = clock_ns(CLOCK_REALTIME);
+  control_->writer = this_writer();
   std::atomic_ref<uint64_t>(control_->magic).store(kSpoolMagic, std::memory_order_release);
   note_log_ = acquire_log();
 }

@@ -1,7 +1,7 @@
 """Native core: recorder, spool reader, analysis loops. No torch inside."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,7 @@ class Recorder:
         stream: int = 0,
     ) -> None: ...
     def set_exit_status(self, status: int, /) -> None: ...
+    def note_exit_status(self) -> None: ...  # when this process exits
     def lost(self) -> dict[str, int]: ...
     def ticks(self) -> int: ...
     def close(self, quiet: bool = True) -> None: ...
@@ -167,3 +168,6 @@ def seal_spool(
     process_note: str = "",
 ) -> None:
     """Add what is known of a process that writes no more."""
+
+def writer_life(directory: str) -> Literal["running", "ended", "unknown"]:
+    """Whether the writer of a spool still runs, as far as it can be told from here."""

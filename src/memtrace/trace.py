@@ -281,26 +281,44 @@ def _finish_spools(trace_dir: Path) -> Spools:
     from memtrace.finalise import recover
 
     scratch = None
+    results = []
     if os.access(trace_dir, os.W_OK) and os.access(trace_dir / SPOOL, os.W_OK):
-        result = recover(trace_dir)
-        roots: tuple[Path, ...] = (trace_dir,)
-    else:
+        results.append(recover(trace_dir, progress=True))
+    if not results or results[-1].unsure:
         scratch = Path(mkdtemp(prefix="memtrace-"))
-        result = recover(trace_dir, into=scratch)
-        roots = (trace_dir, scratch)
+        try:
+            results.append(recover(trace_dir, into=scratch, progress=True))
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+    roots = (trace_dir,) if scratch is None else (trace_dir, scratch)
+    last = results[-1]  # has looked at everything that is left
     finished = any((root / "processes").is_dir() for root in roots)
-    if result.refused and not result.running and not finished:
+    if last.refused and not last.running and not finished:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        raise MemtraceError(result.refused[0])
-    for key in result.keys:
-        how = ", which did not end in order" if key in result.cut_off else ""
-        _note(f"finished the records of process {_pid(key)}{how}")
-    for reason in result.refused:
+        raise MemtraceError(last.refused[0])
+    unsure = dict(last.unsure)
+    for result in results:
+        for key in result.keys:
+            if key not in unsure:
+                how = ", which did not end in order" if key in result.cut_off else ""
+                _note(f"finished the records of process {_pid(key)}{how}")
+    for reason in last.refused:
         _note(f"{reason}: this process is left out")
-    for key in result.running:
-        _note(f"process {_pid(key)} is still running; its records are not in the tables yet")
-    return Spools(roots, result.running, scratch)
+    if unsure:
+        who = f"process {_pid(next(iter(unsure)))}"
+        if len(unsure) > 1:
+            who = f"{len(unsure):,} processes"
+        _note(
+            f"{who} of host {', '.join(dict.fromkeys(unsure.values()))} may still run; shown is "
+            "what was recorded until now. Once ended, to finish the trace: "
+            f"python -m memtrace recover --force {trace_dir}"
+        )
+    if finished:  # else that is all there is to say, and an error
+        for key in last.running:
+            _note(f"process {_pid(key)} is still running; its records are not in the tables yet")
+    return Spools(roots, last.running, scratch)
 
 
 def _note(line: str) -> None:

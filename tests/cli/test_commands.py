@@ -192,8 +192,11 @@ def test_recover_counts(
     for key in ("a-1-x", "a-2-x"):
         (tmp_path / "spool" / f"process={key}").mkdir(parents=True)
 
-    def recover(trace_dir: Path) -> types.SimpleNamespace:
-        return types.SimpleNamespace(keys=("a-1-x",), running=("a-2-x",), refused=("bad",))
+    def recover(trace_dir: Path, *, progress: bool, force: bool) -> types.SimpleNamespace:
+        assert (progress, force) == (True, False)
+        return types.SimpleNamespace(
+            keys=("a-1-x",), running=("a-2-x",), refused=("bad",), unsure=()
+        )
 
     stub(monkeypatch, "memtrace.finalise", recover=recover)
     assert main(["recover", str(tmp_path)]) == 0

@@ -60,7 +60,8 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
     control, notes = spool.control, spool.notes
     complete = bool(control["complete"])
     lost = lost_events(spool, totals)
-    end_reason = notes.text("end_reason") or ("exit" if complete else "killed")
+    exited = complete or control["exit_status"] is not None
+    end_reason = notes.text("end_reason") or ("exit" if exited else "killed")
     end_ns = control["end_monotonic_ns"] - control["start_monotonic_ns"] if complete else None
     return {
         "pid": _as_int64(control["pid"]),

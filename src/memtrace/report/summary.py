@@ -96,9 +96,10 @@ def trouble_lines(summary: Summary, main: ProcessSummary) -> list[Line]:
             Line(f"  still running, not in this trace yet: {len(summary.running):,}", WARNING)
         )
     if main.process.row["complete"] is False:
-        lines.append(
-            Line("  the process did not end in order; all that it had recorded is here", WARNING)
-        )
+        how = "the process did not end in order; all"
+        if main.process.row["end_reason"] == "unknown":  # or has not ended, as far as can be told
+            how = "how the process ended is not known; all"
+        lines.append(Line(f"  {how} that it had recorded is here", WARNING))
     return lines
 
 

@@ -52,6 +52,7 @@ def _start(inherited: environment.Inherited) -> Recording:
             main_pid=inherited.main_pid,
         )
         recording.set_current(started)
+    guarded(started.recorder.note_exit_status)
     started.export_environment()
     # Registered before anyone else's, so it runs after all of them.
     atexit.register(ending.at_exit)
