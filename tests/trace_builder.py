@@ -215,7 +215,8 @@ class TraceBuilder:
                 "end_time_ns": process.time_ns + process.tick_ns,
                 "events": len(process.rows["events"]),
             }
-            process.rows["processes"] = [{**end, **process.row}]
+            counts = {n: len(rows) for n, rows in process.rows.items() if n != "processes"}
+            process.rows["processes"] = [{**end, "dataset_rows": json.dumps(counts), **process.row}]
             for name, rows in process.rows.items():
                 split = parts if name in ("events", "allocations") else 1
                 write_dataset(

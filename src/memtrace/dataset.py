@@ -127,9 +127,12 @@ class Dataset:
     def parts(self) -> dict[str, list[Part]]:
         found: dict[str, list[Part]] = {}
         for folder in self._folders:
-            for place in sorted(folder.glob(f"{_PARTITION}*")):
-                files = sorted(place.glob("*.parquet"))
-                found[place.name[len(_PARTITION) :]] = [Part(self.name, file) for file in files]
+            if not folder.is_dir():
+                continue
+            for place in sorted(folder.iterdir()):  # glob() would be silent where it may not look
+                if place.name.startswith(_PARTITION) and place.is_dir():
+                    files = sorted(file for file in place.iterdir() if file.suffix == ".parquet")
+                    found[place.name[len(_PARTITION) :]] = [Part(self.name, file) for file in files]
         return found
 
     @property

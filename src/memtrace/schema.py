@@ -200,6 +200,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         exit_status=_id,
         complete=_flag,
         events=_id,
+        # How many rows this process has in each other dataset, as JSON: {"events": 37, ...}.
+        # A trace is checked against it when it is opened; null in older ones.
+        dataset_rows=_text,
         lost_events=_text,
         lost_total=_id,
         unmatched_frees=_id,

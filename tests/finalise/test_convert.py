@@ -452,6 +452,10 @@ def test_parts_are_each_in_order_and_whole(
         found += seqs
     assert len(found) == len(set(found)) == 4000
     assert [row["seq"] for row in rows(trace_dir, "events")] == list(range(6000))
+    (process,) = rows(trace_dir, "processes")
+    written = json.loads(process["dataset_rows"])
+    assert written == {name: len(rows(trace_dir, name)) for name in SCHEMAS if name != "processes"}
+    assert (written["events"], written["allocations"], written["segments"]) == (6000, 4000, 0)
 
 
 def test_a_newer_spool_is_refused_naming_both_versions(trace_dir: Path) -> None:

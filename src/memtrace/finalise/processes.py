@@ -23,10 +23,11 @@ _COUNTED_LOSSES = (
 _TRACES_OF_LOSS = ("lost_spans", "missed_frees")
 
 
-def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
-    """The row as a table of `processes`."""
+def process_table(spool: Spool, totals: dict[str, Any], rows: dict[str, int]) -> pa.Table:
+    """The row as a table of `processes`; `rows` says how many each other dataset has."""
     row = {**_identity(spool.notes), **_recording(spool, totals), **_reconciliation(totals)}
     row["unrecorded_children"] = unrecorded_children(spool)
+    row["dataset_rows"] = json.dumps(rows)
     schema = SCHEMAS["processes"]
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
 
