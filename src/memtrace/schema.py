@@ -11,6 +11,15 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 ATTRIBUTION_VERSION = 1
 
+#: Kinds of `lost_events` that cost words and never bytes: the end of a stack, a name. All others
+#: mean that records are missing, or do not fit together: sums are bounds then.
+LOST_WORDS = frozenset(
+    {
+        "text_no_space", "stack_too_deep", "operators_deep", "text_bytes_cut", "unknown_text_ids",
+        "unmatched_names",
+    }
+)  # fmt: skip
+
 _id = pa.int64()
 _ns = pa.int64()
 _bytes = pa.int64()
@@ -207,6 +216,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         lost_total=_id,
         unmatched_frees=_id,
         stack_min_bytes=_bytes,
+        cpu_on=_flag,
         operators_on=_flag,
         stacks_on=_flag,
         torch_seen=_flag,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for
+from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for, not_recorded
 from memtrace.analyse.counters import Moment, equals, integers, last_moment
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.stack import Frame, stacks_by_id
@@ -86,7 +86,12 @@ def snapshot_at(
     if of == "reserved":
         unused = max((moment.reserved_bytes or 0) - (pc.sum(live.column(BYTES)).as_py() or 0), 0)
     breakdown = break_down(
-        live, by=by, total_bytes=moment.total_bytes(of), top=top, unused_bytes=unused
+        live,
+        by=by,
+        total_bytes=moment.total_bytes(of),
+        top=top,
+        unused_bytes=unused,
+        nameless=not_recorded(by, process.row),
     )
     external = live_allocations(trace, moment, of=of, columns=["resident_bytes"], external=True)
     return Snapshot(

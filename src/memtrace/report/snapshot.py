@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memtrace.analyse.breakdown import not_recorded
 from memtrace.analyse.counters import Moment
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
@@ -23,7 +24,7 @@ def peak_page(peak: Peak, *, top: int) -> list[Block]:
         Line(f"  at {_place(peak.moment, peak.process)}"),
     ]
     if peak.reached is not None:
-        blocks += _reached_lines(peak.reached)
+        blocks += _reached_lines(peak.reached, peak.process)
     else:
         blocks.append(Line("  the allocation that reached it was not recorded", WARNING))
     blocks += _context_lines(peak.snapshot)
@@ -58,8 +59,11 @@ def _place(moment: Moment, process: Process) -> str:
     return f"{place}; {moment.device} is {name}" if name else place
 
 
-def _reached_lines(reached: Reached) -> list[Line]:
-    operator = reached.operator or "an allocation outside any operator"
+def _reached_lines(reached: Reached, process: Process) -> list[Line]:
+    no_operators = not_recorded("operator", process.row)
+    operator = reached.operator or (
+        f"an allocation ({no_operators})" if no_operators else "an allocation outside any operator"
+    )
     if reached.origin == "preexisting":
         operator = "memory from before recording began"
     if reached.top_operator and reached.top_operator != reached.operator:
@@ -80,6 +84,9 @@ def _reached_lines(reached: Reached) -> list[Line]:
     lines = [Line(f"  reached by {operator}: {of}")]
     if any(where):
         lines.append(Line("    " + " · ".join(word for word in where if word)))
+    no_stacks = not_recorded("stack", process.row)
+    if not frames and no_stacks:
+        lines.append(Line(f"    {no_stacks}", FAINT))
     lines += [Line(f"      {frame_text(frame)}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
     more = len(frames) - _FRAMES_SHOWN
     if more > 0:
