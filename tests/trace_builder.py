@@ -105,9 +105,10 @@ class ProcessBuilder:
 
     def free(self, row: dict[str, Any], *, hold: bool = False) -> None:
         """Requests the free; with `hold` a stream still uses the block (see `release`)."""
-        self._add(row["device"], allocated=-row["block_bytes"])
-        if row["device"] == "cpu":
-            self._add("cpu", active=-row["block_bytes"])
+        if row["origin"] != "external":
+            self._add(row["device"], allocated=-row["block_bytes"])
+            if row["device"] == "cpu":
+                self._add("cpu", active=-row["block_bytes"])
         self._event(row["device"], "free_requested", row)
         row |= {"free_seq": self.seq, "free_time_ns": self.time_ns, "free_thread_id": 1}
         if row["device"] != "cpu" and not hold:

@@ -44,7 +44,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         "trace": summary.path,
         "empty": summary.empty,
         "events": summary.events,
+        "allocations": summary.allocations,
         "lost_total": summary.lost_total,
+        "root": summary.root,
         "main": summary.main,
         "running": list(summary.running),
         "processes": [_process_summary(process) for process in summary.processes],
@@ -115,6 +117,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "events": summary.events,
         "allocations": summary.allocations,
         "lost_events": summary.lost,
+        "lost_total": summary.lost_total,
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
         "reconciled": row["reconciled"],
@@ -126,6 +129,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 def _device(use: DeviceUse) -> dict[str, Any]:
     document = asdict(use)
+    document |= document.pop("weights")
     document["operators"] = None if use.operators is None else _breakdown(use.operators)
     document["bf16_saving_estimate_bytes"] = use.bf16_saving_bytes
     return document
