@@ -14,7 +14,7 @@ class SpoolError(ValueError):
 class SpoolReader:
     """One process's spool, also of a killed or a running process."""
 
-    def __init__(self, directory: str) -> None: ...
+    def __init__(self, directory: str | bytes) -> None: ...
     @property
     def control(self) -> dict[str, Any]: ...
     @property
@@ -74,7 +74,7 @@ def clock_now() -> tuple[int, int]: ...
 class Recorder:
     """The spool that this process writes."""
 
-    def __init__(self, spool_dir: str) -> None: ...
+    def __init__(self, spool_dir: str | bytes) -> None: ...
     @property
     def api(self) -> object: ...
     def intern(self, text: str, /) -> int: ...
@@ -136,7 +136,7 @@ MEMORY_shared: int
 
 # ---- the watched process (csrc/bind/bind_process.cpp) ------------------------------------------
 
-def watch_process_end(end_fifo: str, done_fifo: str, hint: str) -> None:
+def watch_process_end(end_fifo: str | bytes, done_fifo: str | bytes, hint: str | bytes) -> None:
     """At the exit of this process, tell the finaliser and wait for it."""
 
 def announce_process_end(status: int) -> None:
@@ -156,7 +156,7 @@ def observed(
     """
 
 def seal_spool(
-    directory: str,
+    directory: str | bytes,
     *,
     exit_status: int | None = None,
     complete: bool = False,

@@ -70,7 +70,7 @@ class Recording:
         self.stages = Stages()
         spool = os.path.join(trace_dir, "spool", f"process={self.key}")
         os.mkdir(spool, 0o700)
-        self.recorder = _core.Recorder(spool)
+        self.recorder = _core.Recorder(os.fsencode(spool))
         self.note(process_facts(options, key=self.key, parent=parent, start_method=start_method))
 
     @property

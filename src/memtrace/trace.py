@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from memtrace.dataset import Dataset
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 from memtrace.schema import FORMAT_VERSION, SCHEMAS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Process:
             words = json.loads(text)
         except ValueError:
             return [str(text)]
-        return [str(word) for word in words] if isinstance(words, list) else [str(words)]
+        return [readable(str(word)) for word in (words if isinstance(words, list) else [words])]
 
     @property
     def device_names(self) -> dict[str, str]:

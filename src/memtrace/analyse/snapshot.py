@@ -8,7 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for, not_recorded
-from memtrace.analyse.counters import Moment, equals, integers, last_moment
+from memtrace.analyse.counters import (
+    Moment,
+    equals,
+    integers,
+    last_moment,
+    moment_before_first,
+    next_allocation,
+)
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import choose_target, find_process
@@ -56,7 +63,14 @@ def take_snapshot(
     top: int | None = None,
     process: str | int | None = None,
 ) -> Snapshot:
-    """What was live after the last event of the device that is not later than `time_ns`."""
+    """What was live after the last event of the device that is not later than `time_ns`.
+
+    Before the device's first event it held nothing.
+
+    Raises:
+        MemtraceError: the time is not within the recording, or before the memory was listed that
+            the device held when it began.
+    """
     if process is not None:
         find_process(trace, process)
     target = choose_target(trace, device=device, process=process, of=of)
@@ -70,10 +84,19 @@ def take_snapshot(
         )
     moment = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
     if moment is None:
-        raise MemtraceError(
-            f"nothing had been allocated on {target.device} after {time_ns / 1e9:.9g} s"
-        )
+        moment = _beginning(trace, key, target.device)
     return snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+
+
+def _beginning(trace: Trace, process: str, device: str) -> Moment:
+    moment = moment_before_first(process, device)
+    first = next_allocation(trace, moment)
+    if first is not None and first.action == "preexisting":
+        raise MemtraceError(
+            f"{device} held memory from before the recording, "
+            f"which is known from {first.time_ns / 1e9:.9g} s on"
+        )
+    return moment
 
 
 def snapshot_at(

@@ -16,6 +16,7 @@ from memtrace.analyse.counters import (
 from memtrace.analyse.snapshot import snapshot_at
 from memtrace.analyse.target import check_device, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
+from memtrace.errors import readable
 from memtrace.schema import LOST_WORDS
 from memtrace.trace import Process, Trace
 
@@ -137,7 +138,7 @@ def summarise(trace: Trace, *, device: str | None = None) -> Summary:
     check_device(trace, device)
     processes = tuple(_process(trace, process, device) for process in trace.process_list)
     return Summary(
-        path=str(trace.path),
+        path=readable(str(trace.path)),
         empty=None if trace.devices else why_empty(trace),
         processes=processes,
         running=trace.running,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 
 
 @click.command("recover")
@@ -22,7 +22,7 @@ def command(trace_path: str) -> None:
         raise MemtraceError(f"{path}: no such trace")
     if not spool_keys(path):
         open_trace(path)
-        click.echo(f"{path}: nothing to recover, the trace is finished")
+        click.echo(f"{readable(trace_path)}: nothing to recover, the trace is finished")
         return
     from memtrace import finalise
 
@@ -30,6 +30,6 @@ def command(trace_path: str) -> None:
     if result.refused and not result.keys and not result.running:
         raise MemtraceError(result.refused[0])
     for reason in result.refused:
-        click.echo(f"memtrace: {reason}", err=True)
+        click.echo(f"memtrace: {readable(reason)}", err=True)
     left = f", {len(result.running):,} still running" if result.running else ""
-    click.echo(f"{path}: {len(result.keys):,} recovered{left}")
+    click.echo(f"{readable(trace_path)}: {len(result.keys):,} recovered{left}")

@@ -64,7 +64,7 @@ def held(spool_dir: Path) -> Iterator[bool]:
 def open_spool(key: str, path: Path) -> Spool:
     """Opens a spool, or says in one line why it cannot be read."""
     try:
-        reader = _core.SpoolReader(str(path))
+        reader = _core.SpoolReader(os.fsencode(path))
     except _core.SpoolError as error:
         raise MemtraceError(str(error)) from error
     return Spool(key, path, reader, merge_notes(reader.process_notes()))

@@ -7,15 +7,17 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
+from memtrace.analyse.counters import BEFORE_FIRST
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
+from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
 
 
 def write_json(document: dict[str, Any], stream: IO[str]) -> None:
-    """One indented document and a newline."""
-    json.dump(document, stream, indent=2, ensure_ascii=False)
+    """One indented document and a newline, in letters that the stream has."""
+    json.dump(document, stream, indent=2, ensure_ascii=not speaks_unicode(stream))
     stream.write("\n")
 
 
@@ -34,7 +36,11 @@ def peak_document(peak: Peak) -> dict[str, Any]:
 
 
 def snapshot_document(snapshot: Snapshot, time_ns: int) -> dict[str, Any]:
-    """What was live, exactly; `at_ns` is the instant asked for, `time_ns` that of the event."""
+    """What was live, exactly.
+
+    `at_ns` is the instant asked for; `seq` and `time_ns` are those of the last event before it,
+    null where there is none.
+    """
     return {**_snapshot(snapshot), "at_ns": time_ns}
 
 
@@ -60,8 +66,8 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "device": snapshot.device,
         "of": snapshot.of,
         "total_bytes": snapshot.breakdown.total_bytes,
-        "seq": moment.seq,
-        "time_ns": moment.time_ns,
+        "seq": None if moment.seq == BEFORE_FIRST else moment.seq,
+        "time_ns": None if moment.seq == BEFORE_FIRST else moment.time_ns,
         "allocated_bytes": moment.allocated_bytes,
         "active_bytes": moment.active_bytes,
         "reserved_bytes": moment.reserved_bytes,

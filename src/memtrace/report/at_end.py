@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from memtrace.analyse.summary import DeviceUse, Summary, summarise
+from memtrace.errors import readable
 from memtrace.report.losses import trouble_lines
 from memtrace.report.page import TITLE, WARNING, Block, Line, write_page
 from memtrace.report.summary import main_process, next_command, shown_processes
@@ -16,7 +17,7 @@ from memtrace.trace import open_trace
 
 def write_end_summary(trace_dir: Path, shown: str, stream: IO[str]) -> None:
     """Prints the end of a run; `shown` is the trace's path as the user knows it."""
-    summary = replace(summarise(open_trace(trace_dir)), path=shown)
+    summary = replace(summarise(open_trace(trace_dir)), path=readable(shown))
     write_page(end_page(summary), stream)
 
 

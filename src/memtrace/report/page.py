@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ _RICH_GAP = 3
 _NARROWEST = 8
 #: Narrower than this, a terminal gets no spare columns.
 _ROOMY_COLUMNS = 96
+_ASCII_SIGNS = str.maketrans({"·": "|", "…": "..."})
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -61,12 +62,29 @@ TITLE, FAINT, WARNING, GOOD = "bold", "dim", "yellow", "green"
 
 def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
     """Prints the blocks as the stream can show them."""
+    if not speaks_unicode(stream):
+        blocks = [_in_ascii(block) for block in blocks]
     if stream.isatty():
         _write_rich(blocks, stream)
     else:
         for block in blocks:
             for line in _plain(block):
                 stream.write(line + "\n")
+
+
+def speaks_unicode(stream: IO[str]) -> bool:
+    """False for a stream of an encoding that lacks letters, such as ASCII in the C locale."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return encoding.lower().replace("-", "").startswith("utf")
+
+
+def _in_ascii(block: Block) -> Block:
+    """With other signs for those of our own; a bar has none."""
+    if isinstance(block, Line):
+        return replace(block, text=block.text.translate(_ASCII_SIGNS))
+    shown = [i for i, column in enumerate(block.columns) if not column.bar]
+    rows = tuple(tuple(row[i].translate(_ASCII_SIGNS) for i in shown) for row in block.rows)
+    return replace(block, columns=tuple(block.columns[i] for i in shown), rows=rows)
 
 
 def _plain(block: Block) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memtrace.analyse.breakdown import not_recorded
-from memtrace.analyse.counters import Moment
+from memtrace.analyse.counters import BEFORE_FIRST, Moment
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
 from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
@@ -46,11 +46,17 @@ def snapshot_page(snapshot: Snapshot, time_ns: int, *, top: int) -> list[Block]:
             f"{exact(snapshot.breakdown.total_bytes)}",
             TITLE,
         ),
-        Line("  as the last event before left it: " + _place(snapshot.moment, snapshot.process)),
+        Line(f"  {_left_by(snapshot)}"),
         *_context_lines(snapshot),
         Line(""),
         *_table(snapshot, top),
     ]
+
+
+def _left_by(snapshot: Snapshot) -> str:
+    if snapshot.moment.seq == BEFORE_FIRST:
+        return f"before the first event of {snapshot.process} on {snapshot.device}"
+    return f"as the last event before left it: {_place(snapshot.moment, snapshot.process)}"
 
 
 def _place(moment: Moment, process: Process) -> str:

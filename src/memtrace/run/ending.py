@@ -55,7 +55,7 @@ def seal(
 ) -> None:
     """Add to the spool of a process that writes no more how it ended."""
     _core.seal_spool(
-        os.path.join(trace_dir, "spool", f"process={key}"),
+        os.fsencode(os.path.join(trace_dir, "spool", f"process={key}")),
         exit_status=exit_status,
         complete=complete,
         process_note=to_json(facts),

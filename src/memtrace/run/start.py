@@ -62,9 +62,9 @@ def _start(inherited: environment.Inherited) -> Recording:
 def _watch_end(trace_dir: str) -> None:
     if os.path.exists(finaliser.end_fifo(trace_dir)):
         _core.watch_process_end(
-            finaliser.end_fifo(trace_dir),
-            finaliser.done_fifo(trace_dir),
-            finaliser.recover_hint(trace_dir),
+            os.fsencode(finaliser.end_fifo(trace_dir)),
+            os.fsencode(finaliser.done_fifo(trace_dir)),
+            os.fsencode(finaliser.recover_hint(trace_dir)),
         )
 
 
