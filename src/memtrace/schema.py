@@ -173,6 +173,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         reason=_text,
     ),
     "marks": _schema(seq=_id, time_ns=_ns, device=_text, kind=_text, pool=_text, text=_text),
+    # Of each device of each process: metrics allocated, active and reserved (the CPU: allocated),
+    # key null, at most 16,384 bins each. A bin lasts to the next one; `min_bytes` and `max_bytes`
+    # include what stood as it began.
     "timeline": _schema(
         device=_text,
         metric=_text,

@@ -194,7 +194,7 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
     spool.tensor(**note, ticks=35, name="fc.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=36, name="tied.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=37, name="fc.weight", shape=[4, 4], offset_bytes=0)  # a second scan
-    log.event("external", 40, 0x9000, 4096, pool=3)
+    log.event("external", 40, 0x9000, 4096, pool=3, thread=0)  # found by no thread of the program
     spool.tensor(
         address=0x9000, device="cpu", ticks=39, name="emb", kind="buffer", memory="mapped",
         resident_bytes=100, shape=[], dtype="int8", offset_bytes=0,
@@ -211,6 +211,8 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
         "external", "mapped", "buffer",
     )  # fmt: skip
     assert (mapped["resident_bytes"], mapped["free_seq"]) == (100, None)
+    assert (new["thread_id"], mapped["thread_id"], mapped["free_thread_id"]) == (1, None, None)
+    assert [row["thread_id"] for row in rows(trace_dir, "events")] == [1, 1, 1, None]
     names = rows(trace_dir, "names")
     assert [(row["allocation_id"], row["name"]) for row in names] == [
         (2, "fc.weight"), (2, "tied.weight"), (3, "emb"),
