@@ -7,12 +7,16 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from memtrace.analyse.breakdown import break_down
+from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.summary import summarise
 from memtrace.report.as_json import peak_document, summary_document
 from memtrace.report.at_end import end_page, write_end_summary
+from memtrace.report.breakdown import breakdown_grid
 from memtrace.report.losses import _CUT_WORDS
 from memtrace.report.page import Block, Column, Grid, Line, write_page
 from memtrace.report.snapshot import peak_page
@@ -73,6 +77,19 @@ def test_a_terminal_is_never_overflown(columns: int, monkeypatch: pytest.MonkeyP
     assert ("█" in bare) == (columns == 120)
 
 
+def test_a_long_line_goes_on_further_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/" + "x" * 100
+    shown = terminal([Line("  ran      one two three four"), Line(path)], 20, monkeypatch)
+    assert shown.splitlines() == ["  ran      one two", "      three four", path]
+
+
+def test_an_empty_column_is_left_out() -> None:
+    rows = pa.table({"memory": ["host"], "source": pa.nulls(1, pa.string()), "size_bytes": [5]})
+    live = rows.append_column(BYTES, pa.array([5], pa.int64()))
+    held = break_down(live, by="memory")
+    assert "Mostly" not in plain([breakdown_grid(held, {}, requested=False)])
+
+
 def test_markup_in_names_is_only_text(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid((Column("x[red]"),), (("[bold]h[/bold]",),))
     shown = terminal([grid, Line("[x] [/y]")], 80, monkeypatch)
@@ -130,6 +147,7 @@ def test_mapped_weights_have_their_line(tmp_path: Path) -> None:
     page = plain(summary_page(summary))
     assert "  weights        32.00 MiB (33,554,432 bytes)\n" in page
     assert "  of it mapped   32.00 MiB (33,554,432 bytes), resident 1.00 MiB\n" in page
+    assert "mapped, shared" not in page, "said once"
     assert "100 % of the weights on cpu are float32: bfloat16 would save about 16.00 MiB" in page
     assert "weights 32.00 MiB, mapped 32.00 MiB" in plain(end_page(summary))
     use = summary_document(summary)["processes"][0]["devices"][0]
@@ -208,7 +226,7 @@ def test_several_processes_are_a_table(tmp_path: Path) -> None:
     builder.process(2, parent="box-1-a1z", parent_pid=1, start_method="fork", torch_version=None)
     page = plain(summary_page(summarise(open_trace(builder.write()))))
     assert "2 processes" in page
-    assert re.search(r"^ +2 +1 +fork +0 +0 +nothing allocated$", page, re.M)
+    assert re.search(r"^ +2 +1 +fork +exit, status 0 +0 +0 +nothing allocated$", page, re.M)
 
 
 @pytest.mark.parametrize(

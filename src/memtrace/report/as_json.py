@@ -1,4 +1,25 @@
-"""The machine's form of every answer. Keys are stable: they are added to, never renamed."""
+"""The machine's form of every answer. Keys are stable: they are added to, never renamed.
+
+Units are in the names: `*_bytes` (and `bytes`), `*_ns` since the recording of that process began,
+`share_percent`; all other numbers are counts, places in the order of events (`seq`) or ids. What is
+not known is null. `process` is the KEY of the trace's files.
+
+Of `peak` and `at`:
+    process, pid, rank, device, of: what the answer is about;
+    total_bytes: what was held of the measure; allocated_bytes, active_bytes, reserved_bytes: the
+        device's totals then; pinned_bytes: of it pinned; external_bytes, external_resident_bytes:
+        beside it, not through the allocator; requested_bytes: asked for;
+    seq, time_ns: the event; at_ns (`at`): the time asked for;
+    by, groups: each with kind, key, bytes, requested_bytes, allocations, share_percent, mostly (as
+        analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
+    stacks: frames by the keys of the groups, when grouped by stack;
+    reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
+    lost_records: not 0 means that figures are bounds.
+Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
+`processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
+peak), what was held at the end, weights, external memory, and the largest operators at the peak of
+allocated.
+"""
 
 from __future__ import annotations
 

@@ -48,8 +48,9 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
     for process in shown:
         if process.process.row["complete"] is False:
             who = str(process.process) if len(summary.processes) > 1 else "the process"
+            style = WARNING if process.process.key == summary.root else FAINT
             lines.append(
-                Line(f"  {who} did not end in order; all that it had recorded is here", WARNING)
+                Line(f"  {who} did not end in order; all that it had recorded is here", style)
             )
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ _BAR_CELLS = 12
 #: Between two columns in a terminal: a space of either, and one for the line.
 _RICH_GAP = 3
 _NARROWEST = 8
+_CONTINUED = "    "
 #: Narrower than this, a terminal gets no spare columns.
 _ROOMY_COLUMNS = 96
 _ASCII_SIGNS = str.maketrans({"·": "|", "…": "..."})
@@ -114,9 +116,23 @@ def _write_rich(blocks: Sequence[Block], stream: IO[str]) -> None:
     for block in blocks:
         if isinstance(block, Grid):
             table = _rich_table(block, console.width - block.indent)
-            console.print(Padding(table, (0, 0, 0, block.indent)))
+            console.print(Padding(table, (0, 0, 0, block.indent), expand=False))
         else:
-            console.print(Text(block.text, style=block.style))
+            for line in _wrapped(block.text, console.width):
+                console.print(Text(line, style=block.style), soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A line that is too long goes on below itself, further in; a word is never cut."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    return wrap(
+        text.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + _CONTINUED,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 def _rich_table(grid: Grid, width: int) -> RichTable:

@@ -12,6 +12,8 @@ from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
 
 _FRAMES_SHOWN = 8
+#: What autograd puts before the name of the node that it runs.
+_ENGINE = "autograd::engine::evaluate_function: "
 
 
 def peak_page(peak: Peak, *, top: int) -> list[Block]:
@@ -73,7 +75,7 @@ def _reached_lines(reached: Reached, process: Process) -> list[Line]:
     if reached.origin == "preexisting":
         operator = "memory from before recording began"
     if reached.top_operator and reached.top_operator != reached.operator:
-        operator += f" (in {reached.top_operator})"
+        operator += f" (in {reached.top_operator.removeprefix(_ENGINE)})"
     elif reached.forward_operator and reached.forward_operator != reached.operator:
         operator += f" (backward of {reached.forward_operator})"
     of = exact(reached.size_bytes)

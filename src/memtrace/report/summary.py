@@ -56,9 +56,6 @@ def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> l
     command = "(arguments withheld)"
     if root.process.argv is not None:
         command = _cut(shlex.join(root.process.argv), _COMMAND_COLUMNS)
-    ended = row["end_reason"] or "unknown"
-    if row["exit_status"] is not None:
-        ended += f", status {row['exit_status']}"
     lasted = "" if root.duration_ns is None else f" for {duration(root.duration_ns)}"
     versions = [
         f"{name} {version}"
@@ -69,7 +66,7 @@ def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> l
     held = f"{count(summary.events, 'event')}, {count(summary.allocations, 'allocation')}"
     lines = [
         Line(f"  ran      {command}"),
-        Line(f"  process  {root.process.pid} on {row['host']}{lasted}; ended: {ended}"),
+        Line(f"  process  {root.process.pid} on {row['host']}{lasted}; ended: {_ended(root)}"),
     ]
     if versions:
         lines.append(Line(f"  with     {', '.join(versions)}"))
@@ -78,6 +75,12 @@ def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> l
     if main.process.row["torch_version"]:
         lines.append(_reconciled(summary, main))
     return lines
+
+
+def _ended(process: ProcessSummary) -> str:
+    row = process.process.row
+    ended = row["end_reason"] or "unknown"
+    return ended if row["exit_status"] is None else f"{ended}, status {row['exit_status']}"
 
 
 def _version(summary: Summary, root: ProcessSummary, column: str) -> str | None:
@@ -89,11 +92,11 @@ def _version(summary: Summary, root: ProcessSummary, column: str) -> str | None:
 def _reconciled(summary: Summary, main: ProcessSummary) -> Line:
     differing = [p for p in summary.processes if p.reconciled.startswith("differs")]
     told = main if main in differing or not differing else differing[0]
-    of = f" ({told.process})" if len(summary.processes) > 1 else ""
     if differing:
+        of = f" ({told.process})" if len(summary.processes) > 1 else ""
         return Line(f"  reconciles with torch: no, {told.reconciled}{of}", WARNING)
     good = told.reconciled.startswith("yes")
-    return Line(f"  reconciles with torch: {told.reconciled}{of}", GOOD if good else "")
+    return Line(f"  reconciles with torch: {told.reconciled}", GOOD if good else "")
 
 
 def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
@@ -129,7 +132,7 @@ def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
                 f"resident {size(weights.mapped_weight_resident_bytes)}"
             )
         )
-    if use.external_bytes:
+    if use.external_bytes != weights.mapped_weight_bytes:
         blocks.append(
             Line(
                 f"  {'mapped, shared':<15}{exact(use.external_bytes)}, "
@@ -148,16 +151,18 @@ def _extreme(peak: Extreme) -> str:
 
 def _process_blocks(summary: Summary) -> list[Block]:
     shown = sorted(summary.processes, key=lambda p: p.process.key != summary.main)
+    ranked = any(process.process.rank is not None for process in summary.processes)
     columns = (
         Column("Process", right=True),
-        Column("Rank", right=True),
+        *([Column("Rank", right=True)] if ranked else []),
         Column("Parent", right=True),
         Column("Started by"),
+        Column("Ended", spare=True),
         Column("Events", right=True),
         Column("Lost", right=True),
         Column("Peaks", wide=True),
     )
-    rows = tuple(_process_cells(process) for process in shown[:_PROCESSES_SHOWN])
+    rows = tuple(_process_cells(process, ranked=ranked) for process in shown[:_PROCESSES_SHOWN])
     blocks: list[Block] = [
         Line(f"{len(summary.processes):,} processes (peak --process PID shows one)", TITLE),
         Grid(columns, rows),
@@ -167,14 +172,15 @@ def _process_blocks(summary: Summary) -> list[Block]:
     return blocks
 
 
-def _process_cells(summary: ProcessSummary) -> tuple[str, ...]:
+def _process_cells(summary: ProcessSummary, *, ranked: bool) -> tuple[str, ...]:
     peaks = [f"{u.device} {size(u.allocated.total_bytes)}" for u in summary.devices if u.allocated]
     rank, parent = summary.process.rank, summary.parent_pid
     return (
         str(summary.process.pid),
-        "" if rank is None else str(rank),
+        *(["" if rank is None else str(rank)] if ranked else []),
         "" if parent is None else str(parent),
         summary.process.row["start_method"] or "",
+        _ended(summary),
         f"{summary.events:,}",
         f"{summary.lost_total:,}",
         ", ".join(peaks) or "nothing allocated",
