@@ -288,3 +288,15 @@ def test_output_that_cannot_be_written_is_one_line(serving: Path) -> None:
         )
     assert shown.returncode == 1
     assert shown.stderr == "memtrace: cannot write the output: no space left on device\n"
+
+
+def test_other_processes_of_the_device_are_named(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    for pid in range(1, 7):
+        builder.process(pid).alloc("cpu", 1024 * pid)
+    path = builder.write()
+    told = "  other processes (--process PID shows one): "
+    peak = "5 (peak 5.00 KiB), 4 (peak 4.00 KiB), 3 (peak 3.00 KiB), 2 (peak 2.00 KiB) and 1 more\n"
+    assert told + peak in invoke("peak", path)
+    assert f"{told}5, 4, 3, 2 and 1 more\n" in invoke("at", path, "--time", "1us")
+    assert f"{told}6, 5, 4, 3 and 1 more\n" in invoke("at", path, "--time", "0", "--process", "1")

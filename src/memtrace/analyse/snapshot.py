@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +37,7 @@ class Snapshot:
         of: the measure that the bytes are of.
         pinned_bytes: how much of the total is pinned host memory.
         external_bytes: memory beside the allocator's (mapped or shared weights), in no total.
+        others: the other processes that used the device (of a snapshot by `at`).
         stacks: frames of the stacks that the breakdown's rows are named by, by key.
         live: the rows of `allocations` behind the breakdown, with `bytes`.
     """
@@ -51,6 +52,7 @@ class Snapshot:
     external_resident_bytes: int
     stacks: dict[str, tuple[Frame, ...]]
     live: pa.Table = field(repr=False, compare=False)
+    others: tuple[Process, ...] = ()
 
 
 def take_snapshot(
@@ -85,7 +87,8 @@ def take_snapshot(
     moment = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
     if moment is None:
         moment = _beginning(trace, key, target.device)
-    return snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+    snapshot = snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+    return replace(snapshot, others=tuple(p for p, _ in target.peaks if p.key != key))
 
 
 def _beginning(trace: Trace, process: str, device: str) -> Moment:

@@ -213,7 +213,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     end = last_moment(trace, process=key, device=device)
     top = peaks["allocated"]
     external = largest_external(trace, process=key, device=device)
-    moments = [] if external is None else [external.moment]
+    weights = [] if external is None else [weights_at(trace, external.moment)]
     pinned = 0
     operators = None
     if top is not None:
@@ -221,10 +221,9 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         snapshot = snapshot_at(
             trace, moment, process, of="allocated", by="operator", top=OPERATORS_SHOWN
         )
-        moments.append(moment)
+        weights.append(weights_at(trace, moment, snapshot.live))
         operators = snapshot.breakdown
         pinned = snapshot.pinned_bytes
-    held = [weights_at(trace, moment) for moment in moments]
     total = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
     return DeviceUse(
         device=device,
@@ -236,7 +235,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         end_allocated_bytes=end.allocated_bytes if end else None,
         end_reserved_bytes=end.reserved_bytes if end and device != "cpu" else None,
         operators=operators,
-        weights=max(held, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
+        weights=max(weights, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
         pinned_bytes=pinned,
         external_bytes=external.total_bytes if external else 0,
         external_resident_bytes=external.resident_bytes if external else 0,

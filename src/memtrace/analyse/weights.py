@@ -39,16 +39,19 @@ class External:
     resident_bytes: int
 
 
-def weights_at(trace: Trace, moment: Moment) -> Weights:
-    """The weights and buffers that were live on the moment's device."""
-    columns = ["allocation_id", "category", "resident_bytes"]
-    allocated, mapped = (
-        live_allocations(trace, moment, of="allocated", columns=columns, external=external).select(
-            [*columns, BYTES]
-        )
-        for external in (False, True)
+def weights_at(trace: Trace, moment: Moment, allocated: pa.Table | None = None) -> Weights:
+    """The weights and buffers that were live on the moment's device.
+
+    Args:
+        allocated: what was live of the allocator's memory, where that has been read already.
+    """
+    columns = ["allocation_id", "category"]
+    if allocated is None:
+        allocated = live_allocations(trace, moment, of="allocated", columns=columns)
+    mapped = live_allocations(
+        trace, moment, of="allocated", columns=[*columns, "resident_bytes"], external=True
     )
-    live = pa.concat_tables([allocated, mapped])
+    live = pa.concat_tables([table.select([*columns, BYTES]) for table in (allocated, mapped)])
     weights, buffers = _of(live, "weight"), _of(live, "buffer")
     mapped_rows = pa.concat_tables([_of(mapped, "weight"), _of(mapped, "buffer")])
     return Weights(

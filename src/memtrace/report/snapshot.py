@@ -12,6 +12,7 @@ from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
 
 _FRAMES_SHOWN = 8
+_OTHERS_SHOWN = 4
 #: What autograd puts before the name of the node that it runs.
 _ENGINE = "autograd::engine::evaluate_function: "
 
@@ -30,13 +31,8 @@ def peak_page(peak: Peak, *, top: int) -> list[Block]:
     else:
         blocks.append(Line("  the allocation that reached it was not recorded", WARNING))
     blocks += _context_lines(peak.snapshot)
-    others = [(p, h) for p, h in peak.peaks if p.key != peak.process.key]
-    if others:
-        shown = ", ".join(f"{p.pid}: {size(h.total_bytes)}" for p, h in others[:4])
-        more = f" and {len(others) - 4:,} more" if len(others) > 4 else ""
-        blocks.append(
-            Line(f"  other processes' peaks (--process PID shows one): {shown}{more}", FAINT)
-        )
+    others = [(p.pid, h.total_bytes) for p, h in peak.peaks if p.key != peak.process.key]
+    blocks += _others_lines([f"{pid} (peak {size(total)})" for pid, total in others])
     return [*blocks, Line(""), *_table(peak.snapshot, top)]
 
 
@@ -50,9 +46,19 @@ def snapshot_page(snapshot: Snapshot, time_ns: int, *, top: int) -> list[Block]:
         ),
         Line(f"  {_left_by(snapshot)}"),
         *_context_lines(snapshot),
+        *_others_lines([str(process.pid) for process in snapshot.others]),
         Line(""),
         *_table(snapshot, top),
     ]
+
+
+def _others_lines(told: list[str]) -> list[Line]:
+    """The other processes that used the device, each in a few words."""
+    if not told:
+        return []
+    more = f" and {len(told) - _OTHERS_SHOWN:,} more" if len(told) > _OTHERS_SHOWN else ""
+    shown = ", ".join(told[:_OTHERS_SHOWN])
+    return [Line(f"  other processes (--process PID shows one): {shown}{more}", FAINT)]
 
 
 def _left_by(snapshot: Snapshot) -> str:
@@ -113,10 +119,9 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
     asked = ""
     if snapshot.of != "requested" and held.requested_bytes != held.total_bytes:
         asked = f", for which {exact(held.requested_bytes)} were requested"
-    lines = [
-        Line(f"  then {' · '.join(totals)}"),
-        Line(f"  {count(held.allocations, 'live block')}{asked}"),
-    ]
+    lines = [Line(f"  then {' · '.join(totals)}")]
+    if held.rows:
+        lines.append(Line(f"  {count(held.allocations, 'live block')}{asked}"))
     if snapshot.pinned_bytes:
         lines.append(Line(f"  of it pinned: {exact(snapshot.pinned_bytes)}"))
     if held.unattributed_bytes:
