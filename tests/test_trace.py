@@ -40,6 +40,7 @@ def test_tables_have_the_columns_of_the_format_and_the_process(serving: Path) ->
 
 def test_tables_are_read_once(serving: Path) -> None:
     trace = open_trace(serving)
+    assert repr(trace) == f"<memtrace.Trace {str(serving)!r}: 1 process>"
     assert trace.allocations is trace.allocations
 
 

@@ -118,7 +118,9 @@ class Trace:
         return self._spools.running
 
     def __repr__(self) -> str:
-        return f"<memtrace.Trace {str(self.path)!r}: {len(self.process_list)} processes>"
+        number = len(self.process_list)
+        word = "process" if number == 1 else "processes"
+        return f"<memtrace.Trace {str(self.path)!r}: {number:,} {word}>"
 
     def _table(self, name: str) -> pa.Table:
         if name not in self._tables:
