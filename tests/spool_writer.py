@@ -86,7 +86,7 @@ class LogWriter:
                 order,
                 reserved,
             )
-            + _tail(thread or self.thread, pool, device, action)
+            + _tail(self.thread if thread is None else thread, pool, device, action)
         )
 
     def alloc(self, ticks: int, address: int, size: int, **more: Any) -> None:

@@ -157,8 +157,8 @@ void seal(const std::filesystem::path& directory, std::optional<int> exit_status
     throw py::value_error(reason);
 }
 
-const char* life_name(const std::string& directory) {
-  switch (writer_life(directory)) {
+const char* life_name(const std::filesystem::path& directory) {
+  switch (writer_life(directory.string())) {
   case WriterLife::running:
     return "running";
   case WriterLife::ended:

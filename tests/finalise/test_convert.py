@@ -193,7 +193,7 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
     spool.tensor(**note, ticks=35, name="fc.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=36, name="tied.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=37, name="fc.weight", shape=[4, 4], offset_bytes=0)  # a second scan
-    log.event("external", 40, 0x9000, 4096, pool=3)
+    log.event("external", 40, 0x9000, 4096, pool=3, thread=0)  # found by no thread of the program
     spool.tensor(
         address=0x9000, device="cpu", ticks=39, name="emb", kind="buffer", memory="mapped",
         resident_bytes=100, shape=[], dtype="int8", offset_bytes=0,
@@ -210,6 +210,8 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
         "external", "mapped", "buffer",
     )  # fmt: skip
     assert (mapped["resident_bytes"], mapped["free_seq"]) == (100, None)
+    assert (new["thread_id"], mapped["thread_id"], mapped["free_thread_id"]) == (1, None, None)
+    assert [row["thread_id"] for row in rows(trace_dir, "events")] == [1, 1, 1, None]
     names = rows(trace_dir, "names")
     assert [(row["allocation_id"], row["name"]) for row in names] == [
         (2, "fc.weight"), (2, "tied.weight"), (3, "emb"),
@@ -308,7 +310,7 @@ def test_memory_from_before_the_recording(trace_dir: Path) -> None:
 def test_processes_say_who_ran_and_how_it_ended(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir, exit_status=3)
     spool.process(host="h", pid=5, rank=1, argv=["a"], versions={"torch": "2.13.0"})
-    spool.process(end_reason="exception", versions={"python": "3.11"})
+    spool.process(end_reason="exception", versions={"python": "3.11"}, cpu_on=False)
     spool.lost[0] = 17
     spool.finish()
     finalise(trace_dir)
@@ -316,10 +318,30 @@ def test_processes_say_who_ran_and_how_it_ended(trace_dir: Path) -> None:
     assert (row["host"], row["rank"], row["argv"], row["exit_status"]) == ("h", 1, '["a"]', 3)
     assert (row["torch_version"], row["python_version"]) == ("2.13.0", "3.11")
     assert (row["complete"], row["end_reason"]) == (True, "exception")
+    assert (row["cpu_on"], row["operators_on"]) == (False, None)
     lost = json.loads(row["lost_events"])
     assert lost["event_no_space"] == 17
     assert "operators_deep" in lost  # by kind, also when 0
     assert row["lost_total"] == 17
+
+
+def test_words_that_are_cut_are_no_loss_and_missing_chunks_are(trace_dir: Path) -> None:
+    words = SpoolWriter(trace_dir, "host-1-a")
+    words.lost[3] = 7  # stack_too_deep
+    words.finish()
+    whole = SpoolWriter(trace_dir, "host-2-a", chunk_bytes=64 * 9)
+    log = whole.log()
+    for i in range(40):
+        log.alloc(10 + i, 0x1000 * (1 + i), 64)
+    records = whole.finish() / "records.bin"
+    data = records.read_bytes()
+    records.write_bytes(data[: 64 * 9] + b"\0" * 64 * 18 + data[64 * 27 :])
+    finalise(trace_dir)
+    cut, torn = rows(trace_dir, "processes")
+    assert json.loads(cut["lost_events"])["stack_too_deep"] == 7
+    assert cut["lost_total"] == 0
+    assert json.loads(torn["lost_events"])["missing_chunks"] == 2
+    assert torn["lost_total"] == 2
 
 
 def test_directory_and_files_are_private(trace_dir: Path) -> None:
@@ -437,6 +459,10 @@ def test_parts_are_each_in_order_and_whole(
         found += seqs
     assert len(found) == len(set(found)) == 4000
     assert [row["seq"] for row in rows(trace_dir, "events")] == list(range(6000))
+    (process,) = rows(trace_dir, "processes")
+    written = json.loads(process["dataset_rows"])
+    assert written == {name: len(rows(trace_dir, name)) for name in SCHEMAS if name != "processes"}
+    assert (written["events"], written["allocations"], written["segments"]) == (6000, 4000, 0)
 
 
 def test_a_newer_spool_is_refused_naming_both_versions(trace_dir: Path) -> None:

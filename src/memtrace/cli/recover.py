@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 
 
 @click.command("recover")
@@ -30,7 +30,7 @@ def command(trace_path: str, force: bool) -> None:
     if not spool_keys(path):
         open_trace(path)
         finalise.recover(path)  # what a killed finaliser left beside the tables
-        click.echo(f"{path}: nothing to recover, the trace is finished")
+        click.echo(f"{readable(trace_path)}: nothing to recover, the trace is finished")
         return
     result = finalise.recover(path, progress=True, force=force)
     left = list(result.refused)
@@ -43,6 +43,6 @@ def command(trace_path: str, force: bool) -> None:
     if left and not result.keys and not result.running:
         raise MemtraceError(left[0])
     for reason in left:
-        click.echo(f"memtrace: {reason}", err=True)
+        click.echo(f"memtrace: {readable(reason)}", err=True)
     running = f", {len(result.running):,} still running" if result.running else ""
-    click.echo(f"{path}: {len(result.keys):,} recovered{running}")
+    click.echo(f"{readable(trace_path)}: {len(result.keys):,} recovered{running}")

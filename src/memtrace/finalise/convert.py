@@ -217,7 +217,8 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
             totals = conversion.totals()
-            writers["processes"].write(process_table(spool, totals))
+            rows = {name: writer.rows for name, writer in writers.items() if name != "processes"}
+            writers["processes"].write(process_table(spool, totals, rows))
     finally:
         bar.close()
     return int(totals["events"])

@@ -67,7 +67,7 @@ def held(spool_dir: Path) -> Iterator[bool]:
 def open_spool(key: str, path: Path, *, view: Path | None = None) -> Spool:
     """Opens a spool, or says in one line why it cannot be read; `view`: see standing_still."""
     try:
-        reader = _core.SpoolReader(str(view or path))
+        reader = _core.SpoolReader(view or path)
     except _core.SpoolError as error:
         raise UnreadableSpoolError(str(error)) from error
     return Spool(key, path, reader, merge_notes(reader.process_notes()))

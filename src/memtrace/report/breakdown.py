@@ -24,6 +24,7 @@ def breakdown_grid(
     """
     title = breakdown.by.replace("_", " ").capitalize()
     witness = "Mostly by" if breakdown.by in ("source", "stack") else "Mostly at"
+    witnessed = any(row.mostly for row in breakdown.rows)
     columns = [
         Column(title, wide=True),
         Column("Size", right=True),
@@ -31,15 +32,23 @@ def breakdown_grid(
         Column("", bar=True),
         *([Column("Requested", right=True, spare=True)] if requested else []),
         Column("Blocks", right=True),
-        Column(witness, wide=True),
+        *([Column(witness, wide=True)] if witnessed else []),
     ]
-    rows = [_cells(row, breakdown.by, stacks, requested=requested) for row in breakdown.rows]
+    rows = [
+        _cells(row, breakdown.by, stacks, requested=requested, witnessed=witnessed)
+        for row in breakdown.rows
+    ]
     faint = frozenset(i for i, row in enumerate(breakdown.rows) if row.kind != GROUP)
     return Grid(tuple(columns), tuple(rows), faint, indent)
 
 
 def _cells(
-    row: Row, by: str, stacks: dict[str, tuple[Frame, ...]], *, requested: bool
+    row: Row,
+    by: str,
+    stacks: dict[str, tuple[Frame, ...]],
+    *,
+    requested: bool,
+    witnessed: bool,
 ) -> tuple[str, ...]:
     name = row.key if row.kind in (GROUP, OTHER) else f"({row.key})"
     if by == "stack" and row.kind == GROUP:
@@ -53,7 +62,7 @@ def _cells(
         str(row.share_permille),
         *asked,
         blocks,
-        row.mostly or "",
+        *([row.mostly or ""] if witnessed else []),
     )
 
 

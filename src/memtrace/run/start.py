@@ -65,7 +65,7 @@ def _watch_end(trace_dir: str) -> None:
         _core.watch_process_end(
             finaliser.end_fifo(trace_dir),
             finaliser.done_fifo(trace_dir),
-            finaliser.recover_hint(trace_dir),
+            os.fsencode(finaliser.recover_hint(trace_dir)),
         )
 
 
