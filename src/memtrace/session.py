@@ -96,7 +96,9 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             try:
                 started = Recording(self.path, self._options, start_method="main")
             except (OSError, RuntimeError) as error:
+                output.take_back(self.path)
                 raise MemtraceError(f"cannot record: {error}") from None
+            guarded(output.forget_replaced, self.path)
             names = (environment.RECORD, environment.OPTIONS, "PYTHONPATH")
             self._environment = {name: os.environ.get(name) for name in names}
             self._recording = started

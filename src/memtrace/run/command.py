@@ -34,7 +34,7 @@ def run_command(words: list[str]) -> int:
     try:
         finaliser.start(trace_dir, quiet=parsed.quiet)
     except MemtraceError:
-        output.delete_tree(trace_dir)
+        output.take_back(trace_dir)
         raise
 
     environ = dict(os.environ)

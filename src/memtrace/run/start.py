@@ -10,7 +10,7 @@ from memtrace import _core, recording
 from memtrace.recording import Recording, guarded, say
 from memtrace.run import children, ending, environment, finaliser
 from memtrace.run.interpreter import program_words
-from memtrace.run.output import pid_of_key
+from memtrace.run.output import forget_replaced, pid_of_key
 
 
 def start_from_environment() -> None:
@@ -18,6 +18,8 @@ def start_from_environment() -> None:
     inherited = environment.read()
     if inherited is None or _is_tool(program_words(sys.orig_argv)):
         return
+    if inherited.main_pid == os.getpid():
+        guarded(forget_replaced, inherited.trace_dir)
     try:
         started = _start(inherited)
     except (OSError, RuntimeError) as error:
