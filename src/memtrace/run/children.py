@@ -32,6 +32,10 @@ def watch() -> None:
     _posixsubprocess.fork_exec = _core.observed(_posixsubprocess.fork_exec, after=_after_fork_exec)
     for name in ("posix_spawn", "posix_spawnp"):
         setattr(os, name, _core.observed(getattr(os, name), after=_after_posix_spawn))
+    # All of os.exec* end in one of these two.
+    for name in ("execv", "execve"):
+        watched = _core.observed(getattr(os, name), before=_before_exec, failed=_exec_failed)
+        setattr(os, name, watched)
 
 
 def _after_fork() -> None:
@@ -81,6 +85,24 @@ def _after_posix_spawn(
     _check_child(pid, os.fsdecode(path), argv, environ)  # type: ignore[arg-type]
 
 
+def _before_exec(args: tuple[object, ...], kwargs: dict[str, object] | None) -> None:
+    # The process goes on as another program: a Python that will not record itself counts as well.
+    given = dict(zip(("path", "argv", "env"), args, strict=False)) | (kwargs or {})
+    path, env = os.fsdecode(given["path"]), given.get("env")  # type: ignore[arg-type]
+    if not os.access(path, os.X_OK):
+        return  # it is about to raise: execvp tries every folder of PATH
+    environ = None
+    if isinstance(env, Mapping):
+        environ = {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
+    _check_child(os.getpid(), path, given["argv"], environ)
+
+
+def _exec_failed(_: BaseException) -> None:
+    recorded = recording.current()
+    if recorded is not None:
+        forget_unrecorded_mark(recorded.trace_dir, os.getpid())
+
+
 def _check_child(
     pid: int, executable: str, argv: object, environ: dict[bytes, bytes] | None
 ) -> None:
@@ -116,5 +138,13 @@ def leave_unrecorded_mark(trace_dir: str, pid: int, reason: str) -> None:
             os.write(fd, reason.encode(errors="replace"))
         finally:
             os.close(fd)
+    except OSError:
+        pass
+
+
+def forget_unrecorded_mark(trace_dir: str, pid: int) -> None:
+    """Take it back, if there is one."""
+    try:
+        os.unlink(os.path.join(trace_dir, "spool", "unrecorded", str(pid)))
     except OSError:
         pass
