@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 PROGRAMS = Path(__file__).parent / "programs" / "run"
 _TIMEOUT_S = 120
+_ORPHANS_S = 15.0  # the finaliser waits 10 s for children that outlive the program
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,19 @@ def memtrace(*words: str | Path, python_options: Sequence[str] = (), **kwargs: A
 def recorded(
     trace: Path, *words: str | Path, python_options: Sequence[str] = (), **kwargs: Any
 ) -> Shown:
-    """`memtrace run` of these words, quietly, into `trace`."""
-    return memtrace(
+    """`memtrace run` of these words, quietly, into `trace`, which is complete then."""
+    shown = memtrace(
         "run", "--quiet", "-o", trace, *words, python_options=python_options, **kwargs
     )  # fmt: skip
+    wait_for_finaliser(trace)
+    return shown
+
+
+def wait_for_finaliser(trace: Path) -> None:
+    """Until it has done all it will do: it lets go of standard error before, with the answer."""
+    deadline_s = time.monotonic() + _ORPHANS_S
+    while (trace / "spool" / "end.fifo").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
 
 
 def _run(argv: list[str], **kwargs: Any) -> Shown:
@@ -49,7 +60,7 @@ def _run(argv: list[str], **kwargs: Any) -> Shown:
         del kwargs["stdin"]
     kwargs.setdefault("stdout", subprocess.PIPE)
     kwargs.setdefault("env", plain_environment())
-    # The finaliser holds standard error until the trace is complete: this waits for both.
+    # The finaliser holds standard error until it has answered: this waits for both.
     done = subprocess.run(argv, stderr=subprocess.PIPE, timeout=_TIMEOUT_S, check=False, **kwargs)
     return Shown(
         done.returncode, without_addresses(done.stdout or b""), without_addresses(done.stderr)

@@ -1,6 +1,7 @@
 // memtrace._core: what the watched process itself needs: its end, and callables seen passing by.
 #include "bind/core_bindings.h"
 #include "hook/own_call.h"
+#include "record/end_command.h"
 #include "record/process_end.h"
 #include "record/spool_seal.h"
 #include "record/writer_life.h"
@@ -174,6 +175,10 @@ const char* life_name(const std::filesystem::path& directory) {
 void register_process(py::module_& module) {
   module.def("watch_process_end", &watch_end, py::arg("end_fifo"), py::arg("done_fifo"),
              py::arg("hint"), "At the exit of this process, tell the finaliser and wait for it.");
+  module.def("run_at_process_end", &run_at_process_end, py::arg("command"), py::arg("environment"),
+             py::arg("hint"), "At the exit of this process, run this and wait for it.");
+  module.def("adopts_orphans", &adopts_orphans,
+             "Whether processes whose parent dies become children of this one.");
   module.def("announce_process_end", &announce_process_end, py::arg("status"),
              py::call_guard<py::gil_scoped_release>(), "The same, now.");
   module.def("wait_after_interrupt", &wait_after_interrupt, py::arg("status"),

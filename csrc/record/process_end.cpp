@@ -1,5 +1,6 @@
 #include "record/process_end.h"
 
+#include "record/end_command.h"
 #include "record/recorder.h"
 
 #include <atomic>
@@ -8,8 +9,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
+#include <memory>
 #include <poll.h>
 #include <unistd.h>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -18,6 +21,7 @@ namespace {
 struct ProcessEnd {
   pid_t pid;
   std::string end_fifo, done_fifo, hint;
+  std::unique_ptr<EndCommand> command; // instead of the FIFOs
   std::atomic<bool> announced{false};
 };
 ProcessEnd* g_end = nullptr;
@@ -76,6 +80,17 @@ void ignore_late_signals() noexcept {
   }
 }
 
+// The finaliser is told, and has answered; or it is out of our reach, and answers by itself.
+bool finish_beside(const ProcessEnd& end, int status) noexcept {
+  // Opened before the message, so that the byte cannot come and go in between.
+  const int done = open(end.done_fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (done < 0)
+    return errno == EACCES || errno == ENOENT; // after setuid(), after chroot()
+  const bool finished = send_status(end, status) && wait_until_done(done);
+  close(done);
+  return finished;
+}
+
 void at_exit(int status, void*) {
   flush_output();
   announce_process_end(status);
@@ -88,6 +103,19 @@ void keep_status(int status, void*) {
     recorder->set_exit_status(status & 0xff);
 }
 #endif
+
+void watch(ProcessEnd* end) {
+  g_end = end;
+#ifdef __GLIBC__
+  on_exit(at_exit, nullptr);
+#else
+  atexit([] { at_exit(0, nullptr); });
+#endif
+}
+
+bool is_watched() noexcept {
+  return g_end != nullptr && g_end->pid == getpid();
+}
 
 } // namespace
 
@@ -102,14 +130,15 @@ void note_exit_status_in(Recorder* recorder) noexcept {
 
 void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
                        const std::string& hint) {
-  if (g_end && g_end->pid == getpid())
-    return;
-  g_end = new ProcessEnd{getpid(), end_fifo, done_fifo, hint};
-#ifdef __GLIBC__
-  on_exit(at_exit, nullptr);
-#else
-  atexit([] { at_exit(0, nullptr); });
-#endif
+  if (!is_watched())
+    watch(new ProcessEnd{getpid(), end_fifo, done_fifo, hint, nullptr});
+}
+
+void run_at_process_end(std::vector<std::string> command, std::vector<std::string> environment,
+                        const std::string& hint) {
+  if (!is_watched())
+    watch(new ProcessEnd{getpid(), "", "", hint,
+                         std::make_unique<EndCommand>(std::move(command), std::move(environment))});
 }
 
 void announce_process_end(int status) noexcept {
@@ -117,11 +146,7 @@ void announce_process_end(int status) noexcept {
   if (!end || end->pid != getpid() || end->announced.exchange(true))
     return;
   ignore_late_signals();
-  // Opened before the message, so that the byte cannot come and go in between.
-  const int done = open(end->done_fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  const bool finished = done >= 0 && send_status(*end, status) && wait_until_done(done);
-  if (done >= 0)
-    close(done);
+  const bool finished = end->command ? end->command->run(status) : finish_beside(*end, status);
   if (!finished) {
     const ssize_t ignored = write(STDERR_FILENO, end->hint.data(), end->hint.size());
     (void)ignored;

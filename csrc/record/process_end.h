@@ -9,9 +9,12 @@
 // later (torch's among them), and it is told the exit status. Nothing here needs Python, allocates
 // while waiting, or keeps a file descriptor open in the program. A forked child has its parent's
 // handlers and does nothing in them.
+//
+// A program that adopts orphans has no finaliser beside it: it runs one here (end_command.h).
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace memtrace {
 
@@ -20,6 +23,10 @@ class Recorder;
 // Once per process, early. `hint` is printed when the finaliser turns out to be dead.
 void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
                        const std::string& hint);
+
+// Instead of it: run this command at the end, its last word the exit status, and wait for it.
+void run_at_process_end(std::vector<std::string> command, std::vector<std::string> environment,
+                        const std::string& hint);
 
 // At once, for an end that runs no exit handler (os._exit). The first call counts.
 void announce_process_end(int status) noexcept;

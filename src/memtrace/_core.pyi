@@ -143,6 +143,12 @@ MEMORY_shared: int
 def watch_process_end(end_fifo: StrPath, done_fifo: StrPath, hint: str | bytes) -> None:
     """At the exit of this process, tell the finaliser and wait for it."""
 
+def run_at_process_end(command: list[bytes], environment: list[bytes], hint: bytes) -> None:
+    """At the exit of this process, run a command and wait for it; its last word is the status."""
+
+def adopts_orphans() -> bool:
+    """Whether processes whose parent dies become children of this one: process 1, a subreaper."""
+
 def announce_process_end(status: int) -> None:
     """The same, now; the first call counts."""
 

@@ -107,7 +107,9 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             try:
                 started = Recording(self.path, self._options, start_method="main")
             except (OSError, RuntimeError) as error:
+                output.take_back(self.path)
                 raise MemtraceError(f"cannot record: {error}") from None
+            guarded(output.forget_replaced, self.path)
             self._recording = started
             recording.set_current(started)
             started.export_environment()

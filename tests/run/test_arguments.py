@@ -13,7 +13,7 @@ def test_everything_after_the_program_is_the_programs() -> None:
     parsed = parse(["-o", "x", "--quiet", "serve.py", "-o", "y", "--force", "--help"])
     assert parsed is not None
     assert parsed.program == ["serve.py", "-o", "y", "--force", "--help"]
-    assert (parsed.output, parsed.quiet, parsed.force) == ("x", True, False)
+    assert (parsed.output, parsed.options.quiet, parsed.force) == ("x", True, False)
 
 
 @pytest.mark.parametrize(("words", "program", "name"), [
@@ -21,7 +21,9 @@ def test_everything_after_the_program_is_the_programs() -> None:
     (["-mpkg", "-m"], ["-mpkg", "-m"], "pkg"),
     (["-c", "print()", "-c"], ["-c", "print()", "-c"], "command"),
     (["-", "a"], ["-", "a"], "stdin"),
-    (["--", "a.py"], ["a.py"], "a"),
+    (["--", "a.py"], ["--", "a.py"], "a"),
+    (["--", "-a.py", "--"], ["--", "-a.py", "--"], "-a"),
+    (["-o", "--", "a.py"], ["a.py"], "a"),
     (["dir/serve.v2.py"], ["dir/serve.v2.py"], "serve.v2"),
     (["dir/app/"], ["dir/app/"], "app"),
     (["."], ["."], "program"),
@@ -39,7 +41,7 @@ def test_options() -> None:
     assert parsed is not None
     assert parsed.output == "dir"
     text = parsed.options.to_text()
-    assert text == "argv=0,cpu=0,operators=0,stack_min_bytes=4096,stacks=1"
+    assert text == "argv=0,cpu=0,operators=0,quiet=0,stack_min_bytes=4096,stacks=1"
 
 
 @pytest.mark.parametrize("words", [

@@ -88,7 +88,7 @@ def test_a_finaliser_that_dies_does_not_hold_the_program(tmp_path: Path) -> None
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
         "    try: words = open(f'/proc/{pid}/cmdline').read().split('\\0')\n"
         "    except OSError: continue\n"
-        f"    if {str(trace)!r} in words and '--pid-fd' in words:\n"
+        f"    if {'--trace=' + str(trace)!r} in words and '--pid-fd' in words:\n"
         "        os.kill(int(pid), signal.SIGKILL)\n"
         "print('ran')\n"
     )

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from memtrace.errors import MemtraceError
-from memtrace.run.output import MARKER, create_trace, is_trace, pid_of_key
+from memtrace.run.output import (
+    MARKER,
+    create_trace,
+    forget_replaced,
+    is_trace,
+    pid_of_key,
+    take_back,
+)
 from program_runs import memtrace
 
 
@@ -55,6 +62,17 @@ def test_an_existing_trace_needs_force() -> None:
     assert "--force" in refused("x.memtrace", force=False)
     create_trace("x.memtrace", "unused", force=True)
     assert not (Path("x.memtrace") / "events").exists()
+    forget_replaced("x.memtrace")
+    assert os.listdir() == ["x.memtrace"]
+
+
+def test_what_is_replaced_comes_back_when_nothing_is_recorded() -> None:
+    create_trace("x.memtrace", "unused", force=False)
+    (Path("x.memtrace") / "events").mkdir()
+    take_back(create_trace("x.memtrace", "unused", force=True))
+    assert (Path("x.memtrace") / "events").exists()
+    assert os.listdir() == ["x.memtrace"]
+    take_back(create_trace("y.memtrace", "unused", force=False))
     assert os.listdir() == ["x.memtrace"]
 
 
@@ -75,6 +93,36 @@ def test_force_deletes_no_file_that_memtrace_did_not_write() -> None:
     assert "notes.txt" in refused("x", force=True)
 
 
+@pytest.mark.parametrize("place", [
+    "events/notes.txt", "events/mine/notes.txt", "events/process=a-99999999-b/notes.txt",
+    "events/process=a-1-b/mine/part-00000.parquet", "events/part-00000.parquet",
+    "spool/notes.txt", "spool/process=a-99999999-b/notes.txt", "spool/mine/text.log",
+    "spool/unrecorded/notes.txt", "steps/mine",
+])  # fmt: skip
+def test_force_deletes_no_file_inside_a_dataset_either(place: str) -> None:
+    file = Path(create_trace("x", "unused", force=False), place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.name == "mine":
+        file.symlink_to("/")  # a folder of somebody else
+    else:
+        file.write_text("mine")
+    assert place in refused("x", force=True)
+
+
+def test_force_replaces_all_that_memtrace_leaves() -> None:
+    trace = Path(create_trace("x", "unused", force=False))
+    for place in (
+        "events/process=a-1-b/part-00000.parquet", "spool/process=a-99999999-b/control.bin",
+        "spool/process=a-99999999-b/text.log", "spool/.done-process=a-1-b/records.bin",
+        "spool/unrecorded/12", "spool/end.fifo",
+    ):  # fmt: skip
+        (trace / place).parent.mkdir(parents=True, exist_ok=True)
+        (trace / place).touch()
+    create_trace("x", "unused", force=True)
+    forget_replaced("x")
+    assert [path.name for path in trace.iterdir() if path.is_dir()] == ["spool"]
+
+
 def test_force_does_not_replace_what_is_being_recorded() -> None:
     create_trace("x", "unused", force=False)
     Path("x", "spool", f"process=host-{os.getpid()}-abc").mkdir()
@@ -86,6 +134,22 @@ def test_places_that_cannot_be_written() -> None:
     Path("file").write_text("")
     assert "Not a directory" in refused("file/x", force=False)
     assert "cannot create" in refused("/proc/x", force=False)
+
+
+def test_a_default_place_that_cannot_be_written_is_answered_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")
+    with pytest.raises(
+        MemtraceError, match=r"cannot create the trace /proc/serve\.memtrace.*-o DIR"
+    ):
+        create_trace(None, "serve", force=False)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(MemtraceError, match="the working folder is gone; give an absolute path"):
+        create_trace(None, "serve", force=False)
+    assert create_trace(str(tmp_path / "x"), "unused", force=False) == str(tmp_path / "x")
 
 
 def test_marker() -> None:

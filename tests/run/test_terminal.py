@@ -60,7 +60,7 @@ def test_the_answer_to_ctrl_c_comes_before_the_prompt(tmp_path: Path) -> None:
         [sys.executable, *run, program, "uncaught"], b"\x03", after=b"ready", interrupt=True
     )
     assert status == -signal.SIGINT
-    assert b"memtrace: " in shown[shown.index(b"KeyboardInterrupt") :]
+    assert b"memtrace:" in shown[shown.index(b"KeyboardInterrupt") :]
     assert main_process(trace)["complete"]
 
 

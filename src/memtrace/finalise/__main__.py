@@ -56,7 +56,9 @@ def main() -> int:
         # The program prints nothing more when it has read this byte.
         if arguments.done_fd >= 0:
             os.write(arguments.done_fd, b"d")
-    if finished and arguments.pid and any((trace_dir / "spool").glob("process=*")):
+    beside_the_program = arguments.pid and arguments.ended is None
+    if finished and beside_the_program and any((trace_dir / "spool").glob("process=*")):
+        _let_go_of_standard_error()
         _wait_for_children(trace_dir, arguments.pid, _ORPHANS_S)
         with contextlib.suppress(Exception):  # every reader tries again
             _convert(trace_dir, quiet=True)
@@ -69,6 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trace", required=True)
     parser.add_argument("--shown", default="")
     parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--ended", type=int)  # its exit status: it runs us as its last act
     parser.add_argument("--pid-fd", type=int, default=-1)
     parser.add_argument("--end-fd", type=int, default=-1)
     parser.add_argument("--done-fd", type=int, default=-1)
@@ -78,6 +81,8 @@ def _parse() -> argparse.Namespace:
 
 def _wait_for_end(arguments: argparse.Namespace) -> ProcessEnd:
     """Until the program says that it is at its end, or is gone without a word."""
+    if arguments.ended is not None:
+        return ProcessEnd(exit_status=arguments.ended, announced=True)
     poll = select.poll()
     for fd in (arguments.end_fd, arguments.pid_fd):
         if fd >= 0:
@@ -129,6 +134,11 @@ def _print_summary(trace_dir: Path, shown: str) -> None:
         _say(f"memtrace: recorded {shown}\nNext: python -m memtrace peak {shown}")
         return
     write_end_summary(trace_dir, shown, sys.stderr)
+
+
+def _let_go_of_standard_error() -> None:
+    # Whoever reads it until its end (a pipe, a program that captures) has the whole answer.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _say(text: str) -> None:

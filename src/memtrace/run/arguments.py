@@ -29,14 +29,13 @@ with a __main__.py, or - for the standard input."""
 class RunArguments:
     """What `memtrace run` was asked to do."""
 
-    __slots__ = ("force", "kind", "options", "output", "program", "quiet", "what")
+    __slots__ = ("force", "kind", "options", "output", "program", "what")
 
     def __init__(self) -> None:
         self.output: str | None = None
         self.force = False
-        self.quiet = False
         self.options = Options()
-        self.program: list[str] = []  # as it was typed: ["-m", "pkg", "arg"], ["-mpkg", "arg"]
+        self.program: list[str] = []  # as it was typed: ["-m", "pkg", "arg"], ["--", "-x.py"]
         self.kind = ""  # "-m", "-c", "-" or "script"
         self.what = ""  # the module, the code, the path
 
@@ -76,6 +75,7 @@ def parse(words: list[str]) -> RunArguments | None:
             break
         at += 1
         if word == "--":
+            parsed.program = ["--"]
             break
         if word[:2] in ("-m", "-c"):
             parsed.program, parsed.kind = words[at - 1 :], word[:2]
@@ -95,9 +95,9 @@ def parse(words: list[str]) -> RunArguments | None:
             raise MemtraceError(f"run: no such option: {word} (memtrace run --help)")
         else:
             _FLAGS[option](parsed)
-    parsed.program = words[at:]
-    if parsed.program:
-        parsed.what = parsed.program[0]
+    if words[at:]:
+        parsed.what = words[at]
+        parsed.program += words[at:]
         parsed.kind = "-" if parsed.what == "-" else "script"
     else:
         raise MemtraceError(
@@ -117,7 +117,7 @@ def _set_force(parsed: RunArguments) -> None:
 
 
 def _set_quiet(parsed: RunArguments) -> None:
-    parsed.quiet = True
+    parsed.options.quiet = True
 
 
 def _set_no_operators(parsed: RunArguments) -> None:

@@ -39,6 +39,13 @@ def watch() -> None:
         names["_fork_exec"] = observed
     for name in ("posix_spawn", "posix_spawnp"):
         replace_in_os(name, after=lambda *call: guarded(_after_posix_spawn, *call))
+    # All of os.exec* end in one of these two.
+    for name in ("execv", "execve"):
+        replace_in_os(
+            name,
+            before=lambda *call: guarded(_before_exec, *call),
+            failed=lambda error: guarded(_exec_failed, error),
+        )
 
 
 def _after_fork() -> None:
@@ -89,6 +96,24 @@ def _after_posix_spawn(
     _check_child(pid, os.fsdecode(path), argv, environ)  # type: ignore[arg-type]
 
 
+def _before_exec(args: tuple[object, ...], kwargs: dict[str, object] | None) -> None:
+    # The process goes on as another program: a Python that will not record itself counts as well.
+    given = dict(zip(("path", "argv", "env"), args, strict=False)) | (kwargs or {})
+    path, env = os.fsdecode(given["path"]), given.get("env")  # type: ignore[arg-type]
+    if not os.access(path, os.X_OK):
+        return  # it is about to raise: execvp tries every folder of PATH
+    environ = None
+    if isinstance(env, Mapping):
+        environ = {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
+    _check_child(os.getpid(), path, given["argv"], environ)
+
+
+def _exec_failed(_: BaseException) -> None:
+    recorded = recording.current()
+    if recorded is not None:
+        forget_unrecorded_mark(recorded.trace_dir, os.getpid())
+
+
 def _check_child(
     pid: int, executable: str, argv: object, environ: dict[bytes, bytes] | None
 ) -> None:
@@ -124,5 +149,13 @@ def leave_unrecorded_mark(trace_dir: str, pid: int, reason: str) -> None:
             os.write(fd, reason.encode(errors="replace"))
         finally:
             os.close(fd)
+    except OSError:
+        pass
+
+
+def forget_unrecorded_mark(trace_dir: str, pid: int) -> None:
+    """Take it back, if there is one."""
+    try:
+        os.unlink(os.path.join(trace_dir, "spool", "unrecorded", str(pid)))
     except OSError:
         pass

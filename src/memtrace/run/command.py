@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # not signal.py: see run/__init__.py
 import os
-import signal
 import sys
 
 from memtrace.errors import MemtraceError
@@ -31,29 +31,56 @@ def run_command(words: list[str]) -> int:
         )
     _check_recorder()
     trace_dir = output.create_trace(parsed.output, parsed.name, force=parsed.force)
+    finaliser_pid = 0
     try:
-        finaliser.start(trace_dir, quiet=parsed.quiet)
-    except MemtraceError:
-        output.delete_tree(trace_dir)
+        finaliser_pid = finaliser.start(trace_dir, quiet=parsed.options.quiet)
+        _become_program(argv, _program_environment(trace_dir, parsed.options))
+    except (MemtraceError, OSError) as error:
+        finaliser.stop(finaliser_pid)
+        output.take_back(trace_dir)
+        if isinstance(error, OSError):  # more arguments than the system takes
+            raise MemtraceError(f"run: cannot start the program: {error.strerror}") from None
         raise
+    return 0  # never: this process is the program now
 
+
+def _become_program(argv: list[str], environ: dict[str, str]) -> None:
+    # Python ignores these for itself; a program starts with what its shell gave.
+    for ignored in ("SIGPIPE", "SIGXFSZ", "SIGXFZ"):
+        number = getattr(_signal, ignored, None)
+        if number is not None:
+            _signal.signal(number, _signal.SIG_DFL)
+    os.execve(sys.executable, argv, environ)
+
+
+def _program_environment(trace_dir: str, options: environment.Options) -> dict[str, str]:
     environ = dict(os.environ)
+    # In the C locale this Python has set it for itself (PEP 538); the program's is to find what
+    # was given, and to decide by itself.
+    given = _given("LC_CTYPE", environ.pop("LC_CTYPE", None))
+    if given is not None:
+        environ["LC_CTYPE"] = given
     environ.update(
         environment.variables(
             trace_dir,
-            parsed.options,
+            options,
             main_pid=os.getpid(),
             parent=None,
             python_path=environ.get("PYTHONPATH"),
         )
     )
-    # Python ignores these for itself; a program starts with what its shell gave.
-    for ignored in ("SIGPIPE", "SIGXFSZ", "SIGXFZ"):
-        number = getattr(signal, ignored, None)
-        if number is not None:
-            signal.signal(number, signal.SIG_DFL)
-    os.execve(sys.executable, argv, environ)
-    return 0  # never: this process is the program now
+    return environ
+
+
+def _given(name: str, now: str | None) -> str | None:
+    """The value of a variable with which this process was started; `now`, where that is unknown."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return now
+    values = (os.fsdecode(i.partition(b"=")[2]) for i in items if i.startswith(f"{name}=".encode()))
+    return next(values, None)
 
 
 def _check_script(program: str) -> None:

@@ -44,12 +44,13 @@ def replace_in_os(
     *,
     before: Callable[..., object] | None = None,
     after: Callable[..., object] | None = None,
+    failed: Callable[..., object] | None = None,
 ) -> None:
     """Observe a function of os, once; also where pickle looks for it, in the module it is from."""
     original = getattr(os, name)
     if isinstance(original, _core.ObservedCall):
         return
-    observed = _core.observed(original, before=before, after=after)
+    observed = _core.observed(original, before=before, after=after, failed=failed)
     for module in (os, sys.modules.get(original.__module__)):
         if getattr(module, name, None) is original:
             setattr(module, name, observed)

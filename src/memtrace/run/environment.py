@@ -17,7 +17,7 @@ SITE_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 class Options:
     """How to record; the same for all processes of one trace."""
 
-    __slots__ = ("argv", "cpu", "operators", "stack_min_bytes", "stacks")
+    __slots__ = ("argv", "cpu", "operators", "quiet", "stack_min_bytes", "stacks")
 
     def __init__(
         self,
@@ -27,12 +27,14 @@ class Options:
         stacks: bool = True,
         stack_min_bytes: int = 0,
         argv: bool = True,
+        quiet: bool = False,
     ) -> None:
         self.cpu = cpu
         self.operators = operators
         self.stacks = stacks
         self.stack_min_bytes = stack_min_bytes
         self.argv = argv  # False: arguments of the program are left out of the trace
+        self.quiet = quiet  # nothing is printed at the end
 
     def to_text(self) -> str:
         """The options as they travel in the environment."""
@@ -67,6 +69,7 @@ def read() -> Inherited | None:
         stacks=words.get("stacks") != "0",
         stack_min_bytes=int(words.get("stack_min_bytes") or 0),
         argv=words.get("argv") != "0",
+        quiet=words.get("quiet") == "1",
     )
     return Inherited(
         trace_dir, options, main_pid=int(words.get("main") or 0), parent=words.get("parent")

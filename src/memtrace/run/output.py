@@ -1,4 +1,8 @@
-"""The trace directory: which one, made atomically, and what --force may replace."""
+"""The trace directory: which one, made atomically, and what --force may replace.
+
+The trace that --force replaces is put aside, and deleted only when the recording has begun: what
+goes wrong before that gives it back.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +24,68 @@ _ROOM_BYTES = 1 << 20
 def create_trace(output: str | None, name: str, *, force: bool) -> str:
     """Make the directory (0700, with spool/ and marker) and return its absolute path.
 
+    To be followed by forget_replaced() when the recording has begun, or by take_back().
+
     Raises:
         MemtraceError: one line that says why it cannot be made.
     """
     if output is None:
         path = _create_next_free(name)
     else:
-        path = os.path.abspath(output)
+        path = _absolute(output)
         _create_named(path, output, force=force)
     try:
         _furnish(path)
     except OSError as error:
-        delete_tree(path)
+        take_back(path)
         raise MemtraceError(f"cannot write the trace {path}: {error.strerror}") from None
     return path
+
+
+def forget_replaced(path: str) -> None:
+    """Delete the trace that this one has replaced, if there was one."""
+    aside = _aside(path)
+    if os.path.lexists(aside):
+        delete_tree(aside)
+
+
+def take_back(path: str) -> None:
+    """Undo create_trace(), in the same process."""
+    try:
+        delete_tree(path)
+    except OSError:
+        return  # the old one stays where it was put
+    aside = _aside(path)
+    if os.path.lexists(aside):
+        os.rename(aside, path)
+
+
+def _aside(path: str) -> str:
+    return f"{path}.replaced-{os.getpid()}"
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        raise MemtraceError(
+            f"cannot create the trace {path}: the working folder is gone; "
+            "give an absolute path (run -o DIR, record(DIR))"
+        ) from None
 
 
 def _create_next_free(name: str) -> str:
     number = 1
     while True:
-        path = os.path.abspath(f"{name}.memtrace" if number == 1 else f"{name}.{number}.memtrace")
+        path = _absolute(f"{name}.memtrace" if number == 1 else f"{name}.{number}.memtrace")
         try:
             os.mkdir(path, 0o700)
             return path
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise _cannot_create(path, error) from None
+            where = "name another place for it (run -o DIR, record(DIR))"
+            raise MemtraceError(f"{_cannot_create(path, error)}; {where}") from None
 
 
 def _create_named(path: str, shown: str, *, force: bool) -> None:
@@ -57,7 +96,8 @@ def _create_named(path: str, shown: str, *, force: bool) -> None:
                 f"{shown} exists: give another name with -o, or replace that trace with --force"
             )
         check_replaceable(path, shown)
-        aside = f"{path}.replaced-{os.getpid()}"
+        _check_inside(path, shown)
+        aside = _aside(path)
     try:
         if aside:
             os.rename(path, aside)
@@ -66,8 +106,6 @@ def _create_named(path: str, shown: str, *, force: bool) -> None:
         if aside and os.path.lexists(aside) and not os.path.lexists(path):
             os.rename(aside, path)
         raise _cannot_create(path, error) from None
-    if aside:
-        delete_tree(aside)
 
 
 def _cannot_create(path: str, error: OSError) -> MemtraceError:
@@ -110,6 +148,38 @@ def _check_not_recorded(spool: str, shown: str) -> None:
             f"{shown} may still be recorded by {process} of another machine or container: if that "
             f"has ended, python -m memtrace recover --force {shown}"
         )
+
+
+def _check_inside(path: str, shown: str) -> None:
+    """Refuse also what was put into a folder of memtrace's own; an empty folder is no loss."""
+    for folder, folders, files in os.walk(path):
+        within = os.path.relpath(folder, path).split(os.sep)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted(files + links):
+            if within != ["."] and not _is_own_file(within, name):
+                raise MemtraceError(
+                    f"{shown} also holds {os.path.join(*within, name)}, which memtrace did not "
+                    "write: --force does not replace it"
+                )
+
+
+def _is_own_file(within: list[str], name: str) -> bool:
+    """Whether memtrace writes such a file into this folder of a trace."""
+    top, *below = within
+    if top == "spool":
+        if not below:
+            return name.endswith(".fifo") or name == "room"
+        if below == ["unrecorded"]:
+            return name.isdigit()
+        return len(below) == 1 and "process=" in below[0] and name.endswith((".bin", ".log"))
+    if not top.startswith("."):  # else .finalising-KEY/DATASET: a finaliser was stopped
+        below = [word for word in below if not word.startswith("process=")]
+        return len(within) == 2 and not below and _is_part(name)
+    return len(below) == 1 and _is_part(name)
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def is_trace(path: str) -> bool:

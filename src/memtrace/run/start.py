@@ -6,11 +6,11 @@ import atexit
 import os
 import sys
 
-from memtrace import _core, recording
+from memtrace import recording
 from memtrace.recording import Recording, guarded, say
 from memtrace.run import children, ending, environment, finaliser
 from memtrace.run.interpreter import program_words
-from memtrace.run.output import pid_of_key
+from memtrace.run.output import forget_replaced, pid_of_key
 
 
 def start_from_environment() -> None:
@@ -18,16 +18,18 @@ def start_from_environment() -> None:
     inherited = environment.read()
     if inherited is None or _is_tool(program_words(sys.orig_argv)):
         return
+    if inherited.main_pid == os.getpid():
+        guarded(forget_replaced, inherited.trace_dir)
     try:
         started = _start(inherited)
     except (OSError, RuntimeError) as error:
         children.leave_unrecorded_mark(inherited.trace_dir, os.getpid(), str(error))
         if inherited.main_pid == os.getpid():
             say(f"not recording: {error}")
-            _watch_end(inherited.trace_dir)
+            finaliser.watch_end(inherited.trace_dir, quiet=inherited.options.quiet)
         return
     if started.is_main:
-        _watch_end(inherited.trace_dir)
+        finaliser.watch_end(inherited.trace_dir, quiet=inherited.options.quiet)
     guarded(children.watch)
     guarded(started.watch_torch)
 
@@ -58,15 +60,6 @@ def _start(inherited: environment.Inherited) -> Recording:
     atexit.register(ending.at_exit)
     ending.watch_os_exit()
     return started
-
-
-def _watch_end(trace_dir: str) -> None:
-    if os.path.exists(finaliser.end_fifo(trace_dir)):
-        _core.watch_process_end(
-            finaliser.end_fifo(trace_dir),
-            finaliser.done_fifo(trace_dir),
-            os.fsencode(finaliser.recover_hint(trace_dir)),
-        )
 
 
 def _start_method_of_child() -> str:

@@ -3,16 +3,15 @@
 It takes itself out of the way (sys.path and the name `sitecustomize` are as without memtrace),
 starts the recording, and lets the sitecustomize of the system or the user, if there is one, have
 its turn. It must not fail, must not print, and must run in any Python: also one that memtrace is
-not made for.
+not made for, back to Python 2.7 (so no annotations). There it leaves a mark that says so.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 
 
-def _begin() -> None:
+def _begin():
+    # type: () -> None
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if p != here]
     sys.path_importer_cache.pop(here, None)
@@ -31,10 +30,14 @@ def _begin() -> None:
                 sys.path.remove(package_parent)
         start_from_environment()
     except BaseException as error:
+        for name in list(sys.modules):
+            if name.partition(".")[0] == "memtrace":
+                del sys.modules[name]
         _leave_mark(type(error).__name__ + ": " + str(error))
 
 
-def _leave_mark(reason: str) -> None:
+def _leave_mark(reason):
+    # type: (str) -> None
     # By hand: memtrace could not be imported (another version of Python, a broken installation).
     try:
         folder = os.path.join(os.environ["MEMTRACE_RECORD"], "spool", "unrecorded")
@@ -46,7 +49,8 @@ def _leave_mark(reason: str) -> None:
         pass
 
 
-def _give_way() -> None:
+def _give_way():
+    # type: () -> None
     # `import sitecustomize` is still running: what is in sys.modules afterwards is its result.
     # When there is no other, its ImportError is what site.py expects, and takes our name out again.
     sys.modules.pop("sitecustomize", None)
