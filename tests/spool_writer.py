@@ -136,11 +136,12 @@ class LogWriter:
         reason: str = "",
         source: str = "",
         device: int | None = CPU,
+        thread: int | None = None,
     ) -> None:
         ids = [self.spool.name(word) for word in (name, text, target, reason, source)]
         self.records.append(
             struct.pack("<QQQ5I3I", ticks, value, value2, *ids, 0, 0, 0)
-            + _tail(self.thread, 0, device, action)
+            + _tail(self.thread if thread is None else thread, 0, device, action)
         )
 
     def mark(self, ticks: int, kind: str, **more: Any) -> None:

@@ -62,7 +62,7 @@ class Model {
       event.op_name = call_->owner;
       event.top_name = call_->top;
     }
-    event.tail.thread = 1;
+    event.tail.thread = kMainThread + 1;
     event.tail.pool = pool(entry.mempool_);
     event.tail.device = static_cast<DeviceCode>(entry.device_ + 1);
     static constexpr Action kActions[] = {
