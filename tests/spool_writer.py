@@ -221,6 +221,11 @@ class SpoolWriter:
         self.write_text("pool", pool, struct.pack("<QQ", first, second))
         return pool
 
+    def thread(self, number: int, record_function_thread: int) -> None:
+        """What a thread of this number is called by torch."""
+        payload = struct.pack("<QQ", 1000 + number, record_function_thread)
+        self.write_text("thread", number, payload)
+
     def tensor(self, **note: Any) -> None:
         self.write_text("tensor", 0, json.dumps(note).encode())
 

@@ -242,6 +242,39 @@ def test_a_thread_without_a_block_is_in_the_stage_of_the_main_thread(tmp_path: P
     }  # fmt: skip
 
 
+def test_autograds_threads_are_in_the_stage_of_the_thread_that_ran_the_forward(
+    tmp_path: Path,
+) -> None:
+    trace = record(tmp_path, """
+        import threading
+        class Nested(torch.autograd.Function):
+            # A backward pass in a backward pass, until torch gives one to a thread of its own.
+            @staticmethod
+            def forward(ctx, x): return x.clone()
+            @staticmethod
+            def backward(ctx, gradient):
+                if threading.get_ident() != worker.ident:
+                    take(1001)
+                else:
+                    go()
+                return gradient
+        def go():
+            with torch.enable_grad():
+                Nested.apply(torch.ones(3, requires_grad=True)).sum().backward()
+        def work():
+            with memtrace.stage("training"):
+                take(1002)
+                go()
+        worker = threading.Thread(target=work)
+        with memtrace.stage("waiting"):
+            worker.start()
+            worker.join()
+    """, setup=TAKE)  # fmt: skip
+    rows = {row["size_bytes"]: row for row in table(trace, "allocations")}
+    assert rows[1001]["thread_id"] != rows[1002]["thread_id"]
+    assert rows[1001]["stage"] == rows[1002]["stage"] == "training"
+
+
 def test_a_block_may_be_left_in_another_thread_or_never(tmp_path: Path) -> None:
     rows = stages(record(tmp_path, """
         import threading

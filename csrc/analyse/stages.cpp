@@ -3,6 +3,7 @@
 #include "analyse/json.h"
 
 #include <algorithm>
+#include <cstring>
 #include <ranges>
 #include <span>
 
@@ -18,7 +19,17 @@ int64_t or_null(uint32_t number) {
 } // namespace
 
 Stages::Stages(NameStrings& names, Table& stages, Table& steps)
-    : names_(names), stage_rows_(stages), step_rows_(steps) {}
+    : names_(names), stage_rows_(stages), step_rows_(steps) {
+  for (const uint32_t thread : names.text().ids(TextKind::thread)) {
+    ThreadText text{};
+    const auto payload = names.text().find(TextKind::thread, thread);
+    if (!payload || payload->size() != sizeof text)
+      continue;
+    std::memcpy(&text, payload->data(), sizeof text);
+    if (text.record_function_thread != 0)
+      threads_[text.record_function_thread] = thread;
+  }
+}
 
 void Stages::foresee_blocks(const LogRecords& log) {
   uint64_t records = 0; // ids count stages, so an honest one is no larger
@@ -84,7 +95,8 @@ void Stages::end_plain_in(int64_t block, Place place) {
 void Stages::step_begin(const Note& note, Place place) {
   if (steps_.size() >= kMostOpen)
     return;
-  const OpenStage* stage = innermost(note.tail.thread);
+  const OpenStage* own = innermost(note.tail.thread);
+  const OpenStage* stage = own ? own : shared();
   steps_.push_back({static_cast<int64_t>(note.value), stage ? stage->id : kNull,
                     names_.of(note.name), note.text, note.tail.thread, place});
   ++version_;
@@ -128,20 +140,29 @@ void Stages::add_step(const OpenStep& step, Place end) {
                  details["batch_size"].integer(kNull), shapes_text);
 }
 
+// Of the thread's own.
 const Stages::OpenStage* Stages::innermost(uint32_t thread) const {
-  const OpenStage* shared = nullptr;
-  for (const OpenStage& stage : std::views::reverse(stages_)) {
+  for (const OpenStage& stage : std::views::reverse(stages_))
     if (stage.thread == thread && thread != 0)
       return &stage;
-    if (!shared && (stage.thread == 0 || stage.thread == kMainThread))
-      shared = &stage;
-  }
-  return shared;
+  return nullptr;
 }
 
-Stages::Current Stages::current(uint32_t thread) const {
+const Stages::OpenStage* Stages::shared() const {
+  for (const OpenStage& stage : std::views::reverse(stages_))
+    if (stage.thread == 0 || stage.thread == kMainThread)
+      return &stage;
+  return nullptr;
+}
+
+Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const {
+  const OpenStage* stage = innermost(thread);
+  if (const auto forward = threads_.find(forward_thread); !stage && forward != threads_.end())
+    stage = innermost(forward->second);
+  if (!stage)
+    stage = shared();
   Current current;
-  if (const OpenStage* stage = innermost(thread))
+  if (stage)
     current.stage = stage->name;
   for (const OpenStep& step : std::views::reverse(steps_)) {
     if (current.step == kNull || step.thread == thread)

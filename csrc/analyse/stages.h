@@ -12,6 +12,7 @@
 #include "store/spool_reader.h"
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 namespace memtrace {
@@ -36,9 +37,10 @@ class Stages {
   // The rows of what is still open when the recording ends: without an end.
   void finish();
 
-  // What an allocation of the thread belongs to: the innermost block of its own; else what the main
-  // thread or the whole process began last.
-  Current current(uint32_t thread) const;
+  // What an allocation of the thread belongs to: the innermost block of its own; else, in a
+  // backward pass, that of the thread that ran the forward one (by RecordFunction's number; 0:
+  // none); else what the main thread or the whole process began last.
+  Current current(uint32_t thread, uint32_t forward_thread) const;
   // Changes whenever current() may give another answer.
   uint64_t version() const { return version_; }
 
@@ -68,11 +70,13 @@ class Stages {
   void add_stage(const OpenStage& stage, Place end);
   void add_step(const OpenStep& step, Place end);
   const OpenStage* innermost(uint32_t thread) const;
+  const OpenStage* shared() const;
 
   NameStrings& names_;
   Table& stage_rows_;
   Table& step_rows_;
-  std::vector<bool> blocks_; // by id
+  std::unordered_map<uint64_t, uint32_t> threads_; // by RecordFunction's number
+  std::vector<bool> blocks_;                       // by id
   std::vector<OpenStage> stages_;
   std::vector<OpenStep> steps_;
   uint64_t version_ = 1;

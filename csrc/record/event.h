@@ -74,7 +74,9 @@ struct AllocatorEvent {
   uint32_t op_name;    // text id: innermost operator that is not a factory, else outermost factory
   uint32_t top_name;   // text id: outermost operator
   uint32_t order;      // CUDA: place in the device's own order, counted under torch's lock; 0: none
-  uint32_t reserved;   // preexisting: its block's bytes / 512; else 0
+  // preexisting: its block's bytes / 512. Else RecordFunction's number of the thread that made the
+  // forward call whose backward the outermost running node of autograd is; 0: none.
+  uint32_t reserved;
   Tail tail;
 };
 

@@ -154,9 +154,10 @@ class stage:  # noqa: N801  # a mark, and a context manager
     block of the thread that enters it, and lasts until it is left.
 
     An allocation belongs to the innermost block of its thread. On a thread that is in no block, as
-    a server's workers, it belongs to what the main thread or the whole process began last. Tasks
-    that take turns on one thread (asyncio) cannot be told apart: there it is the block that was
-    entered last and is not left yet.
+    a server's workers, it belongs to what the main thread or the whole process began last; on one
+    of autograd's, to the block of the thread that ran the forward pass. Tasks that take turns on
+    one thread (asyncio) cannot be told apart: there it is the block that was entered last and is
+    not left yet.
     """
 
     def __init__(self, name: str) -> None:

@@ -296,6 +296,30 @@ def test_what_plain_stages_end_and_lie_in_follows_from_the_order_of_the_notes(
     assert found == ["a", "called, then entered", "c", "a", "a"]
 
 
+def test_backward_memory_is_in_the_stage_of_the_thread_of_the_forward(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    main, worker, autograd = spool.log(1), spool.log(2), spool.log(3)
+    spool.thread(2, 0)  # numbered before a hook knew what torch calls it
+    for number, record_function_thread in ((1, 12), (2, 11), (3, 13)):
+        spool.thread(number, record_function_thread)
+    main.note("stage_begin", 1, "main", value=1, text="scope")
+    worker.note("stage_begin", 2, "training", value=2, text="scope")
+    autograd.alloc(3, 0x1000, 8, reserved=11)
+    autograd.alloc(4, 0x2000, 8)
+    autograd.alloc(5, 0x3000, 8, reserved=12)
+    autograd.alloc(6, 0x4000, 8, reserved=11)
+    autograd.note("stage_begin", 7, "own", value=3, text="scope")
+    autograd.alloc(8, 0x5000, 8, reserved=11)
+    autograd.note("stage_end", 9, "own", value=3)
+    worker.note("stage_end", 10, "training", value=2)
+    autograd.alloc(11, 0x6000, 8, reserved=11)
+    autograd.alloc(12, 0x7000, 8, reserved=77)
+    spool.finish()
+    finalise(trace_dir)
+    found = [row["stage"] for row in rows(trace_dir, "allocations")]
+    assert found == ["training", "main", "main", "training", "own", "main", "main"]
+
+
 @pytest.mark.parametrize("peak", [1024, 1536])
 def test_totals_are_held_against_torchs_counters(trace_dir: Path, peak: int) -> None:
     spool = SpoolWriter(trace_dir)
