@@ -422,6 +422,48 @@ def test_a_stage_belongs_to_the_recording_it_was_begun_in(tmp_path: Path) -> Non
     assert (row["name"], row["end_time_ns"]) == ("open at its end", None)
 
 
+def test_a_forked_child_is_in_the_stages_it_was_forked_in(tmp_path: Path) -> None:
+    trace = record(tmp_path, """
+        import os, threading
+        def fork():
+            if (pid := os.fork()) == 0:
+                return True
+            os.waitpid(pid, 0)
+            return False
+        def forked(thread):
+            thread.start(); thread.join()
+        in_child = False
+        memtrace.stage("replaced")
+        memtrace.stage("plain")
+        def work():
+            global in_child
+            with memtrace.stage("block"):
+                memtrace.stage("plain in block")
+                with memtrace.stage("inner"):
+                    in_child = fork()
+                    if in_child: take(1001)
+                if in_child: take(1002)
+            if in_child:
+                take(1003)
+                memtrace.stage("of the child")
+                take(1004)
+                os._exit(0)
+        with memtrace.stage("of another thread"):
+            forked(threading.Thread(target=work))
+        if fork():
+            take(1005)
+            os._exit(0)
+    """, setup=TAKE)  # fmt: skip
+    found = {row["size_bytes"]: row["stage"] for row in table(trace, "allocations")}
+    assert found == {
+        1001: "inner", 1002: "plain in block", 1003: "plain", 1004: "of the child", 1005: "plain",
+    }  # fmt: skip
+    names = [row["name"] for row in table(trace, "stages")]
+    assert names.count("plain") == 3, "here and in both children"
+    assert names.count("inner") == 2
+    assert names.count("replaced") == names.count("of another thread") == 1
+
+
 def test_thousands_of_stages_open_at_once(tmp_path: Path) -> None:
     trace = record(tmp_path, """
         import asyncio

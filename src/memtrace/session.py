@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from memtrace.stages import Block
+    from memtrace.stages import Block, Plain
 
     Tensor = TypeVar("Tensor")
 
@@ -151,7 +151,8 @@ class stage:  # noqa: N801  # a mark, and a context manager
 
     Called plainly, it begins a stage of the whole process, which lasts until the next plain one; in
     a block it belongs to that block, and ends with it at the latest. As a context manager it is a
-    block of the thread that enters it, and lasts until it is left.
+    block of the thread that enters it, and lasts until it is left. A forked child begins in the
+    stages that it was forked in.
 
     An allocation belongs to the innermost block of its thread. On a thread that is in no block, as
     a server's workers, it belongs to what the main thread or the whole process began last; on one
@@ -163,7 +164,7 @@ class stage:  # noqa: N801  # a mark, and a context manager
     def __init__(self, name: str) -> None:
         self._name = str(name).encode(errors="replace").decode()  # a spool holds UTF-8
         self._recorded: Recording | None = None
-        self._number: int | None = None  # of the plain stage that this is, unless it is entered
+        self._plain: Plain | None = None  # what this is, unless it is entered
         self._begun_ns = 0
         self._blocks: list[Block] = []  # it may be entered again, also while it is open
         recorded = recording.current()
@@ -172,16 +173,16 @@ class stage:  # noqa: N801  # a mark, and a context manager
 
     def _begin(self, recorded: Recording) -> None:
         # In a `with` statement __enter__ comes next: then it was no plain stage, see event.h.
-        self._number = recorded.begin_plain_stage(self._name)
+        self._plain = recorded.begin_plain_stage(self._name)
         self._recorded = recorded
         self._begun_ns = monotonic_ns()
 
     def _enter(self, recorded: Recording) -> None:
-        number, self._number = self._number, None
-        is_new = number is not None and self._recorded is recorded
-        sampled = is_new and monotonic_ns() - self._begun_ns < _SAME_MOMENT_NS
-        block = recorded.enter_stage(self._name, number if is_new else None, sample=not sampled)
-        self._blocks.append(block)
+        plain, self._plain = self._plain, None
+        if self._recorded is not recorded:
+            plain = None
+        sampled = plain is not None and monotonic_ns() - self._begun_ns < _SAME_MOMENT_NS
+        self._blocks.append(recorded.enter_stage(self._name, plain, sample=not sampled))
 
     def _leave(self) -> None:
         block = of_this_task(self._blocks)

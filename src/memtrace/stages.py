@@ -11,10 +11,21 @@ from _contextvars import ContextVar
 from itertools import count
 
 
+class Plain:
+    """A plain stage: its number and name, and the one before it in its place."""
+
+    __slots__ = ("before", "name", "number")
+
+    def __init__(self, number: int, name: str, before: Plain | None) -> None:
+        self.number = number
+        self.name = name
+        self.before = before
+
+
 class Block:
     """A block that was entered: its stage's number and name, its thread, the block around it."""
 
-    __slots__ = ("around", "is_open", "name", "number", "stages", "thread")
+    __slots__ = ("around", "is_open", "name", "number", "plain", "stages", "thread")
 
     def __init__(
         self, stages: Stages, number: int, name: str, *, thread: int, around: Block | None
@@ -24,6 +35,7 @@ class Block:
         self.name = name
         self.thread = thread
         self.around = around
+        self.plain: Plain | None = None  # the last one that was begun in it
         self.is_open = True
 
 
@@ -37,20 +49,42 @@ class Stages:
 
     def __init__(self) -> None:
         self._numbers = count(1)
-
-    def next_number(self) -> int:
-        """Of a new stage."""
-        return next(self._numbers)
+        self.plain: Plain | None = None  # the last one that was begun outside any block
 
     def innermost(self) -> Block | None:
         """The block that this task is in."""
         return self._open(_entered.get())
 
-    def enter(self, number: int, name: str, *, thread: int) -> Block:
-        """The new block."""
-        block = Block(self, number, name, thread=thread, around=self.innermost())
+    def begin_plain(self, name: str) -> tuple[Plain, Block | None]:
+        """The new stage, and the block that it is in."""
+        around = self.innermost()
+        place = around or self
+        before = place.plain
+        if before is not None:
+            before.before = None  # one step back is enough, and all else can go
+        place.plain = Plain(next(self._numbers), name, before)
+        return place.plain, around
+
+    def enter(self, name: str, plain: Plain | None, *, thread: int) -> Block:
+        """The new block, of the number of the plain stage that it seemed to be so far."""
+        around = self.innermost()
+        place = around or self
+        if plain is not None and place.plain is plain:
+            place.plain = plain.before
+        number = next(self._numbers) if plain is None else plain.number
+        block = Block(self, number, name, thread=thread, around=around)
         _entered.set(block)
         return block
+
+    def of_fork(self, thread: int) -> list[Block]:
+        """In a forked child, whose only thread this is: the blocks it is in, outermost first."""
+        blocks = []
+        block = self.innermost()
+        while block is not None:
+            block.thread = thread
+            blocks.append(block)
+            block = self._open(block.around)
+        return blocks[::-1]
 
     def leave(self, block: Block) -> list[Block]:
         """What ends with it, innermost first: also what a generator left open inside."""

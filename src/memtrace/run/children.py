@@ -54,6 +54,7 @@ def _after_fork() -> None:
         leave_unrecorded_mark(parent.trace_dir, os.getpid(), str(error))
         return
     recording.set_current(child)
+    guarded(child.continue_stages, parent)
     guarded(child.export_environment)
     guarded(child.watch_torch)
 
