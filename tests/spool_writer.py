@@ -138,11 +138,12 @@ class LogWriter:
         reason: str = "",
         source: str = "",
         device: int | None = CPU,
+        thread: int | None = None,
     ) -> None:
         ids = [self.spool.name(word) for word in (name, text, target, reason, source)]
         self.records.append(
             struct.pack("<QQQ5I3I", ticks, value, value2, *ids, 0, 0, 0)
-            + _tail(self.thread, 0, device, action)
+            + _tail(self.thread if thread is None else thread, 0, device, action)
         )
 
     def mark(self, ticks: int, kind: str, **more: Any) -> None:
@@ -242,6 +243,11 @@ class SpoolWriter:
         pool = self.next_id("pool")
         self.write_text("pool", pool, struct.pack("<QQ", first, second))
         return pool
+
+    def thread(self, number: int, record_function_thread: int) -> None:
+        """What a thread of this number is called by torch."""
+        payload = struct.pack("<QQ", 1000 + number, record_function_thread)
+        self.write_text("thread", number, payload)
 
     def tensor(self, **note: Any) -> None:
         self.write_text("tensor", 0, json.dumps(note).encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,15 +23,6 @@ def run(tmp_path: Path, text: str) -> Shown:
     shown = python(program(tmp_path, text), cwd=tmp_path)
     assert shown.status == 0, shown.err.decode()
     return shown
-
-
-def table(trace: Path, dataset: str) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = []
-    for part in sorted(trace.glob(f"{dataset}/*/*.parquet")):
-        rows += pq.read_table(part, partitioning=None).to_pylist()
-    return rows
 
 
 def test_import_is_light(tmp_path: Path) -> None:
@@ -142,56 +132,6 @@ def test_children_of_a_recorded_block(tmp_path: Path) -> None:
     """)  # fmt: skip
     methods = [row["start_method"] for row in processes(tmp_path / "x.memtrace")]
     assert sorted(methods) == ["fork", "main", "subprocess"]
-
-
-def test_stages_nest(tmp_path: Path) -> None:
-    run(tmp_path, """
-        import threading, memtrace
-        with memtrace.record("x.memtrace"):
-            memtrace.stage("a")
-            memtrace.stage("b")
-            with memtrace.stage("c"):
-                memtrace.stage("d")
-                memtrace.stage("e")
-                with memtrace.stage("f"): pass
-            memtrace.stage("g")
-            def other():
-                with memtrace.stage("h"): memtrace.stage("i")
-            thread = threading.Thread(target=other); thread.start(); thread.join()
-            try:
-                with memtrace.stage("j"): raise ValueError
-            except ValueError: pass
-            kept = memtrace.stage("kept, and used later")
-            memtrace.stage("k\\udc80")
-            with kept: pass
-    """)  # fmt: skip
-    rows = {row["name"]: row for row in table(tmp_path / "x.memtrace", "stages")}
-    name_of = {row["stage_id"]: row["name"] for row in rows.values()}
-    parents = {name: name_of.get(row["parent_id"]) for name, row in rows.items()}
-    assert parents == {
-        "a": None, "b": None, "c": "b", "d": "c", "e": "c", "f": "e", "g": None, "h": "g",
-        "i": "h", "j": "g", "k?": None, "kept, and used later": "k?",
-    }  # fmt: skip
-    kinds = {name: row["kind"] for name, row in rows.items()}
-    assert {n for n, kind in kinds.items() if kind == "scope"} == set("cfhj") | {
-        "kept, and used later"
-    }
-    ends = {name: row["end_time_ns"] for name, row in rows.items()}
-    assert ends["a"] <= rows["b"]["start_time_ns"]
-    assert ends["d"] <= rows["e"]["start_time_ns"] <= ends["e"] <= ends["c"]
-
-
-def test_the_host_is_sampled_at_stage_marks_and_at_the_end(tmp_path: Path) -> None:
-    run(tmp_path, """
-        import memtrace
-        with memtrace.record("x.memtrace"):
-            memtrace.stage("before")
-            kept = bytearray(64 << 20)
-            memtrace.stage("after")
-    """)  # fmt: skip
-    samples = [s for s in table(tmp_path / "x.memtrace", "samples") if s["metric"] == "rss"]
-    assert [s["reason"] for s in samples] == ["mark", "mark", "end"]
-    assert samples[1]["value_bytes"] - samples[0]["value_bytes"] >= 60 << 20
 
 
 @pytest.mark.parametrize("text", ["import torch", "import torch.nn", "from torch import nn"])

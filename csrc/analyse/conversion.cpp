@@ -28,6 +28,11 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
       lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
       tensors_(names_, lifetimes_, out_.names) {
   read_devices();
+  if (!reader.logs().empty()) {
+    stages_.foresee_blocks(reader.logs().front());
+    for (const ChunkRecords& chunk : reader.logs().front())
+      reader.release(chunk);
+  }
 }
 
 void Conversion::read_devices() {

@@ -56,11 +56,18 @@ Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
     last_state_ = &threads_[thread]; // references into the map stay valid
     last_thread_ = thread;
   }
-  if (last_state_->stages_version != stages_.version()) {
-    last_state_->stages_version = stages_.version();
-    last_state_->current = stages_.current(thread);
-  }
   return *last_state_;
+}
+
+const Stages::Current& Lifetimes::stage_and_step(const AllocatorEvent& event) {
+  ThreadState& state = thread_state(event.tail.thread);
+  const uint32_t forward = event.tail.action == Action::preexisting ? 0 : event.reserved;
+  if (state.stages_version != stages_.version() || state.forward_thread != forward) {
+    state.stages_version = stages_.version();
+    state.forward_thread = forward;
+    state.current = stages_.current(event.tail.thread, forward);
+  }
+  return state.current;
 }
 
 Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
@@ -139,7 +146,7 @@ void Lifetimes::add_event_row(const AllocatorEvent& event, Place place, const Ou
 }
 
 Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin origin) {
-  const Stages::Current& current = thread_state(event.tail.thread).current;
+  const Stages::Current& current = stage_and_step(event);
   const bool cuda = event.tail.device != kCpu;
   Allocation allocation{};
   allocation.id = next_allocation_id_++;

@@ -66,7 +66,8 @@ class Lifetimes {
  private:
   struct ThreadState {
     OperatorCalls::Thread calls;
-    Stages::Current current;
+    Stages::Current current; // of an allocation in the backward of this thread's forward calls
+    uint32_t forward_thread = 0;
     uint64_t stages_version = 0;
   };
   struct Device {
@@ -86,6 +87,7 @@ class Lifetimes {
   static bool possible(const AllocatorEvent& event);
   Device& device(DeviceCode code);
   ThreadState& thread_state(uint32_t thread);
+  const Stages::Current& stage_and_step(const AllocatorEvent& event);
   Allocation begin(const AllocatorEvent& event, Place place, Origin origin);
   void finish_allocation(uint32_t holder);
   void missed(uint32_t holder, Place place);

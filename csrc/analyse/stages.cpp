@@ -3,7 +3,9 @@
 #include "analyse/json.h"
 
 #include <algorithm>
+#include <cstring>
 #include <ranges>
+#include <span>
 
 namespace memtrace {
 namespace {
@@ -13,16 +15,49 @@ constexpr Place kNoPlace{kNull, kNull};
 } // namespace
 
 Stages::Stages(NameStrings& names, Table& stages, Table& steps)
-    : names_(names), stage_rows_(stages), step_rows_(steps) {}
+    : names_(names), stage_rows_(stages), step_rows_(steps) {
+  for (const uint32_t thread : names.text().ids(TextKind::thread)) {
+    ThreadText text{};
+    const auto payload = names.text().find(TextKind::thread, thread);
+    if (!payload || payload->size() != sizeof text)
+      continue;
+    std::memcpy(&text, payload->data(), sizeof text);
+    if (text.record_function_thread != 0)
+      threads_[text.record_function_thread] = thread;
+  }
+}
+
+void Stages::foresee_blocks(const LogRecords& log) {
+  uint64_t records = 0; // ids count stages, so an honest one is no larger
+  for (const ChunkRecords& chunk : log)
+    records += chunk.count;
+  for (const ChunkRecords& chunk : log) {
+    for (const Record& record : std::span(chunk.records, chunk.count)) {
+      const Note& note = record.note;
+      if (note.tail.action != Action::stage_begin || note.value > records || !is_block(note))
+        continue;
+      if (blocks_.size() <= note.value)
+        blocks_.resize(note.value + 1);
+      blocks_[note.value] = true;
+    }
+  }
+}
+
+bool Stages::is_block(const Note& note) {
+  return names_[names_.of(note.text)] == "scope";
+}
 
 void Stages::stage_begin(const Note& note, Place place) {
-  if (stages_.size() >= kMostOpen)
+  const bool block = is_block(note);
+  if (stages_.size() >= kMostOpen || (!block && will_be_block(note.value)))
     return;
-  const StringId kind = names_.of(note.text);
-  const uint32_t thread = names_[kind] == "scope" ? note.tail.thread : 0;
-  const auto parent = static_cast<int64_t>(note.value2);
-  stages_.push_back({static_cast<int64_t>(note.value), parent != 0 ? parent : kNull,
-                     names_.of(note.name), kind, thread, place});
+  const auto around = static_cast<int64_t>(note.value2);
+  if (!block)
+    end_plain_in(around, place);
+  const OpenStage* plain = plain_in(around);
+  const int64_t parent = plain ? plain->id : around;
+  stages_.push_back({static_cast<int64_t>(note.value), parent != 0 ? parent : kNull, around,
+                     names_.of(note.name), names_.of(note.text), note.tail.thread, block, place});
   ++version_;
 }
 
@@ -31,15 +66,33 @@ void Stages::stage_end(const Note& note, Place place) {
                                        static_cast<int64_t>(note.value), &OpenStage::id);
   if (found == stages_.rend())
     return;
-  add_stage(*found, place);
+  const OpenStage ended = *found;
   stages_.erase(std::next(found).base());
+  if (ended.is_block)
+    end_plain_in(ended.id, place);
+  add_stage(ended, place);
   ++version_;
+}
+
+const Stages::OpenStage* Stages::plain_in(int64_t block) const {
+  for (const OpenStage& stage : std::views::reverse(stages_))
+    if (!stage.is_block && stage.block == block)
+      return &stage;
+  return nullptr;
+}
+
+void Stages::end_plain_in(int64_t block, Place place) {
+  if (const OpenStage* plain = plain_in(block)) {
+    add_stage(*plain, place);
+    stages_.erase(stages_.begin() + (plain - stages_.data()));
+  }
 }
 
 void Stages::step_begin(const Note& note, Place place) {
   if (steps_.size() >= kMostOpen)
     return;
-  const OpenStage* stage = innermost(note.tail.thread);
+  const OpenStage* own = innermost(note.tail.thread);
+  const OpenStage* stage = own ? own : shared();
   steps_.push_back({static_cast<int64_t>(note.value), stage ? stage->id : kNull,
                     names_.of(note.name), note.text, note.tail.thread, place});
   ++version_;
@@ -83,22 +136,29 @@ void Stages::add_step(const OpenStep& step, Place end) {
                  details["batch_size"].integer(kNull), shapes_text);
 }
 
+// Of the thread's own.
 const Stages::OpenStage* Stages::innermost(uint32_t thread) const {
-  const OpenStage* process = nullptr;
-  for (const OpenStage& stage : std::views::reverse(stages_)) {
+  for (const OpenStage& stage : std::views::reverse(stages_))
     if (stage.thread == thread && thread != 0)
       return &stage;
-    if (stage.thread == 0 && !process)
-      process = &stage;
-  }
-  if (process || stages_.empty())
-    return process;
-  return &stages_.back();
+  return nullptr;
 }
 
-Stages::Current Stages::current(uint32_t thread) const {
+const Stages::OpenStage* Stages::shared() const {
+  for (const OpenStage& stage : std::views::reverse(stages_))
+    if (stage.thread == 0 || stage.thread == kMainThread)
+      return &stage;
+  return nullptr;
+}
+
+Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const {
+  const OpenStage* stage = innermost(thread);
+  if (const auto forward = threads_.find(forward_thread); !stage && forward != threads_.end())
+    stage = innermost(forward->second);
+  if (!stage)
+    stage = shared();
   Current current;
-  if (const OpenStage* stage = innermost(thread))
+  if (stage)
     current.stage = stage->name;
   for (const OpenStep& step : std::views::reverse(steps_)) {
     if (current.step == kNull || step.thread == thread)

@@ -1,12 +1,18 @@
 // Stages and steps: which are open, which one an allocation belongs to, and their rows.
+//
+// A block belongs to the thread that entered it, a plain stage to the block it was begun in, or to
+// the whole process. What a plain stage ends, and what a stage lies in, follows from the order of
+// the notes alone, so threads that note at the same time need not agree on it beforehand.
 #pragma once
 
 #include "analyse/columns.h"
 #include "analyse/name_strings.h"
 #include "analyse/segments.h"
 #include "record/event.h"
+#include "store/spool_reader.h"
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 namespace memtrace {
@@ -20,6 +26,10 @@ class Stages {
 
   Stages(NameStrings& names, Table& stages, Table& steps);
 
+  // Before everything else, with the recorder's own log: which stages will be blocks. That shows
+  // only when one is entered, after a plain stage of the same id was begun.
+  void foresee_blocks(const LogRecords& log);
+
   void stage_begin(const Note& note, Place place);
   void stage_end(const Note& note, Place place);
   void step_begin(const Note& note, Place place);
@@ -27,17 +37,20 @@ class Stages {
   // The rows of what is still open when the recording ends: without an end.
   void finish();
 
-  // What an allocation of the thread belongs to: the innermost of its own; else what is open for
-  // the whole process; else, as for autograd's threads, the innermost of any thread.
-  Current current(uint32_t thread) const;
+  // What an allocation of the thread belongs to: the innermost block of its own; else, in a
+  // backward pass, that of the thread that ran the forward one (by RecordFunction's number; 0:
+  // none); else what the main thread or the whole process began last.
+  Current current(uint32_t thread, uint32_t forward_thread) const;
   // Changes whenever current() may give another answer.
   uint64_t version() const { return version_; }
 
  private:
   struct OpenStage {
     int64_t id, parent_id;
+    int64_t block; // that it was begun in; 0: none
     StringId name, kind;
     uint32_t thread; // 0: the whole process
+    bool is_block;
     Place start;
   };
   struct OpenStep {
@@ -48,15 +61,22 @@ class Stages {
     Place start;
   };
   // As many as a program can sensibly hold open; more are damage.
-  static constexpr size_t kMostOpen = 1024;
+  static constexpr size_t kMostOpen = size_t{1} << 16;
 
+  bool is_block(const Note& note);
+  bool will_be_block(uint64_t id) const { return id < blocks_.size() && blocks_[id]; }
+  const OpenStage* plain_in(int64_t block) const;
+  void end_plain_in(int64_t block, Place place);
   void add_stage(const OpenStage& stage, Place end);
   void add_step(const OpenStep& step, Place end);
   const OpenStage* innermost(uint32_t thread) const;
+  const OpenStage* shared() const;
 
   NameStrings& names_;
   Table& stage_rows_;
   Table& step_rows_;
+  std::unordered_map<uint64_t, uint32_t> threads_; // by RecordFunction's number
+  std::vector<bool> blocks_;                       // by id
   std::vector<OpenStage> stages_;
   std::vector<OpenStep> steps_;
   uint64_t version_ = 1;

@@ -79,7 +79,7 @@ py::dict lost(const PyRecorder& self) {
 
 void note(const PyRecorder& self, int action, const std::string& name, const std::string& text,
           const std::string& target, const std::string& source, const std::string& reason,
-          uint64_t value, uint64_t value2, int device) {
+          uint64_t value, uint64_t value2, int device, uint32_t thread) {
   Recorder& recorder = self.recorder();
   Note note{};
   note.value = value;
@@ -89,7 +89,7 @@ void note(const PyRecorder& self, int action, const std::string& name, const std
   note.target = recorder.intern(target);
   note.source = recorder.intern(source);
   note.reason = recorder.intern(reason);
-  note.tail = {0, 0, static_cast<DeviceCode>(device), static_cast<Action>(action)};
+  note.tail = {thread, 0, static_cast<DeviceCode>(device), static_cast<Action>(action)};
   recorder.note(note);
 }
 
@@ -135,7 +135,9 @@ void register_record(py::module_& module) {
            })
       .def("note", &note, py::arg("action"), py::arg("name") = "", py::arg("text") = "",
            py::arg("target") = "", py::arg("source") = "", py::arg("reason") = "",
-           py::arg("value") = 0, py::arg("value2") = 0, py::arg("device") = 0)
+           py::arg("value") = 0, py::arg("value2") = 0, py::arg("device") = 0,
+           py::arg("thread") = 0)
+      .def("thread_id", [](PyRecorder& self) { return self.recorder().thread_id(); })
       .def("event", &event, py::arg("action"), py::kw_only(), py::arg("device"),
            py::arg("memory_or_pool") = 0, py::arg("address"), py::arg("size_bytes"),
            py::arg("stream") = 0)

@@ -142,6 +142,9 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
   call.owner = (user || (name.factory && outer_owner != 0)) ? outer_owner : name.id;
   const uint32_t outer_top = parent ? parent->top : 0;
   call.top = (outer_top != 0 || user) ? outer_top : name.id;
+  const uint32_t outer_forward = parent ? parent->outer_forward_thread : 0;
+  call.outer_forward_thread =
+      outer_forward != 0 ? outer_forward : static_cast<uint32_t>(call.forward_thread);
   call.scope = static_cast<uint32_t>(function.scope());
   call.touched = false;
   call.start_ticks = ticks_before();

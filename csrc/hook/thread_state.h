@@ -35,11 +35,13 @@ struct OperatorCall {
   const void* function; // the at::RecordFunction, to match its end with its start
   uint64_t start_ticks;
   int64_t sequence_number;
-  uint64_t forward_thread;
+  uint64_t forward_thread; // of the forward call that this is the backward of; 0: none
   uint32_t call;
   uint32_t name;  // text id
   uint32_t owner; // text id: innermost operator that is not a factory, seen from here
   uint32_t top;   // text id: outermost operator
+  // Likewise of the outermost call that is the backward of one: the thread of that one.
+  uint32_t outer_forward_thread;
   uint32_t scope;
   bool touched; // something was allocated or freed in it
 };

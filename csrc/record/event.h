@@ -52,9 +52,13 @@ constexpr DeviceCode cuda_device(int index) {
   return static_cast<DeviceCode>(1 + index);
 }
 
+// The number of the process's main thread; others are numbered as they come. A note's may be 0: it
+// is about the whole process.
+constexpr uint32_t kMainThread = 1;
+
 // Common to all records, published last. One word, so that one release store publishes the record.
 struct Tail {
-  uint32_t thread; // ThreadId: number of the thread in its process, from 1; text.log describes it
+  uint32_t thread; // number of the thread in its process, from kMainThread; in text.log
   uint16_t pool;   // CUDA: pool id (0 = default); CPU: Memory
   DeviceCode device;
   Action action;
@@ -70,7 +74,9 @@ struct AllocatorEvent {
   uint32_t op_name;    // text id: innermost operator that is not a factory, else outermost factory
   uint32_t top_name;   // text id: outermost operator
   uint32_t order;      // CUDA: place in the device's own order, counted under torch's lock; 0: none
-  uint32_t reserved;   // preexisting: its block's bytes / 512; else 0
+  // preexisting: its block's bytes / 512. Else RecordFunction's number of the thread that made the
+  // forward call whose backward the outermost running node of autograd is; 0: none.
+  uint32_t reserved;
   Tail tail;
 };
 
@@ -90,7 +96,12 @@ struct OperatorSpan {
 
 // mark:   name = kind (FORMAT.md `marks.kind`), text = its text, value/value2 = pool id (two words)
 // sample: name = metric, target = target, source = source, reason = reason, value = bytes, text
-// stage_*: name = stage name, value = stage id, value2 = parent stage id, text = kind
+// stage_begin: name = stage name, value = stage id, value2 = id of the block around it, text =
+// kind:
+//   "scope", a block, or "user", which lasts until the next such one in the same place (block and
+//   thread) or until that block ends. The second kind is written when it is not known yet whether
+//   a block will be made of it; with a "scope" of the same id later, the first was no stage.
+// stage_end: name, value
 // step_*:  name = root module, value = step number, text = JSON {kind, batch_size, input_shapes}
 struct Note {
   uint64_t ticks;

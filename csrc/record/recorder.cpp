@@ -8,11 +8,25 @@
 #include <new>
 #include <stdexcept>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <system_error>
 #include <unistd.h>
 
 namespace memtrace {
-Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
+namespace {
+
+std::atomic<uint64_t> g_recorders = 0;
+
+// The number of this thread in the recorder that it was last asked for.
+struct ThreadNumber {
+  uint64_t recorder;
+  uint32_t number;
+};
+thread_local ThreadNumber t_number{};
+
+} // namespace
+
+Recorder::Recorder(const std::string& directory, uint32_t python_hex) : serial_(++g_recorders) {
   SpoolFile control_file;
   control_file.create(directory + "/control.bin");
   windows_file_.create(directory + "/windows.bin");
@@ -182,8 +196,23 @@ void Recorder::event(const AllocatorEvent& event) noexcept {
 // ---- text ---------------------------------------------------------------------------------------
 
 uint32_t Recorder::next_id(TextKind kind) noexcept {
+  if (kind == TextKind::thread)
+    return thread_id();
   std::lock_guard lock(text_mutex_);
   return ++next_ids_[static_cast<size_t>(kind)];
+}
+
+uint32_t Recorder::thread_id() noexcept {
+  if (t_number.recorder == serial_)
+    return t_number.number;
+  const auto os_thread = static_cast<pid_t>(syscall(SYS_gettid));
+  std::lock_guard lock(text_mutex_);
+  uint32_t& last = next_ids_[static_cast<size_t>(TextKind::thread)];
+  last = std::max(last, kMainThread);
+  t_number = {serial_, os_thread == getpid() ? kMainThread : ++last};
+  const ThreadText text{static_cast<uint64_t>(os_thread), 0};
+  append_text(TextKind::thread, t_number.number, &text, sizeof text);
+  return t_number.number;
 }
 
 bool Recorder::text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept {

@@ -40,7 +40,10 @@ class Recorder {
   // The id of a string, written to text.log on first sight. 0 only for the empty string.
   uint32_t intern(std::string_view name) noexcept;
   bool text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
+  // A new id; of TextKind::thread: the calling thread's.
   uint32_t next_id(TextKind kind) noexcept;
+  // The calling thread's number: kMainThread, or the next one at its first call.
+  uint32_t thread_id() noexcept;
   void lose(Loss kind, uint64_t count = 1) noexcept;
   uint64_t lost(Loss kind) const noexcept;
 
@@ -71,6 +74,8 @@ class Recorder {
   ThreadLog* free_logs_ = nullptr;
   uint64_t windows_mapped_ = 0;
   std::atomic<bool> closed_ = false;
+
+  const uint64_t serial_; // no other recorder of this process has it, at whatever address
 
   std::mutex text_mutex_;
   struct NameHash : std::hash<std::string_view> {

@@ -74,6 +74,7 @@ constexpr size_t kControlBytes = 4096;
 // window is appended to records.bin. (A fresh page of a shared file mapping costs 4 us, 60 ns a
 // record; a page that is written with pwrite costs 0.9 us, 14 ns a record:
 // benchmarks/record/spool_write.cpp.)
+//   - log 1 is the recorder's own: the notes, and the events that no hook saw.
 //   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
 //     appended and being cleared: the window's copy is whole, the appended one may be cut short.
 //   - a chunk whose magic is zero was reserved, or cleared, and holds nothing.
@@ -99,7 +100,7 @@ enum class TextKind : uint16_t {
   module = 3,      // id -> ModuleText: one nn.Module instance
   module_path = 4, // id of a module -> uint32 root module id, then its path in that root (UTF-8)
   pool = 5,        // id -> two uint64: torch's MempoolId_t
-  thread = 6,      // id -> ThreadText
+  thread = 6,      // id -> ThreadText; the last one stands
   tensor = 7,      // JSON object: a named tensor (see hook/scan.py); id = 0
   process = 8,     // JSON object, merged into what is known of the process; id = 0
 };

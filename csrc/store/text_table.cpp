@@ -67,7 +67,8 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
   auto& texts = texts_[static_cast<size_t>(frame.kind)];
   if (texts.size() <= frame.id)
     texts.resize(frame.id + 1);
-  if (texts[frame.id].data() == nullptr) // the first one stands
+  // The first one stands. A thread may be numbered before a hook knows what torch calls it.
+  if (texts[frame.id].data() == nullptr || frame.kind == TextKind::thread)
     texts[frame.id] = payload;
 }
 

@@ -95,7 +95,9 @@ class Recorder:
         value: int = 0,
         value2: int = 0,
         device: int = 0,
+        thread: int = 0,
     ) -> None: ...
+    def thread_id(self) -> int: ...
     def event(
         self,
         action: int,

@@ -14,7 +14,7 @@ from memtrace import _core
 from memtrace.plain_json import to_json
 from memtrace.run import environment
 from memtrace.run.facts import new_key, process_facts, resident_bytes
-from memtrace.stages import StageName, Stages
+from memtrace.stages import Block, Plain, Stages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,37 +91,54 @@ class Recording:
         """Add to what the trace knows of this process; later notes win."""
         self.recorder.process_note(to_json(facts))
 
-    def begin_plain_stage(self, name: str) -> None:
-        """It lasts until the next one."""
+    def begin_plain_stage(self, name: str) -> Plain:
+        """It lasts until the next one in its place; if it is entered, it was none."""
         self.sample("mark")
-        stage, around, ended = self.stages.begin_plain(name)
-        self._end_stages(ended)
-        self._begin_stage(stage, around, "user")
+        plain, around = self.stages.begin_plain(name)
+        self._note_plain(plain, around)
+        return plain
 
-    def enter_stage(self, name: str) -> StageName:
-        """It lasts until leave_stage()."""
-        self.sample("mark")
-        stage, around = self.stages.enter_block(name)
-        self._begin_stage(stage, around, "scope")
-        return stage
+    def enter_stage(self, name: str, plain: Plain | None, *, sample: bool) -> Block:
+        """It lasts until leave_stage(); the plain stage is the one that it seemed to be so far."""
+        if sample:
+            self.sample("mark")
+        block = self.stages.enter(name, plain, thread=self.recorder.thread_id())
+        self._note_block(block)
+        return block
 
-    def leave_stage(self, stage: StageName) -> None:
+    def leave_stage(self, block: Block) -> None:
         """The block is left."""
         self.sample("mark")
-        self._end_stages(self.stages.leave_block(stage))
+        for ended in self.stages.leave(block):
+            self.recorder.note(_core.ACTION_stage_end, name=ended.name, value=ended.number)
 
-    def _begin_stage(self, stage: StageName, around: StageName | None, kind: str) -> None:
+    def continue_stages(self, parent: Recording) -> None:
+        """In a forked child: what it was forked in goes on here."""
+        self.stages = parent.stages
+        if self.stages.plain is not None:
+            self._note_plain(self.stages.plain, None)
+        for block in self.stages.of_fork(self.recorder.thread_id()):
+            self._note_block(block)
+            if block.plain is not None:
+                self._note_plain(block.plain, block)
+
+    def _note_plain(self, plain: Plain, around: Block | None) -> None:
+        self._note_begin(plain.number, plain.name, "user", around, around.thread if around else 0)
+
+    def _note_block(self, block: Block) -> None:
+        self._note_begin(block.number, block.name, "scope", block.around, block.thread)
+
+    def _note_begin(
+        self, number: int, name: str, kind: str, around: Block | None, thread: int
+    ) -> None:
         self.recorder.note(
             _core.ACTION_stage_begin,
-            name=stage.text,
+            name=name,
             text=kind,
-            value=stage.number,
+            value=number,
             value2=around.number if around else 0,
+            thread=thread,
         )
-
-    def _end_stages(self, stages: list[StageName]) -> None:
-        for stage in stages:
-            self.recorder.note(_core.ACTION_stage_end, name=stage.text, value=stage.number)
 
     def export_environment(self) -> None:
         """Make Python children of this process join the trace."""

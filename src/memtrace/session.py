@@ -9,17 +9,19 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from time import monotonic_ns
 
 from memtrace import recording
 from memtrace.errors import MemtraceError
 from memtrace.recording import Recording, guarded, say
+from memtrace.stages import of_this_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from memtrace.stages import StageName
+    from memtrace.stages import Block, Plain
 
     Tensor = TypeVar("Tensor")
 
@@ -27,6 +29,9 @@ CATEGORIES = (
     "weight", "buffer", "gradient", "optimizer_state", "kv_cache", "input", "output",
     "activation", "workspace", "temporary", "other",
 )  # fmt: skip
+
+# A stage that is entered this soon needs no second sample.
+_SAME_MOMENT_NS = 1_000_000
 
 
 class record:  # noqa: N801  # used as a function: `with memtrace.record(path): ...`
@@ -156,30 +161,52 @@ def _finalise(trace_dir: str) -> None:
 class stage:  # noqa: N801  # a mark, and a context manager
     """Name a stage of the program: `memtrace.stage("warmup")`, or `with memtrace.stage("load"):`.
 
-    Called as a statement, it begins a stage that lasts until the next one is called in the same
-    place. As a context manager it lasts as long as the block; stages begun inside lie within it.
+    Called plainly, it begins a stage of the whole process, which lasts until the next plain one; in
+    a block it belongs to that block, and ends with it at the latest. As a context manager it is a
+    block of the thread that enters it, and lasts until it is left. A forked child begins in the
+    stages that it was forked in.
+
+    An allocation belongs to the innermost block of its thread. On a thread that is in no block, as
+    a server's workers, it belongs to what the main thread or the whole process began last; on one
+    of autograd's, to the block of the thread that ran the forward pass. Tasks that take turns on
+    one thread (asyncio) cannot be told apart: there it is the block that was entered last and is
+    not left yet.
     """
 
     def __init__(self, name: str) -> None:
         self._name = str(name).encode(errors="replace").decode()  # a spool holds UTF-8
-        # Which of the two it is shows a moment later: in a `with` statement __enter__ comes next;
-        # called as a statement, the object is dropped at once (__del__), or shown (__repr__).
-        self._waiting: Recording | None = recording.current()
-        self._recorded = self._waiting
-        self._stage: StageName | None = None
+        self._recorded: Recording | None = None
+        self._plain: Plain | None = None  # what this is, unless it is entered
+        self._begun_ns = 0
+        self._blocks: list[Block] = []  # it may be entered again, also while it is open
+        recorded = recording.current()
+        if recorded is not None:
+            guarded(self._begin, recorded)
 
-    def _begin_plain(self) -> None:
-        recorded, self._waiting = self._waiting, None
-        if recorded is not None and recorded is recording.current():
-            guarded(recorded.begin_plain_stage, self._name)
+    def _begin(self, recorded: Recording) -> None:
+        # In a `with` statement __enter__ comes next: then it was no plain stage, see event.h.
+        self._plain = recorded.begin_plain_stage(self._name)
+        self._recorded = recorded
+        self._begun_ns = monotonic_ns()
 
     def _enter(self, recorded: Recording) -> None:
-        self._stage = recorded.enter_stage(self._name)
+        plain, self._plain = self._plain, None
+        if self._recorded is not recorded:
+            plain = None
+        sampled = plain is not None and monotonic_ns() - self._begun_ns < _SAME_MOMENT_NS
+        self._blocks.append(recorded.enter_stage(self._name, plain, sample=not sampled))
+
+    def _leave(self) -> None:
+        block = of_this_task(self._blocks)
+        self._blocks.remove(block)
+        recorded = recording.current()
+        if recorded is not None and recorded.stages is block.stages:
+            recorded.leave_stage(block)
 
     def __enter__(self) -> stage:
-        self._waiting = None
-        if self._recorded is not None:
-            guarded(self._enter, self._recorded)
+        recorded = recording.current()
+        if recorded is not None:
+            guarded(self._enter, recorded)
         return self
 
     def __exit__(
@@ -188,14 +215,10 @@ class stage:  # noqa: N801  # a mark, and a context manager
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._recorded is not None and self._stage is not None:
-            guarded(self._recorded.leave_stage, self._stage)
-
-    def __del__(self) -> None:
-        self._begin_plain()
+        if self._blocks:
+            guarded(self._leave)
 
     def __repr__(self) -> str:
-        self._begin_plain()
         return f"memtrace.stage({self._name!r})"
 
 

@@ -1,79 +1,117 @@
-"""The stages that a program is in: their numbers, and which lies in which.
+"""The blocks (`with memtrace.stage(...)`) that a program is in, and the numbers of its stages.
 
-A stage begun plainly lasts until the next plain one in the same block, or until that block ends. A
-block (`with memtrace.stage(...)`) lies within the plain stage that is on around it.
+Which block is the innermost follows the task, as tasks of one thread take turns: blocks of one do
+not lie in those of another. Which stage a plain one ends, and which stages lie in which, is found
+out from the order of the notes when the trace is made (csrc/analyse/stages.h).
 """
 
 from __future__ import annotations
 
-from _thread import RLock, get_ident
+from _contextvars import ContextVar
+from itertools import count
 
 
-class StageName:
-    """One stage: its number in this process, and what the user calls it."""
+class Plain:
+    """A plain stage: its number and name, and the one before it in its place."""
 
-    __slots__ = ("number", "text")
+    __slots__ = ("before", "name", "number")
 
-    def __init__(self, number: int, text: str) -> None:
+    def __init__(self, number: int, name: str, before: Plain | None) -> None:
         self.number = number
-        self.text = text
+        self.name = name
+        self.before = before
 
 
-class _Block:
-    __slots__ = ("plain", "stage")
+class Block:
+    """A block that was entered: its stage's number and name, its thread, the block around it."""
 
-    def __init__(self, stage: StageName | None) -> None:
-        self.stage = stage
-        self.plain: StageName | None = None  # the plain stage that is on directly in this block
+    __slots__ = ("around", "is_open", "name", "number", "plain", "stages", "thread")
+
+    def __init__(
+        self, stages: Stages, number: int, name: str, *, thread: int, around: Block | None
+    ) -> None:
+        self.stages = stages
+        self.number = number
+        self.name = name
+        self.thread = thread
+        self.around = around
+        self.plain: Plain | None = None  # the last one that was begun in it
+        self.is_open = True
+
+
+# The block that was entered last in this task, thread or generator; maybe it was left since, or is
+# of an earlier recording.
+_entered: ContextVar[Block | None] = ContextVar("memtrace.stages", default=None)
 
 
 class Stages:
-    """What is open now: blocks per thread, over one ground that all threads share."""
+    """Those of one recording. Threads share it without a lock: each has blocks of its own."""
 
     def __init__(self) -> None:
-        self._lock = RLock()
-        self._numbers = 0
-        self._ground = _Block(None)
-        self._blocks: dict[int, list[_Block]] = {}
+        self._numbers = count(1)
+        self.plain: Plain | None = None  # the last one that was begun outside any block
 
-    def begin_plain(self, text: str) -> tuple[StageName, StageName | None, list[StageName]]:
-        """The new stage, the one that it lies in, and those that it ends."""
-        with self._lock:
-            block = self._innermost()
-            ended = [block.plain] if block.plain else []
-            block.plain = self._new(text)
-            return block.plain, block.stage, ended
+    def innermost(self) -> Block | None:
+        """The block that this task is in."""
+        return self._open(_entered.get())
 
-    def enter_block(self, text: str) -> tuple[StageName, StageName | None]:
-        """The new stage, and the one that it lies in."""
-        with self._lock:
-            around = self._innermost()
-            stage = self._new(text)
-            self._blocks.setdefault(get_ident(), []).append(_Block(stage))
-            return stage, around.plain or around.stage
+    def begin_plain(self, name: str) -> tuple[Plain, Block | None]:
+        """The new stage, and the block that it is in."""
+        around = self.innermost()
+        place = around or self
+        before = place.plain
+        if before is not None:
+            before.before = None  # one step back is enough, and all else can go
+        place.plain = Plain(next(self._numbers), name, before)
+        return place.plain, around
 
-    def leave_block(self, stage: StageName) -> list[StageName]:
+    def enter(self, name: str, plain: Plain | None, *, thread: int) -> Block:
+        """The new block, of the number of the plain stage that it seemed to be so far."""
+        around = self.innermost()
+        place = around or self
+        if plain is not None and place.plain is plain:
+            place.plain = plain.before
+        number = next(self._numbers) if plain is None else plain.number
+        block = Block(self, number, name, thread=thread, around=around)
+        _entered.set(block)
+        return block
+
+    def of_fork(self, thread: int) -> list[Block]:
+        """In a forked child, whose only thread this is: the blocks it is in, outermost first."""
+        blocks = []
+        block = self.innermost()
+        while block is not None:
+            block.thread = thread
+            blocks.append(block)
+            block = self._open(block.around)
+        return blocks[::-1]
+
+    def leave(self, block: Block) -> list[Block]:
         """What ends with it, innermost first: also what a generator left open inside."""
-        with self._lock:
-            blocks = self._blocks.get(get_ident(), [])
-            place = next((i for i, block in enumerate(blocks) if block.stage is stage), None)
-            if place is None:
-                return []  # left in another thread, or twice
-            ended = [
-                open_stage
-                for block in reversed(blocks[place:])
-                for open_stage in (block.plain, block.stage)
-                if open_stage is not None
-            ]
-            del blocks[place:]
-            if not blocks:
-                del self._blocks[get_ident()]
-            return ended
+        ended = []
+        inner = _entered.get()
+        while inner is not None and inner is not block:
+            ended.append(inner)
+            inner = inner.around
+        # Left in another task or thread than it was entered in: what is open there is not inside.
+        ended = [*ended, block] if inner is block else [block]
+        ended = [each for each in ended if each.is_open and each.stages is self]
+        for each in ended:
+            each.is_open = False
+        block.around = self._open(block.around)  # so that blocks left long ago can go
+        _entered.set(self.innermost())
+        return ended
 
-    def _new(self, text: str) -> StageName:
-        self._numbers += 1
-        return StageName(self._numbers, text)
+    def _open(self, block: Block | None) -> Block | None:
+        # The first that is open, from this one outwards.
+        while block is not None and not (block.is_open and block.stages is self):
+            block = block.around
+        return block
 
-    def _innermost(self) -> _Block:
-        blocks = self._blocks.get(get_ident())
-        return blocks[-1] if blocks else self._ground
+
+def of_this_task(blocks: list[Block]) -> Block:
+    """The one of these blocks that this task entered last; else the last of them."""
+    inner = _entered.get()
+    while inner is not None and inner not in blocks:
+        inner = inner.around
+    return blocks[-1] if inner is None else inner

@@ -61,8 +61,9 @@ class Model {
       event.call = call_->call;
       event.op_name = call_->owner;
       event.top_name = call_->top;
+      event.reserved = call_->outer_forward_thread;
     }
-    event.tail.thread = 1;
+    event.tail.thread = kMainThread + 1;
     event.tail.pool = pool(entry.mempool_);
     event.tail.device = static_cast<DeviceCode>(entry.device_ + 1);
     static constexpr Action kActions[] = {
@@ -136,6 +137,7 @@ OperatorCall some_call() {
   call.name = 5;
   call.owner = 6;
   call.top = 7;
+  call.outer_forward_thread = 8;
   return call;
 }
 

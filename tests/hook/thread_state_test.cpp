@@ -77,7 +77,7 @@ TEST_CASE("a thread has a state from its first event to its end, and its log is 
       if (log == 0)
         log = t_state->log->number;
       CHECK(t_state->log->number == log);
-      CHECK(t_state->thread == 1U + i);
+      CHECK(t_state->thread == kMainThread + 1 + i);
       CHECK(t_state->busy.load() == 0);
     }).join();
   }
@@ -86,7 +86,7 @@ TEST_CASE("a thread has a state from its first event to its end, and its log is 
   REQUIRE(written.size() == 200);
   for (uint32_t i = 0; i < 200; ++i) {
     CHECK(written[i].event.address == 1 + i);
-    CHECK(written[i].event.tail.thread == 1 + i);
+    CHECK(written[i].event.tail.thread == kMainThread + 1 + i);
   }
   CHECK(read_texts(recording.path(), TextKind::thread).size() == 200);
 }
@@ -123,8 +123,8 @@ TEST_CASE("a thread says who it is when it joins a recording") {
   const auto texts = read_texts(recording.path(), TextKind::thread);
   REQUIRE(texts.size() == 1);
   ThreadText text{};
-  REQUIRE(texts.at(1).size() == sizeof text);
-  std::memcpy(&text, texts.at(1).data(), sizeof text);
+  REQUIRE(texts.at(kMainThread + 1).size() == sizeof text);
+  std::memcpy(&text, texts.at(kMainThread + 1).data(), sizeof text);
   CHECK(text.os_thread_id == static_cast<uint64_t>(os_thread.load()));
   CHECK(text.record_function_thread == 77);
 }

@@ -99,6 +99,25 @@ TEST_CASE("a log of a thread that ended goes to the next thread") {
   CHECK(read_log(spool.path(), second->number).size() == 2);
 }
 
+TEST_CASE("a thread has one number in a recording, and the main thread has the first") {
+  TemporaryDirectory first, second;
+  Recorder recorder(first.path(), 0);
+  uint32_t one = 0, other = 0;
+  std::thread([&] { one = recorder.thread_id(); }).join();
+  std::thread([&] {
+    other = recorder.next_id(TextKind::thread);
+    CHECK(recorder.thread_id() == other);
+  }).join();
+  CHECK(one == kMainThread + 1);
+  CHECK(other == kMainThread + 2);
+  CHECK(recorder.thread_id() == kMainThread);
+  CHECK(recorder.next_id(TextKind::thread) == kMainThread);
+  Recorder next(second.path(), 0);
+  std::thread([&] { other = next.thread_id(); }).join();
+  CHECK(other == kMainThread + 1);
+  CHECK(next.thread_id() == kMainThread);
+}
+
 TEST_CASE("a thousand threads in turn use one log, eight at once use eight") {
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);

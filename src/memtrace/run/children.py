@@ -69,6 +69,7 @@ def _after_fork() -> None:
         return
     recording.set_current(child)
     guarded(child.recorder.note_exit_status)
+    guarded(child.continue_stages, parent)
     guarded(child.export_environment)
     guarded(child.watch_torch)
 
