@@ -7,6 +7,7 @@
 #include "analyse/name_strings.h"
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -42,7 +43,10 @@ class StackTable {
   std::vector<StackFrame> frames(uint32_t stack) const;
   StringId source_of(const StackFrame& frame);
   StringId class_of(uint32_t module);
-  // The module of frames[innermost], named by its path in the stack's outermost module.
+  // The path of a module under a stack's outermost one, from the whole model on; empty: not known.
+  std::string path_of(uint32_t module, uint32_t root) const;
+  // The module of frames[innermost], named by its path in the model that the stack's outermost
+  // module is, or is a part of.
   Module module_of(const std::vector<StackFrame>& frames, size_t innermost);
 
   NameStrings& names_;

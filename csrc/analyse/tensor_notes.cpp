@@ -45,6 +45,10 @@ void TensorNotes::read(std::string_view text) {
   note.address = (*json)["address"].address();
   note.device = device_code((*json)["device"].string());
   note.name = string("name");
+  // Written before a scan found the model that this root is a part of.
+  if (const auto root = static_cast<uint32_t>((*json)["root_id"].integer());
+      root != 0 && note.name != StringId::null)
+    note.name = names_.intern(names_.text().full_path(root, names_[note.name]));
   note.kind = string("kind");
   note.label = string("label");
   note.dtype = string("dtype");

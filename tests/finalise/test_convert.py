@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,6 +146,31 @@ def test_stack_gives_source_and_module(trace_dir: Path) -> None:
     stacks = [r for r in rows(trace_dir, "stacks") if r["stack_id"] == known]
     assert [r["depth"] for r in stacks] == [0, 1, 2, 3, 4]
     assert stacks[1]["module"] == "blocks.0.fc"
+
+
+def test_a_part_that_is_called_on_its_own_is_named_as_in_the_model(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    enc = spool.module("Part", path="")  # called before the model was
+    enc_l = spool.module("Linear", path="l", root=enc)
+    dec = spool.module("Part", path="")
+    dec_l = spool.module("Linear", path="l", root=dec)
+    model = spool.module("Model", path="")
+    for part, name in ((enc, "enc"), (enc_l, "enc.l"), (dec, "dec"), (dec_l, "dec.l")):
+        spool.write_text("module_path", part, struct.pack("<I", model) + name.encode())
+    log = spool.log()
+    stacks = [(enc_l, enc), (dec_l, dec), (dec,), (dec_l, dec, model), (model,)]
+    for i, modules in enumerate(stacks):
+        frames = [("forward", "/home/u/model.py", 1, module) for module in modules]
+        log.alloc(i, 0x1000 * (i + 1), 8, stack=spool.stack(frames))
+    note = {"address": 0x1000, "device": "cpu", "kind": "weight", "shape": [2], "dtype": "int8"}
+    spool.tensor(**note, ticks=10, name="l.weight", root_id=enc)
+    spool.tensor(**note, ticks=11, name="enc.l.weight", root_id=model)
+    spool.finish()
+    finalise(trace_dir)
+    found = rows(trace_dir, "allocations")
+    assert [row["module"] for row in found] == ["enc.l", "dec.l", "dec", "dec.l", "Model"]
+    assert found[0]["label"] == "enc.l.weight"
+    assert [row["name"] for row in rows(trace_dir, "names")] == ["enc.l.weight"]
 
 
 def test_operator_calls_sum_over_their_children(trace_dir: Path) -> None:

@@ -72,6 +72,55 @@ def test_a_model_that_changes_is_named_anew(tmp_path: Path) -> None:
     assert dtypes == ["float32", "float64"]
 
 
+def test_parts_that_are_called_on_their_own_are_the_models(tmp_path: Path) -> None:
+    found = tables(tmp_path, """
+        class Part(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.l = nn.Linear(8, 8)
+            def forward(self, x): return self.l(x)
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.enc, self.dec = Part(), Part()
+            def forward(self, x): return self.dec(self.enc(x))
+        model = Model()
+        x = torch.ones(2, 8)
+        kept = [model.enc(x)]
+        memtrace.stage("a part is known")
+        kept += [model(x), model.dec(x)]
+        memtrace.stage("the model is known")
+        model.double()
+    """)  # fmt: skip
+    forward = [row["module"] for row in found["allocations"]
+               if row["top_operator"] == "aten::linear" and row["free_seq"] is None]  # fmt: skip
+    assert forward == ["enc.l", "enc.l", "dec.l", "dec.l"]
+    names = [(row["name"], row["dtype"]) for row in found["names"]]
+    wanted = {f"{part}.l.{name}" for part in ("enc", "dec") for name in ("weight", "bias")}
+    assert sorted(names) == sorted((n, d) for n in wanted for d in ("float32", "float64"))
+
+
+def test_blocks_that_are_computed_again_are_the_models(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    found = tables(tmp_path, """
+        import os
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)  # it warns of this and that
+        from transformers import GPT2Config, GPT2LMHeadModel
+        config = GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=50, n_positions=16)
+        model = GPT2LMHeadModel(config)
+        model.gradient_checkpointing_enable()
+        ids = torch.zeros(1, 8, dtype=torch.long)
+        for _ in range(2):
+            model(ids, labels=ids).loss.backward()
+    """)  # fmt: skip
+    modules = {row["module"] for row in found["allocations"]}
+    for block in range(3):
+        assert f"transformer.h.{block}.mlp.c_fc" in modules
+    assert not modules & {"act", "attn", "c_fc", "mlp", "mlp.c_fc", "GPT2Block", "GPT2Attention"}
+    assert all(row["name"].startswith(("transformer.", "lm_head.")) for row in found["names"])
+
+
 def test_mapped_weights_are_external(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     import torch

@@ -73,16 +73,35 @@ class Scan:
                 self._roots.append(_Root(module, number))
         self._mappings = None  # read again when needed: once per look
         with _Unseen(self._torch):
-            for root in list(self._roots):
-                module = root.reference()
-                if module is None:
-                    self._roots.remove(root)
-                else:
-                    self._look_at(root, module)
+            for root, modules in self._outer_roots():
+                self._look_at(root, modules)
         self._release_externals()
 
-    def _look_at(self, root: _Root, module: Any) -> None:
-        for path, inner in walk_modules(module):
+    def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
+        """The roots that lie in no other known root, with all modules in each by path.
+
+        A part of a model that was called on its own is the model's: it is named there.
+        """
+        inside: set[int] = set()  # id() of the modules within the roots so far
+        walked: list[tuple[_Root, Any, list[tuple[str, Any]]]] = []
+        inner: list[_Root] = []
+        for root in self._roots:
+            module = root.reference()
+            if module is None:
+                continue
+            if id(module) in inside:
+                inner.append(root)
+                continue
+            modules = list(walk_modules(module))
+            inside.update(id(part) for path, part in modules if path)
+            walked.append((root, module, modules))
+        outer = [(root, modules) for root, module, modules in walked if id(module) not in inside]
+        inner += [root for root, module, _ in walked if id(module) in inside]
+        self._roots = [root for root, _ in outer] + inner  # those first: one walk finds the others
+        return outer
+
+    def _look_at(self, root: _Root, modules: list[tuple[str, Any]]) -> None:
+        for path, inner in modules:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
                 root.paths.add(number)
@@ -117,6 +136,7 @@ class Scan:
                     "memory": memory,
                     "resident_bytes": resident,
                     "root": root.class_name,
+                    "root_id": root.number,
                     "category": None,
                     "label": None,
                 }
@@ -139,6 +159,7 @@ class Scan:
                     "memory": None,
                     "resident_bytes": None,
                     "root": None,
+                    "root_id": 0,
                     "category": category,
                     "label": name,
                 }
