@@ -26,8 +26,9 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
       names_(reader.text()), labels_(names_), stacks_(names_), calls_(names_, stacks_),
       stages_(names_, out_.stages, out_.steps),
       lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
-      tensors_(names_, lifetimes_, out_.names) {
+      tensors_(names_, lifetimes_, out_.names, scale_) {
   read_devices();
+  tensors_.begin(reader);
 }
 
 void Conversion::read_devices() {

@@ -19,7 +19,7 @@ from memtrace.analyse.counters import (
     settled,
 )
 from memtrace.analyse.live_set import BYTES
-from memtrace.analyse.snapshot import snapshot_at
+from memtrace.analyse.snapshot import External, snapshot_at
 from memtrace.analyse.target import check_device, why_empty
 from memtrace.trace import Process, Trace
 
@@ -59,8 +59,7 @@ class DeviceUse:
     buffer_bytes: int
     fp32_weight_bytes: int
     pinned_bytes: int
-    external_bytes: int
-    external_resident_bytes: int
+    external: External
     unused_at_reserved_peak_bytes: int | None
 
     @property
@@ -184,7 +183,8 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     }
     end = last_moment(trace, process=key, device=device)
     top = peaks["allocated"]
-    weights = buffers = fp32 = pinned = external = resident = 0
+    weights = buffers = fp32 = pinned = 0
+    external = External()
     operators = None
     if top is not None:
         moment = moment_at_seq(trace, process=key, device=device, seq=top.seq)
@@ -197,7 +197,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         buffers = by_category["buffer"].total_bytes if "buffer" in by_category else 0
         fp32 = _fp32_weight_bytes(trace, key, snapshot.live) if weights else 0
         pinned = snapshot.pinned_bytes
-        external, resident = snapshot.external_bytes, snapshot.external_resident_bytes
+        external = snapshot.external
     total = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
     return DeviceUse(
         device=device,
@@ -213,8 +213,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         buffer_bytes=buffers,
         fp32_weight_bytes=fp32,
         pinned_bytes=pinned,
-        external_bytes=external,
-        external_resident_bytes=resident,
+        external=external,
         unused_at_reserved_peak_bytes=_unused(trace, peaks["reserved"])
         if device != "cpu"
         else None,

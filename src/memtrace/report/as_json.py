@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.peak import Peak
-from memtrace.analyse.snapshot import Snapshot
+from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
 from memtrace.trace import Process
 
@@ -64,13 +64,20 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "active_bytes": moment.active_bytes,
         "reserved_bytes": moment.reserved_bytes,
         "pinned_bytes": snapshot.pinned_bytes,
-        "external_bytes": snapshot.external_bytes,
-        "external_resident_bytes": snapshot.external_resident_bytes,
+        **_external(snapshot.external),
         "lost_records": snapshot.process.row["lost_total"],
         **_breakdown(snapshot.breakdown),
         "stacks": {
             key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
         },
+    }
+
+
+def _external(external: External) -> dict[str, Any]:
+    return {
+        "external_bytes": external.total_bytes,
+        "external_resident_bytes": external.resident_bytes,
+        "external_unknown_bytes": external.unknown_bytes,
     }
 
 
@@ -126,6 +133,8 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 def _device(use: DeviceUse) -> dict[str, Any]:
     document = asdict(use)
+    del document["external"]
+    document |= _external(use.external)
     document["operators"] = None if use.operators is None else _breakdown(use.operators)
     document["bf16_saving_estimate_bytes"] = use.bf16_saving_bytes
     return document

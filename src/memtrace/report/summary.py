@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
-from memtrace.report.breakdown import breakdown_grid
+from memtrace.report.breakdown import breakdown_grid, external_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
 _PROCESSES_SHOWN = 12
+_EXTERNAL = "not torch's"
 _COMMAND_COLUMNS = 100
 #: Savings below this are not worth a line.
 _HINT_MIN_BYTES = 8 * 2**20
@@ -134,13 +135,8 @@ def _device_blocks(use: DeviceUse) -> list[Block]:
         blocks.append(Line(f"  {'weights':<15}{exact(use.weight_bytes)}{buffers}"))
     if use.pinned_bytes:
         blocks.append(Line(f"  {'of it pinned':<15}{exact(use.pinned_bytes)} at the peak"))
-    if use.external_bytes:
-        blocks.append(
-            Line(
-                f"  {'mapped, shared':<15}{exact(use.external_bytes)}, "
-                f"resident {size(use.external_resident_bytes)}"
-            )
-        )
+    if use.external.total_bytes:
+        blocks.append(Line(f"  {_EXTERNAL:<15}{external_text(use.external)}"))
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))
