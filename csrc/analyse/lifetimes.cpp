@@ -54,6 +54,7 @@ Lifetimes::Device& Lifetimes::device(DeviceCode code) {
 Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
   if (!last_state_ || last_thread_ != thread) {
     last_state_ = &threads_[thread]; // references into the map stay valid
+    last_state_->calls.id = thread;
     last_thread_ = thread;
   }
   if (last_state_->stages_version != stages_.version()) {

@@ -196,6 +196,29 @@ def test_operator_calls_sum_over_their_children(trace_dir: Path) -> None:
     assert (first["operator"], first["top_operator"]) == ("aten::mm", "aten::linear")
 
 
+def test_calls_whose_end_was_not_recorded_have_rows(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    log = spool.log()
+    log.alloc(10, 0x1000, 100, call=5)
+    log.alloc(11, 0x2000, 10, call=7)
+    log.span(9, 12, 7, "aten::mm", parent=6, stack=3)
+    log.alloc(13, 0x3000, 1, call=8)  # 6 and 8 are open when the process is killed
+    log.alloc(14, 0x4000, 1, call=9)
+    log.span(14, 15, 9, "aten::add", parent=6)  # 8 must be over, its span was lost
+    spool.finish()
+    finalise(trace_dir)
+    found = rows(trace_dir, "operators")
+    ids = {row["call_id"] for row in found}
+    assert len(ids) == len(found) == 5
+    assert {row["parent_call_id"] for row in found} <= {*ids, None}
+    assert {row["operator_call_id"] for row in rows(trace_dir, "allocations")} <= ids
+    unknown = [row for row in found if row["name"] is None]
+    assert [row["end_time_ns"] for row in unknown] == [None] * 3
+    assert [row["allocated_bytes"] for row in unknown] == [1, 12, 112]
+    (process,) = rows(trace_dir, "processes")
+    assert json.loads(process["lost_events"])["lost_spans"] == 1
+
+
 def test_equal_call_numbers_of_threads_are_different_calls(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir)
     for thread in (1, 2):
