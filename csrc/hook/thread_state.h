@@ -40,6 +40,7 @@ struct OperatorCall {
   uint32_t name;  // text id
   uint32_t owner; // text id: innermost operator that is not a factory, seen from here
   uint32_t top;   // text id: outermost operator
+  uint32_t stack; // of an allocation made in it; 0: none was, or its stack was not taken
   uint32_t scope;
   bool touched; // something was allocated or freed in it
 };
