@@ -287,6 +287,50 @@ def test_memory_that_torch_was_handed_can_be_labelled(tmp_path: Path) -> None:
     assert lost(found) == {}
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ((), ["dropped", "kept"]),
+        (("--no-operators",), ["dropped", "kept"]),
+        (("--stack-min-bytes", "100000000"), ["kept"]),  # no stack shows a model
+    ],
+)
+def test_models_have_names_whatever_is_recorded(
+    tmp_path: Path, options: tuple[str, ...], named: list[str]
+) -> None:
+    program = """
+        class Net(nn.Module):
+            def __init__(self, name):
+                super().__init__()
+                self.register_parameter(name, nn.Parameter(torch.ones(100)))
+            def forward(self, x): return x + 1
+        def use(name):
+            net = Net(name)
+            net(torch.zeros(1))
+            return net
+        use("dropped")
+        net = use("kept")
+    """
+    found = tables(tmp_path, program, *options)
+    assert sorted(row["name"] for row in found["names"]) == named
+    (process,) = found["processes"]
+    assert process["unscanned_models"] == 0
+
+
+def test_a_model_that_no_scan_could_see_is_counted(tmp_path: Path) -> None:
+    found = tables(tmp_path, """
+        import threading
+        def work():
+            net = nn.Linear(100, 100)
+            net(torch.zeros(1, 100))
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()  # a pending call waits for the main thread
+    """)  # fmt: skip
+    (process,) = found["processes"]
+    assert process["unscanned_models"] == 1 - bool(found["names"])
+
+
 def test_no_code_of_the_program_runs(tmp_path: Path) -> None:
     tables(tmp_path, """
         class Touchy(torch.Tensor):

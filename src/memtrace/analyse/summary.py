@@ -80,6 +80,7 @@ class ProcessSummary:
     lost: dict[str, int]
     unmatched_frees: int
     unrecorded_children: int
+    unscanned_models: int
     reconciled: str
     devices: tuple[DeviceUse, ...]
 
@@ -148,6 +149,7 @@ def _process(trace: Trace, process: Process, only: str | None) -> ProcessSummary
         lost=_lost(row["lost_events"]),
         unmatched_frees=row["unmatched_frees"] or 0,
         unrecorded_children=row.get("unrecorded_children") or 0,
+        unscanned_models=row.get("unscanned_models") or 0,
         reconciled=_reconciled(process, used),
         devices=tuple(_device(trace, process, device) for device in devices),
     )

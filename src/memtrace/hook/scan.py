@@ -8,6 +8,7 @@ host_memory.py.
 
 from __future__ import annotations
 
+import gc
 import struct
 import weakref
 
@@ -52,6 +53,7 @@ class Scan:
         self._roots: list[_Root] = []
         self._host = HostMemory(recorded)
         self._cpu_recorded = recorded.options.cpu
+        self._every_stack = recorded.options.stacks and not recorded.options.stack_min_bytes
 
     def begin(self) -> None:
         """Look at each root soon after it was first seen, from then on."""
@@ -61,6 +63,15 @@ class Scan:
         """No more looks."""
         self._native.set_root_callback(None)
         self._roots.clear()
+
+    def look_last(self) -> None:
+        """The look at the end; where stacks cannot show every model, all that are alive."""
+        if not self._every_stack:
+            known = {id(root.reference()) for root in self._roots}
+            for module in _outer_modules(self._torch.nn.Module):
+                if id(module) not in known:
+                    self._roots.append(_Root(module, self._native.module_id(module)))
+        self.look()
 
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
@@ -172,6 +183,17 @@ class _Unseen:
             off.__exit__(*error)
         if self._tracing is not None:
             self._c._set_tracing_state(self._tracing)
+
+
+def _outer_modules(module_class: type) -> list[Any]:
+    """The modules of this process that hang in no other one."""
+    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), module_class)]
+    inside = {
+        id(child)
+        for module in modules
+        for child in (module.__dict__.get("_modules") or {}).values()
+    }
+    return [module for module in modules if id(module) not in inside]
 
 
 def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:

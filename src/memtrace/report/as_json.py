@@ -124,6 +124,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "lost_events": summary.lost,
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
+        "unscanned_models": summary.unscanned_models,
         "reconciled": row["reconciled"],
         "mismatch_bytes": row["mismatch_bytes"],
         "reconcile_note": row["reconcile_note"],

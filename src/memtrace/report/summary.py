@@ -88,6 +88,9 @@ def trouble_lines(summary: Summary, main: ProcessSummary) -> list[Line]:
         lines.append(
             Line(f"  {count(main.unmatched_frees, 'free')} of memory from before recording", FAINT)
         )
+    if main.unscanned_models:
+        gone = count(main.unscanned_models, "model")
+        lines.append(Line(f"  {gone} gone before a scan: weights of theirs have no names", FAINT))
     lines += [Line(f"  {reason}", WARNING) for reason in _not_recorded(summary)]
     missed = sum(process.unrecorded_children for process in summary.processes)
     if missed:
