@@ -12,8 +12,10 @@ csrc/record/event.h and csrc/record/spool.h, written down here a second time on 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ class LogWriter:
                 order,
                 reserved,
             )
-            + _tail(thread or self.thread, pool, device, action)
+            + _tail(self.thread if thread is None else thread, pool, device, action)
         )
 
     def alloc(self, ticks: int, address: int, size: int, **more: Any) -> None:
@@ -150,6 +152,25 @@ class LogWriter:
         self.note("sample", ticks, metric, value=value, target=target, source="torch", **more)
 
 
+@dataclass(frozen=True)
+class Writer:
+    """Whose spool it is; by default a process of this machine, now and here."""
+
+    start_ticks: int = 1
+    pid_namespace: int = os.stat("/proc/self/ns/pid").st_ino
+    boot_id: str = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    host: str = os.uname().nodename
+
+    @classmethod
+    def this_process(cls) -> Writer:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return cls(start_ticks=int(fields[19]))
+
+    def packed(self) -> bytes:
+        texts = (self.boot_id.encode(), self.host.encode())
+        return struct.pack("<QQ40s72s", self.start_ticks, self.pid_namespace, *texts)
+
+
 class SpoolWriter:
     """A spool in the making; finish() writes its files."""
 
@@ -166,6 +187,7 @@ class SpoolWriter:
         chunk_bytes: int = CHUNK_BYTES,
         version: int = 1,
         start_unix_ns: int = 1_700_000_000_000_000_000,
+        writer: Writer | None = None,
     ) -> None:
         self.path = trace_dir / "spool" / f"process={key}"
         self.chunk_bytes = chunk_bytes
@@ -175,6 +197,7 @@ class SpoolWriter:
         self._next_ids: dict[str, int] = {}
         self.text = bytearray()
         self.lost = [0] * 16
+        self.writer = writer or Writer()
 
     def log(self, thread: int | None = None) -> LogWriter:
         log = LogWriter(self, thread or len(self._logs) + 1)
@@ -247,6 +270,7 @@ class SpoolWriter:
             start_unix_ns, *self.lost, int(complete), int(exit_status is not None),
             exit_status or 0, 0, *(end or (0, 0)), 0,
         )  # fmt: skip
+        page += self.writer.packed()
         return page.ljust(4096, b"\0")
 
     def finish(self, *, last_chunks_in_windows: bool = False) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from memtrace import open as memtrace_open
 from program_runs import Shown, main_process, processes, python, recorded
 
 HEAVY = ("pyarrow", "numpy", "rich", "click", "pandas", "torch", "pathlib", "json", "typing", "re")
@@ -104,18 +105,16 @@ def test_record_twice_in_one_process(tmp_path: Path) -> None:
 
 
 def test_recordings_do_not_nest(tmp_path: Path) -> None:
-    text = """
+    shown = run(tmp_path, """
         import memtrace
-        try:
-            with memtrace.record("inner.memtrace"): print("not reached")
-        except memtrace.MemtraceError as error:
-            print(error)
-    """
-    trace = tmp_path / "outer.memtrace"
-    shown = recorded(trace, program(tmp_path, text), cwd=tmp_path)
+        with memtrace.record("outer.memtrace"):
+            try:
+                with memtrace.record("inner.memtrace"): print("not reached")
+            except memtrace.MemtraceError as error:
+                print(error)
+    """)  # fmt: skip
     (line,) = shown.out.decode().splitlines()
     assert "being recorded already" in line
-    assert str(trace) in line
     assert not (tmp_path / "inner.memtrace").exists()
 
 
@@ -203,3 +202,99 @@ def test_the_program_that_never_imports_torch_says_so(tmp_path: Path, text: str)
     assert main_process(trace)["torch_version"] is None
     recorded(trace.with_name("u.memtrace"), program(tmp_path, text))
     assert main_process(trace.with_name("u.memtrace"))["torch_version"] is not None
+
+
+def test_the_programs_error_goes_on_when_its_trace_cannot_be_finished(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import memtrace
+        try:
+            with memtrace.record("d"):
+                open("d/allocations", "w").write("x")
+                raise ValueError("the program's")
+        except ValueError as error:
+            print(error)
+    """)  # fmt: skip
+    assert shown.out == b"the program's\n"
+    assert shown.err.count(b"\n") == 1
+    assert shown.err.startswith(b"memtrace: ")
+
+
+def test_record_in_a_program_that_is_recorded_as_a_whole(tmp_path: Path) -> None:
+    text = """
+        import memtrace
+        with memtrace.record("inner"):
+            print("in it")
+        print("after it")
+    """
+    trace = tmp_path / "t.memtrace"
+    shown = recorded(trace, program(tmp_path, text), cwd=tmp_path)
+    assert (shown.status, shown.out) == (0, b"in it\nafter it\n")
+    assert shown.err.count(b"\n") == 1
+    assert b"`memtrace run` records all of it already" in shown.err
+    assert not (tmp_path / "inner").exists()
+
+
+def test_record_counts_the_children_that_cannot_be_recorded(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import subprocess, sys
+        import memtrace
+        with memtrace.record("t.memtrace"):
+            subprocess.run([sys.executable, "-S", "-c", ""])
+            subprocess.run([sys.executable, "-c", ""], env={})
+            subprocess.run([sys.executable, "-c", ""])
+    """)  # fmt: skip
+    rows = processes(tmp_path / "t.memtrace")
+    assert [row["start_method"] for row in rows] == ["main", "subprocess"]
+    assert main_process(tmp_path / "t.memtrace")["unrecorded_children"] == 2
+
+
+def test_record_that_is_never_stopped_and_children_of_a_block_end_in_order(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import os
+        import memtrace
+        with memtrace.record("block"):
+            child = os.fork()
+            if child == 0:
+                os._exit(5)
+            os.waitpid(child, 0)
+        memtrace.record("open").start()
+    """)  # fmt: skip
+    ends = {row["start_method"]: row for row in processes(tmp_path / "block")}
+    assert (ends["fork"]["end_reason"], ends["fork"]["exit_status"]) == ("os._exit", 5)
+    (left,) = memtrace_open(tmp_path / "open").processes.to_pylist()
+    assert (left["end_reason"], left["complete"]) == ("exit", True)
+
+
+def test_what_the_block_does_to_the_environment_stays(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import os
+        import memtrace
+        os.environ["PYTHONPATH"] = "/before"
+        with memtrace.record("t.memtrace"):
+            assert os.environ["PYTHONPATH"].endswith(":/before")
+            os.environ["PYTHONPATH"] += ":/within"
+        print(os.environ["PYTHONPATH"], *(name for name in os.environ if "MEMTRACE" in name))
+        del os.environ["PYTHONPATH"]
+        with memtrace.record("u.memtrace"):
+            pass
+        print("PYTHONPATH" in os.environ)
+    """)  # fmt: skip
+    assert shown.out == b"/before:/within\nFalse\n"
+
+
+def test_a_torch_that_was_imported_unseen_or_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("class Tensor: pass\n")
+    past_us = """
+        import sys
+        from importlib.machinery import PathFinder
+        class First:
+            find_spec = staticmethod(PathFinder.find_spec)
+        sys.meta_path.insert(0, First)
+        import torch
+    """
+    recorded(tmp_path / "past.memtrace", program(tmp_path, past_us), cwd=tmp_path)
+    row = main_process(tmp_path / "past.memtrace")
+    assert (row["torch_seen"], row["hook_error"]) == (True, "torch was imported unseen by memtrace")
+    seen = recorded(tmp_path / "own.memtrace", program(tmp_path, "import torch"), cwd=tmp_path)
+    assert b"is not PyTorch" in seen.err
+    assert seen.err.count(b"\n") == 1

@@ -40,6 +40,7 @@ def test_tables_have_the_columns_of_the_format_and_the_process(serving: Path) ->
 
 def test_tables_are_read_once(serving: Path) -> None:
     trace = open_trace(serving)
+    assert repr(trace) == f"<memtrace.Trace {str(serving)!r}: 1 process>"
     assert trace.allocations is trace.allocations
 
 
@@ -124,6 +125,60 @@ def test_a_missing_process_is_named(serving: Path) -> None:
     assert "lacks events/process=box-100-a100z" in refused(serving)
 
 
+def several_parts(path: Path, **row: object) -> Path:
+    builder = TraceBuilder(path)
+    for pid in (7, 8):
+        process = builder.process(pid, **row)
+        for size in range(1, 9):
+            process.alloc("cpu", size)
+            process.stack(size, ("f", "/x.py", size))
+    return builder.write(parts=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("events", "6 of the 8"), ("allocations", "6 of the 8"), ("stacks", "0 of")]
+)
+def test_a_missing_part_is_named(tmp_path: Path, name: str, rows: str) -> None:
+    path = several_parts(tmp_path / "x.memtrace")
+    max((path / name / "process=box-7-a7z").glob("*.parquet")).unlink()
+    line = refused(path)
+    assert f"has {rows}" in line
+    assert f"of {name}/process=box-7-a7z: part of the trace was deleted or not copied" in line
+
+
+def test_a_missing_row_of_a_process_is_named(tmp_path: Path) -> None:
+    path = several_parts(tmp_path / "x.memtrace")
+    next((path / "processes" / "process=box-8-a8z").iterdir()).unlink()
+    assert "lacks the row of processes/process=box-8-a8z" in refused(path)
+    shutil.rmtree(path / "processes" / "process=box-8-a8z")
+    assert "lacks the row of processes/process=box-8-a8z" in refused(path)
+
+
+def test_a_process_that_is_being_finished_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = several_parts(tmp_path / "x.memtrace")
+    shutil.rmtree(path / "processes" / "process=box-8-a8z")
+    (path / "spool" / "process=box-8-a8z").mkdir(parents=True)
+    running = types.SimpleNamespace(
+        keys=(), running=("box-8-a8z",), refused=(), cut_off=(), unsure=()
+    )
+    stub_recover(monkeypatch, lambda *_, **__: running)
+    assert len(open_trace(path).process_list) == 1
+
+
+def test_a_part_too_many_is_named(tmp_path: Path) -> None:
+    path = several_parts(tmp_path / "x.memtrace")
+    part = max((path / "events" / "process=box-7-a7z").glob("*.parquet"))
+    shutil.copy(part, part.with_name("part-00009.parquet"))
+    assert "has 10 rows in events/process=box-7-a7z, where 8 were written" in refused(path)
+
+
+def test_an_older_trace_does_not_say_how_many_rows_it_has(tmp_path: Path) -> None:
+    path = several_parts(tmp_path / "x.memtrace", dataset_rows=None)
+    assert open_trace(path).peak("cpu").total_bytes == 36
+
+
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 @pytest.mark.parametrize("keep", [0, 3, 0.5, -1])
 def test_a_truncated_file_is_named(serving: Path, name: str, keep: float) -> None:
@@ -170,6 +225,24 @@ def test_another_users_trace(serving: Path, monkeypatch: pytest.MonkeyPatch, clo
         serving.chmod(0o700)
 
 
+@pytest.mark.parametrize("closed", ["stacks", "events/process=box-100-a100z"])
+def test_a_part_of_a_trace_that_may_not_be_read(
+    serving: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    monkeypatch.chdir(serving.parent)
+    serving.parent.chmod(0o711)
+    for entry in (serving, *serving.rglob("*")):  # of another user, who may read it
+        entry.chmod(0o755)
+    (serving / closed).chmod(0)
+    try:
+        with as_another_user():
+            line = refused(Path(serving.name))
+        assert f"{closed}: permission denied" in line
+    finally:
+        (serving / closed).chmod(0o700)
+        serving.parent.chmod(0o700)
+
+
 def stub_recover(monkeypatch: pytest.MonkeyPatch, recover: Callable[..., object]) -> None:
     """Opening is tested here; finalising has its own tests, and needs the native module."""
     module = types.ModuleType("memtrace.finalise")
@@ -184,12 +257,12 @@ def test_the_spool_of_a_killed_process_is_finished_first(
     key = "box-200-b"
     (serving / "spool" / f"process={key}").mkdir(parents=True)
 
-    def recover(trace_dir: Path) -> types.SimpleNamespace:
+    def recover(trace_dir: Path, **_: object) -> types.SimpleNamespace:
         for name in SCHEMAS:
             rows = pa.Table.to_pylist(open_rows(trace_dir, name))
             write_dataset(trace_dir, name, key, rows)
         shutil.rmtree(trace_dir / "spool")
-        return types.SimpleNamespace(keys=(key,), running=(), refused=(), cut_off=())
+        return types.SimpleNamespace(keys=(key,), running=(), refused=(), cut_off=(), unsure=())
 
     stub_recover(monkeypatch, recover)
     trace = open_trace(serving)
@@ -207,11 +280,13 @@ def test_a_trace_that_cannot_be_written_to_is_finished_elsewhere(
     (serving / "spool" / "process=box-200-b").mkdir(parents=True)
     places: list[Path] = []
 
-    def recover(trace_dir: Path, into: Path) -> types.SimpleNamespace:
+    def recover(trace_dir: Path, into: Path, **_: object) -> types.SimpleNamespace:
         places.append(into)
         for name in SCHEMAS:
             write_dataset(into, name, "box-200-b", open_rows(trace_dir, name).to_pylist())
-        return types.SimpleNamespace(keys=("box-200-b",), running=(), refused=(), cut_off=())
+        return types.SimpleNamespace(
+            keys=("box-200-b",), running=(), refused=(), cut_off=(), unsure=()
+        )
 
     stub_recover(monkeypatch, recover)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -231,9 +306,9 @@ def test_a_process_that_still_runs_is_stated(
 ) -> None:
     (serving / "spool" / "process=some-host-4242-b").mkdir(parents=True)
     result = types.SimpleNamespace(
-        keys=(), running=("some-host-4242-b",), refused=("bad",), cut_off=()
+        keys=(), running=("some-host-4242-b",), refused=("bad",), cut_off=(), unsure=()
     )
-    stub_recover(monkeypatch, lambda trace_dir: result)
+    stub_recover(monkeypatch, lambda *_, **__: result)
     assert open_trace(serving).running == ("some-host-4242-b",)
     said = capsys.readouterr().err
     assert "memtrace: process 4242 is still running" in said
@@ -241,3 +316,4 @@ def test_a_process_that_still_runs_is_stated(
     for name in SCHEMAS:
         shutil.rmtree(serving / name)
     assert "still running" in refused(serving)
+    assert "still running" not in capsys.readouterr().err  # said once: in the error

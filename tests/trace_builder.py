@@ -105,9 +105,10 @@ class ProcessBuilder:
 
     def free(self, row: dict[str, Any], *, hold: bool = False) -> None:
         """Requests the free; with `hold` a stream still uses the block (see `release`)."""
-        self._add(row["device"], allocated=-row["block_bytes"])
-        if row["device"] == "cpu":
-            self._add("cpu", active=-row["block_bytes"])
+        if row["origin"] != "external":
+            self._add(row["device"], allocated=-row["block_bytes"])
+            if row["device"] == "cpu":
+                self._add("cpu", active=-row["block_bytes"])
         self._event(row["device"], "free_requested", row)
         row |= {"free_seq": self.seq, "free_time_ns": self.time_ns, "free_thread_id": 1}
         if row["device"] != "cpu" and not hold:
@@ -215,7 +216,8 @@ class TraceBuilder:
                 "end_time_ns": process.time_ns + process.tick_ns,
                 "events": len(process.rows["events"]),
             }
-            process.rows["processes"] = [{**end, **process.row}]
+            counts = {n: len(rows) for n, rows in process.rows.items() if n != "processes"}
+            process.rows["processes"] = [{**end, "dataset_rows": json.dumps(counts), **process.row}]
             for name, rows in process.rows.items():
                 split = parts if name in ("events", "allocations") else 1
                 write_dataset(

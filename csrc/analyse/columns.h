@@ -17,6 +17,11 @@ namespace memtrace {
 
 constexpr int64_t kNull = std::numeric_limits<int64_t>::min();
 
+// A number that counts from 1 (a thread, a stack), of which 0 is none.
+constexpr int64_t or_null(uint32_t number) {
+  return number != 0 ? int64_t{number} : kNull;
+}
+
 enum class StringId : uint32_t { null = 0 };
 
 class StringPool {

@@ -136,11 +136,11 @@ void Lifetimes::add_event_row(const AllocatorEvent& event, Place place, const Ou
   out_.events.add(place.seq, place.time_ns, labels_.device(event.tail.device),
                   labels_.action(event.tail.action), outcome.allocation_id, outcome.segment_id,
                   nowhere && event.address == 0 ? kNull : static_cast<int64_t>(event.address),
-                  outcome.size_bytes, outcome.block_bytes, int64_t{event.tail.thread},
+                  outcome.size_bytes, outcome.block_bytes, or_null(event.tail.thread),
                   cuda && !oom ? static_cast<int64_t>(event.stream) : kNull,
                   cuda ? labels_.pool(event.tail.pool) : StringId::null, call_id,
-                  event.stack != 0 ? int64_t{event.stack} : kNull, bytes.allocated, bytes.active,
-                  bytes.reserved, oom ? static_cast<int64_t>(event.stream) : kNull);
+                  or_null(event.stack), bytes.allocated, bytes.active, bytes.reserved,
+                  oom ? static_cast<int64_t>(event.stream) : kNull);
 }
 
 Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin origin) {

@@ -60,7 +60,7 @@ class Lifetimes {
 
   DeviceTally tally(DeviceCode code) const;
   const LifetimeCounts& counts() const { return counts_; }
-  size_t threads() const { return threads_.size(); }
+  size_t threads() const { return threads_.size() - threads_.count(0); } // 0: of none
   uint64_t mirror_inconsistencies() const;
   std::vector<DeviceCode> devices() const;
   const BlockMirror* mirror(DeviceCode code) const;

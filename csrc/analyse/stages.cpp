@@ -10,10 +10,6 @@ namespace {
 
 constexpr Place kNoPlace{kNull, kNull};
 
-int64_t or_null(uint32_t number) {
-  return number != 0 ? int64_t{number} : kNull;
-}
-
 } // namespace
 
 Stages::Stages(NameStrings& names, Table& stages, Table& steps)

@@ -1,11 +1,15 @@
 // memtrace._core: what the watched process itself needs: its end, and callables seen passing by.
 #include "bind/core_bindings.h"
+#include "hook/own_call.h"
 #include "record/process_end.h"
 #include "record/spool_seal.h"
+#include "record/writer_life.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 #include <cstddef>
+#include <filesystem>
 
 namespace py = pybind11;
 
@@ -14,8 +18,7 @@ namespace {
 
 // A callable that tells `before(args, kwargs)`, then `after(result, args, kwargs)` or
 // `failed(exception)`, of each call of the original. It adds no Python frame to tracebacks and
-// looks like the original to whoever asks. What the observers raise is dropped: a failure of ours
-// must not become the program's.
+// looks like the original to whoever asks.
 struct ObservedCall {
   PyObject_HEAD PyObject* original;
   PyObject* before; // or null
@@ -27,10 +30,10 @@ ObservedCall* cast(PyObject* object) {
   return reinterpret_cast<ObservedCall*>(object);
 }
 
-void tell(PyObject* observer, PyObject* first, PyObject* second, PyObject* third) {
-  PyObject* told = PyObject_CallFunctionObjArgs(observer, first, second, third, nullptr);
-  Py_XDECREF(told);
-  PyErr_Clear();
+// False with an exception set: a signal handler of the program raised it meanwhile.
+bool tell(PyObject* observer, PyObject* first, PyObject* second, PyObject* third = nullptr) {
+  const OwnedObject told(call_own(observer, first, second, third));
+  return PyErr_Occurred() == nullptr;
 }
 
 // The exception goes on as it was, whatever the observer does.
@@ -38,21 +41,21 @@ void tell_of_failure(PyObject* observer) {
   PyObject *type = nullptr, *exception = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &exception, &traceback);
   PyErr_NormalizeException(&type, &exception, &traceback);
-  tell(observer, exception, nullptr, nullptr);
+  tell(observer, exception, nullptr);
   PyErr_Restore(type, exception, traceback);
 }
 
 PyObject* call(PyObject* object, PyObject* args, PyObject* kwargs) {
   ObservedCall* self = cast(object);
   PyObject* keywords = kwargs ? kwargs : Py_None;
-  if (self->before)
-    tell(self->before, args, keywords, nullptr);
-  PyObject* result = PyObject_Call(self->original, args, kwargs);
-  if (self->after && result)
-    tell(self->after, result, args, keywords);
+  if (self->before && !tell(self->before, args, keywords))
+    return nullptr;
+  OwnedObject result(PyObject_Call(self->original, args, kwargs));
   if (self->failed && !result)
     tell_of_failure(self->failed);
-  return result;
+  if (self->after && result && !tell(self->after, result.get(), args, keywords))
+    return nullptr;
+  return result.release();
 }
 
 PyObject* get_attribute(PyObject* object, PyObject* name) {
@@ -125,6 +128,11 @@ py::object observed(const py::object& original, const py::object& before, const 
   return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
 }
 
+void watch_end(const std::filesystem::path& end_fifo, const std::filesystem::path& done_fifo,
+               const std::string& hint) {
+  watch_process_end(end_fifo.string(), done_fifo.string(), hint);
+}
+
 int g_interrupt_status = 0;
 
 // Python ends an unhandled KeyboardInterrupt by raising SIGINT again, which runs no exit handler.
@@ -138,17 +146,33 @@ void wait_after_interrupt(int status) {
     g_interrupt_status = status;
 }
 
-void seal(const std::string& directory, std::optional<int> exit_status, bool complete,
+bool is_programs(const py::object& exception) {
+  return is_programs_exception(exception.ptr());
+}
+
+void seal(const std::filesystem::path& directory, std::optional<int> exit_status, bool complete,
           const std::string& process_note) {
   std::string reason;
-  if (!seal_spool(directory, {exit_status, complete, process_note}, &reason))
+  if (!seal_spool(directory.string(), {exit_status, complete, process_note}, &reason))
     throw py::value_error(reason);
+}
+
+const char* life_name(const std::filesystem::path& directory) {
+  switch (writer_life(directory.string())) {
+  case WriterLife::running:
+    return "running";
+  case WriterLife::ended:
+    return "ended";
+  case WriterLife::unknown:
+    break;
+  }
+  return "unknown";
 }
 
 } // namespace
 
 void register_process(py::module_& module) {
-  module.def("watch_process_end", &watch_process_end, py::arg("end_fifo"), py::arg("done_fifo"),
+  module.def("watch_process_end", &watch_end, py::arg("end_fifo"), py::arg("done_fifo"),
              py::arg("hint"), "At the exit of this process, tell the finaliser and wait for it.");
   module.def("announce_process_end", &announce_process_end, py::arg("status"),
              py::call_guard<py::gil_scoped_release>(), "The same, now.");
@@ -157,9 +181,14 @@ void register_process(py::module_& module) {
   module.def("observed", &observed, py::arg("original"), py::arg("before") = py::none(),
              py::arg("after") = py::none(), py::arg("failed") = py::none(),
              "The original, with observers of each call.");
+  module.attr("ObservedCall") = py::handle(reinterpret_cast<PyObject*>(observed_call_type()));
+  module.def("is_programs_exception", &is_programs, py::arg("exception"),
+             "Whether a signal handler of the program raised it while our code ran.");
   module.def("seal_spool", &seal, py::arg("directory"), py::kw_only(),
              py::arg("exit_status") = py::none(), py::arg("complete") = false,
              py::arg("process_note") = "", "Add what is known of a process that writes no more.");
+  module.def("writer_life", &life_name, py::arg("directory"),
+             "Whether the writer of a spool is running, ended or unknown.");
 }
 
 } // namespace memtrace

@@ -1,9 +1,11 @@
 // memtrace._core.Recorder: the recorder as Python sees it, for everything that is not hot.
 #include "bind/core_bindings.h"
+#include "record/process_end.h"
 #include "record/recorder.h"
 #include "record/recorder_api.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 namespace py = pybind11;
 
@@ -110,7 +112,10 @@ template <class Enum> void constant(py::module_& module, const char* name, Enum 
 
 void register_record(py::module_& module) {
   py::class_<PyRecorder>(module, "Recorder", "The spool that this process writes.")
-      .def(py::init<const std::string&>(), py::arg("spool_dir"))
+      .def(py::init([](const std::filesystem::path& spool_dir) {
+             return std::make_unique<PyRecorder>(spool_dir.string());
+           }),
+           py::arg("spool_dir"))
       .def_property_readonly("api", &PyRecorder::api)
       .def("intern",
            [](PyRecorder& self, const std::string& text) { return self.recorder().intern(text); })
@@ -136,6 +141,7 @@ void register_record(py::module_& module) {
            py::arg("stream") = 0)
       .def("set_exit_status",
            [](PyRecorder& self, int status) { self.recorder().set_exit_status(status); })
+      .def("note_exit_status", [](PyRecorder& self) { note_exit_status_in(&self.recorder()); })
       .def("lost", &lost)
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
       .def(

@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 namespace py = pybind11;
 
@@ -51,8 +52,10 @@ py::list note_list(const std::vector<std::string_view>& notes) {
 void register_store(py::module_& module) {
   py::register_exception<SpoolError>(module, "SpoolError", PyExc_ValueError);
   py::class_<SpoolReader>(module, "SpoolReader")
-      .def(py::init<const std::string&>(), py::arg("directory"),
-           py::call_guard<py::gil_scoped_release>())
+      .def(py::init([](const std::filesystem::path& directory) {
+             return std::make_unique<SpoolReader>(directory.string());
+           }),
+           py::arg("directory"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("control", &control_dict)
       .def_property_readonly("records", &SpoolReader::records)
       .def_property_readonly("logs", [](const SpoolReader& reader) { return reader.logs().size(); })

@@ -1,5 +1,6 @@
 #include "hook/marked_call.h"
 
+#include "hook/own_call.h"
 #include "record/clock.h"
 
 #include <cstddef>
@@ -29,34 +30,32 @@ struct Description {
   long device = 0;
 };
 
-// What the mark says of this call. A failure of ours must not become the program's: it is dropped.
-Description describe_call(PyObject* describe, PyObject* const* args, size_t count,
-                          PyObject* names) {
-  Description result;
-  PyObject* positional = PyTuple_New(static_cast<Py_ssize_t>(count));
-  PyObject* keywords = PyDict_New();
-  for (size_t i = 0; positional && i < count; ++i) {
-    Py_INCREF(args[i]);
-    PyTuple_SET_ITEM(positional, static_cast<Py_ssize_t>(i), args[i]);
-  }
+// What the mark says of this call; false with an exception set: one of the program's came up.
+bool describe_call(Description& result, PyObject* describe, PyObject* const* args, size_t count,
+                   PyObject* names) {
+  const OwnedObject positional(PyTuple_New(static_cast<Py_ssize_t>(count)));
+  const OwnedObject keywords(PyDict_New());
+  for (size_t i = 0; positional && i < count; ++i)
+    PyTuple_SET_ITEM(positional.get(), static_cast<Py_ssize_t>(i), Py_NewRef(args[i]));
   for (Py_ssize_t i = 0; keywords && names && i < PyTuple_GET_SIZE(names); ++i)
-    PyDict_SetItem(keywords, PyTuple_GET_ITEM(names, i), args[count + static_cast<size_t>(i)]);
-  PyObject* told = positional && keywords
-                       ? PyObject_CallFunctionObjArgs(describe, positional, keywords, nullptr)
-                       : nullptr;
+    PyDict_SetItem(keywords.get(), PyTuple_GET_ITEM(names, i),
+                   args[count + static_cast<size_t>(i)]);
+  PyErr_Clear(); // no memory
+  if (!positional || !keywords)
+    return true;
+  const OwnedObject told(call_own(describe, positional.get(), keywords.get()));
+  if (PyErr_Occurred())
+    return false;
   const char* text = nullptr;
   unsigned long long value = 0, value2 = 0;
   long device = 0;
-  if (told == Py_None)
+  if (told.get() == Py_None)
     result.is_mark = false;
-  else if (told && PyTuple_Check(told) &&
-           PyArg_ParseTuple(told, "sKKl", &text, &value, &value2, &device))
+  else if (told && PyTuple_Check(told.get()) &&
+           PyArg_ParseTuple(told.get(), "sKKl", &text, &value, &value2, &device))
     result = {true, text, value, value2, device};
-  Py_XDECREF(told);
-  Py_XDECREF(positional);
-  Py_XDECREF(keywords);
   PyErr_Clear();
-  return result;
+  return true;
 }
 
 void write_mark(const MarkedCall* self, const Description& description) noexcept {
@@ -84,18 +83,19 @@ PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject*
     return PyObject_Vectorcall(self->original, args, nargsf, names);
   const auto mark = [&] {
     Description description;
-    if (self->describe)
-      description = describe_call(self->describe, args,
-                                  static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names);
+    if (self->describe && !describe_call(description, self->describe, args,
+                                         static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names))
+      return false;
     if (description.is_mark)
       write_mark(self, description);
+    return true;
   };
-  if (!self->after)
-    mark();
-  PyObject* result = PyObject_Vectorcall(self->original, args, nargsf, names);
-  if (self->after && result)
-    mark();
-  return result;
+  if (!self->after && !mark())
+    return nullptr;
+  OwnedObject result(PyObject_Vectorcall(self->original, args, nargsf, names));
+  if (self->after && result && !mark())
+    return nullptr;
+  return result.release();
 }
 
 PyObject* bind_to_instance(PyObject* object, PyObject* instance, PyObject*) {

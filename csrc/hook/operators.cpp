@@ -13,8 +13,10 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <pthread.h>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <unordered_map>
 
 namespace memtrace {
@@ -44,35 +46,52 @@ bool is_factory(std::string_view name) noexcept {
 }
 
 // Our copies of the names, one per text: slots of all threads point to them. Never freed, and
-// bounded by the number of distinct names.
+// bounded: a program can make names without end (record_function(f"request {i}")). Guarded by a
+// lock that a fork takes first: the child needs it at its first operator.
+constexpr size_t kMostKeptNames = 1U << 16;
+constinit std::mutex g_kept_mutex;
+std::unordered_map<std::string, std::unique_ptr<std::string>>* g_kept = nullptr;
+
+// Null: there are too many.
 const char* keep_text(const char* name) {
-  static auto* mutex = new std::mutex;
-  static auto* texts = new std::unordered_map<std::string, std::unique_ptr<std::string>>;
-  std::lock_guard lock(*mutex);
-  auto [at, fresh] = texts->try_emplace(name);
-  if (fresh)
-    at->second = std::make_unique<std::string>(name);
-  return at->second->c_str();
+  const std::lock_guard lock(g_kept_mutex);
+  const auto found = g_kept->find(name);
+  if (found != g_kept->end())
+    return found->second->c_str();
+  if (g_kept->size() >= kMostKeptNames)
+    return nullptr;
+  return g_kept->emplace(name, std::make_unique<std::string>(name)).first->second->c_str();
+}
+
+void prepare_kept_names() {
+  static const bool prepared = [] {
+    g_kept = new std::remove_pointer_t<decltype(g_kept)>;
+    pthread_atfork([] { g_kept_mutex.lock(); }, [] { g_kept_mutex.unlock(); },
+                   [] { g_kept_mutex.unlock(); });
+    return true;
+  }();
+  (void)prepared;
 }
 
 using NameSet = NameSlot[ThreadState::kNameWays];
 
-// Into the first place of its set; the others move on, and the last one is forgotten.
-[[gnu::noinline]] const NameSlot& learn_name(NameSet& set, const char* name,
+// Into the first place of its set; the others move on, and the last one is forgotten. A name that
+// is not kept goes into the thread's spare slot, until the next one.
+[[gnu::noinline]] const NameSlot& learn_name(ThreadState& state, NameSet& set, const char* name,
                                              Recording& recording) noexcept {
-  static constexpr NameSlot kUnnamed{};
   const size_t size = std::strlen(name);
   const char* text = nullptr;
   try {
     text = keep_text(name);
   } catch (...) {
     recording.lose(Loss::text_no_space);
-    return kUnnamed;
   }
-  std::shift_right(std::begin(set), std::end(set), 1);
-  set[0] = {name, text, recording.api.intern(recording.api.recorder, name, size),
-            is_factory({name, size})};
-  return set[0];
+  if (text)
+    std::ranges::rotate(set, std::end(set) - 1);
+  NameSlot& slot = text ? set[0] : state.spare_name;
+  slot = {name, text, recording.api.intern(recording.api.recorder, name, size),
+          is_factory({name, size})};
+  return slot;
 }
 
 // Names of schema operators are stable pointers, others are not: the text is compared as well.
@@ -83,7 +102,7 @@ const NameSlot& find_name(ThreadState& state, const char* name, Recording& recor
   for (const NameSlot& slot : set)
     if (slot.pointer == name && std::strcmp(slot.text, name) == 0) [[likely]]
       return slot;
-  return learn_name(set, name, recording);
+  return learn_name(state, set, name, recording);
 }
 
 bool is_user_scope(at::RecordScope scope) noexcept {
@@ -185,6 +204,7 @@ at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;
 void install_operators() {
   if (g_callback != at::INVALID_CALLBACK_HANDLE)
     return;
+  prepare_kept_names();
   auto callback = at::RecordFunctionCallback(&on_start, &on_end);
   callback.needsInputs(false).needsOutputs(false).needsIds(false);
   callback.scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION,

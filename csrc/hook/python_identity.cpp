@@ -2,34 +2,18 @@
 
 #include "hook/code_text.h"
 #include "hook/object_identity.h"
+#include "hook/own_call.h"
 #include "hook/python_identity.h"
 #include "hook/python_stack.h"
 #include "hook/walk_gate.h"
 
 #include <pthread.h>
 
-#include <utility>
-
 namespace memtrace {
 namespace {
 
 bool g_exiting = false;
 bool g_prepared = false;
-
-// Owned reference, released at the end of the scope.
-class Ref {
- public:
-  explicit Ref(PyObject* object) noexcept : object_(object) {}
-  ~Ref() { Py_XDECREF(object_); }
-  Ref(const Ref&) = delete;
-  Ref& operator=(const Ref&) = delete;
-  PyObject* get() const noexcept { return object_; }
-  PyObject* release() noexcept { return std::exchange(object_, nullptr); }
-  explicit operator bool() const noexcept { return object_ != nullptr; }
-
- private:
-  PyObject* object_;
-};
 
 // An installer reports by its result, never by an exception.
 bool fail(std::string& reason, const char* why) {
@@ -45,10 +29,10 @@ bool walk_agrees() {
     return false; // a sub-interpreter, whose threads the walk could not find
   const RawFrame* raw = innermost_frame(thread);
   for (PyFrameObject* frame = PyThreadState_GetFrame(thread); frame;) {
-    const Ref held(reinterpret_cast<PyObject*>(frame));
+    const OwnedObject held(reinterpret_cast<PyObject*>(frame));
     while (raw && !is_visible(raw))
       raw = outer_frame(raw);
-    const Ref code(reinterpret_cast<PyObject*>(PyFrame_GetCode(frame)));
+    const OwnedObject code(reinterpret_cast<PyObject*>(PyFrame_GetCode(frame)));
     if (!raw || frame_code(raw) != code.get())
       return false;
     const int offset = frame_offset(raw);
@@ -76,11 +60,11 @@ PyObject* at_exit(PyObject*, PyObject*) {
 
 bool prepare(std::string& reason) {
   static PyMethodDef method{"memtrace_stop_walks", at_exit, METH_NOARGS, nullptr};
-  const Ref atexit(PyImport_ImportModule("atexit"));
-  const Ref callback(PyCFunction_New(&method, nullptr));
+  const OwnedObject atexit(PyImport_ImportModule("atexit"));
+  const OwnedObject callback(PyCFunction_New(&method, nullptr));
   if (!atexit || !callback)
     return fail(reason, "atexit is not there");
-  const Ref done(PyObject_CallMethod(atexit.get(), "register", "O", callback.get()));
+  const OwnedObject done(PyObject_CallMethod(atexit.get(), "register", "O", callback.get()));
   if (!done)
     return fail(reason, "atexit.register failed");
   // After those of object_identity.cpp, so that this lock is taken first.
@@ -91,14 +75,14 @@ bool prepare(std::string& reason) {
 
 // The code of a method of the class; a new reference.
 PyObject* code_of(PyObject* module_class, const char* method) {
-  const Ref function(PyObject_GetAttrString(module_class, method));
+  const OwnedObject function(PyObject_GetAttrString(module_class, method));
   return function ? PyObject_GetAttrString(function.get(), "__code__") : nullptr;
 }
 
 // Is the first local variable of the code the plain argument `self`?
 bool has_plain_self(PyObject* code) {
-  const Ref names(PyObject_GetAttrString(code, "co_varnames"));
-  const Ref cells(PyObject_GetAttrString(code, "co_cellvars"));
+  const OwnedObject names(PyObject_GetAttrString(code, "co_varnames"));
+  const OwnedObject cells(PyObject_GetAttrString(code, "co_cellvars"));
   if (!names || !cells || !PyTuple_Check(names.get()) || PyTuple_GET_SIZE(names.get()) == 0 ||
       reinterpret_cast<PyCodeObject*>(code)->co_argcount < 1)
     return false;
@@ -126,8 +110,8 @@ bool install_module_identity(PyObject* module_class, std::string& reason) {
   if (!PyType_Check(module_class) ||
       !(reinterpret_cast<PyTypeObject*>(module_class)->tp_flags & Py_TPFLAGS_HEAPTYPE))
     return fail(reason, "the module class is not a Python class");
-  Ref entry(code_of(module_class, "_wrapped_call_impl"));
-  Ref call(code_of(module_class, "_call_impl"));
+  OwnedObject entry(code_of(module_class, "_wrapped_call_impl"));
+  OwnedObject call(code_of(module_class, "_call_impl"));
   if (!entry || !call || !PyCode_Check(entry.get()) || !PyCode_Check(call.get()))
     return fail(reason, "torch.nn.Module has no _wrapped_call_impl and _call_impl");
   if (!has_plain_self(entry.get()))

@@ -1,5 +1,6 @@
 #include "hook/root_scan.h"
 
+#include "hook/own_call.h"
 #include "hook/python_stack.h"
 
 #include <atomic>
@@ -15,13 +16,9 @@ int run_callback(void*) {
   g_pending.store(false);
   if (!g_callback)
     return 0;
-  PyObject* callback = Py_NewRef(g_callback);
-  PyObject* result = PyObject_CallNoArgs(callback);
-  if (!result)
-    PyErr_Clear(); // an error of ours must not surface at a random line of the program
-  Py_XDECREF(result);
-  Py_DECREF(callback);
-  return 0;
+  const OwnedObject callback(Py_NewRef(g_callback));
+  const OwnedObject result(call_own(callback.get()));
+  return PyErr_Occurred() ? -1 : 0; // of a signal handler: it surfaces at this line of the program
 }
 
 } // namespace

@@ -67,6 +67,7 @@ struct ThreadState {
   uint32_t last_call = 0;
   OperatorCall calls[kMaxDepth];
   NameSlot names[1U << kNameSetBits][kNameWays];
+  NameSlot spare_name;         // of a name that is not kept
   ThreadState* next = nullptr; // list of all states, for stop()
 
   // Not inside a hook and in no operator, in one load.

@@ -1,7 +1,10 @@
 #include "record/process_end.h"
 
+#include "record/recorder.h"
+
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
@@ -18,6 +21,15 @@ struct ProcessEnd {
   std::atomic<bool> announced{false};
 };
 ProcessEnd* g_end = nullptr;
+
+// The recorder lives for ever, its control page stays mapped when it is closed. A child that was
+// forked behind our back has the handler and the recorder of its parent.
+struct StatusKeeper {
+  std::atomic<Recorder*> recorder{nullptr};
+  std::atomic<pid_t> pid{0};
+  std::atomic<bool> registered{false};
+};
+StatusKeeper g_keeper;
 
 bool send_status(const ProcessEnd& end, int status) noexcept {
   const int fd = open(end.end_fifo.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
@@ -43,11 +55,50 @@ bool wait_until_done(int fd) noexcept {
   return ready > 0 && read(fd, &byte, 1) == 1;
 }
 
+// What C code printed comes before the summary, as exit() itself would do later. Not all streams: a
+// thread may sit in a read of the terminal and hold its lock for ever.
+void flush_output() noexcept {
+  for (FILE* stream : {stdout, stderr}) {
+    if (ftrylockfile(stream) != 0)
+      continue;
+    fflush_unlocked(stream);
+    funlockfile(stream);
+  }
+}
+
+// A timer that the program has set may run out while it only waits, with Python's handler gone:
+// without us the process would not be there any more. What asks a process to end still ends it.
+void ignore_late_signals() noexcept {
+  for (const int number : {SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGPIPE, SIGIO}) {
+    struct sigaction now{};
+    if (sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_DFL)
+      signal(number, SIG_IGN);
+  }
+}
+
 void at_exit(int status, void*) {
+  flush_output();
   announce_process_end(status);
 }
 
+#ifdef __GLIBC__
+void keep_status(int status, void*) {
+  Recorder* recorder = g_keeper.recorder.load();
+  if (recorder && g_keeper.pid.load() == getpid())
+    recorder->set_exit_status(status & 0xff);
+}
+#endif
+
 } // namespace
+
+void note_exit_status_in(Recorder* recorder) noexcept {
+  g_keeper.pid.store(getpid());
+  g_keeper.recorder.store(recorder);
+#ifdef __GLIBC__
+  if (!g_keeper.registered.exchange(true)) // a forked child has its parent's handlers
+    on_exit(keep_status, nullptr);
+#endif
+}
 
 void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
                        const std::string& hint) {
@@ -65,7 +116,7 @@ void announce_process_end(int status) noexcept {
   ProcessEnd* end = g_end;
   if (!end || end->pid != getpid() || end->announced.exchange(true))
     return;
-  fflush(nullptr); // what C code printed comes before the summary, as exit() itself would do later
+  ignore_late_signals();
   // Opened before the message, so that the byte cannot come and go in between.
   const int done = open(end->done_fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   const bool finished = done >= 0 && send_status(*end, status) && wait_until_done(done);

@@ -15,11 +15,18 @@
 
 namespace memtrace {
 
+class Recorder;
+
 // Once per process, early. `hint` is printed when the finaliser turns out to be dead.
 void watch_process_end(const std::string& end_fifo, const std::string& done_fifo,
                        const std::string& hint);
 
 // At once, for an end that runs no exit handler (os._exit). The first call counts.
 void announce_process_end(int status) noexcept;
+
+// Notes in a recorder's spool with which status this process exits: for children, of whom nobody
+// else tells. The last call counts; a forked child calls it again. An end that runs no exit handler
+// is noted by whoever sees it.
+void note_exit_status_in(Recorder* recorder) noexcept;
 
 } // namespace memtrace

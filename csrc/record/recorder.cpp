@@ -1,5 +1,7 @@
 #include "record/recorder.h"
 
+#include "record/writer_life.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +25,8 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
   if (page == MAP_FAILED)
     throw std::runtime_error("cannot reserve space in " + directory + ": " +
                              std::generic_category().message(errno));
+  // Others see by this mapping that we live (writer_life.cpp): it is never taken away, and a forked
+  // child does not have it.
   madvise(page, kControlBytes, MADV_DONTFORK);
   control_ = static_cast<Control*>(page);
   control_->version = kSpoolVersion;
@@ -32,6 +36,7 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) {
   control_->python_hex = python_hex;
   control_->start = clock_anchor();
   control_->start_unix_ns = clock_ns(CLOCK_REALTIME);
+  control_->writer = this_writer();
   std::atomic_ref<uint64_t>(control_->magic).store(kSpoolMagic, std::memory_order_release);
   note_log_ = acquire_log();
 }
@@ -209,16 +214,21 @@ bool Recorder::append_text(TextKind kind, uint32_t id, const void* payload, size
 }
 
 uint32_t Recorder::intern(std::string_view name) noexcept {
+  // A program can make names without end; those beyond are written anew at each sight.
+  constexpr size_t kMostNames = 1U << 17;
   if (name.empty())
     return 0;
   try {
     std::lock_guard lock(text_mutex_);
-    auto [at, fresh] = names_.try_emplace(std::string(name), 0);
-    if (fresh) { // written under the lock: nobody may use the id before its text is in the file
-      at->second = ++next_ids_[static_cast<size_t>(TextKind::name)];
-      append_text(TextKind::name, at->second, name.data(), name.size());
-    }
-    return at->second;
+    const auto known = names_.find(name);
+    if (known != names_.end())
+      return known->second;
+    // Written under the lock: nobody may use the id before its text is in the file.
+    const uint32_t id = ++next_ids_[static_cast<size_t>(TextKind::name)];
+    append_text(TextKind::name, id, name.data(), name.size());
+    if (names_.size() < kMostNames)
+      names_.emplace(name, id);
+    return id;
   } catch (...) { // no memory for the table
     lose(Loss::text_no_space);
     return 0;

@@ -14,6 +14,7 @@
 #include "record/thread_log.h"
 
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -72,7 +73,10 @@ class Recorder {
   std::atomic<bool> closed_ = false;
 
   std::mutex text_mutex_;
-  std::unordered_map<std::string, uint32_t> names_;
+  struct NameHash : std::hash<std::string_view> {
+    using is_transparent = void;
+  };
+  std::unordered_map<std::string, uint32_t, NameHash, std::equal_to<>> names_;
   uint64_t text_size_ = 0;
   uint32_t next_ids_[16] = {};
 

@@ -38,6 +38,15 @@ struct ClockAnchor {
   uint64_t monotonic_ns;
 };
 
+// Whose spool it is, so that others can find out whether it still runs (writer_life.h). Zero: not
+// known.
+struct Writer {
+  uint64_t start_ticks;   // when the process started, since the machine did: /proc/PID/stat
+  uint64_t pid_namespace; // in which its number means something: inode of /proc/PID/ns/pid
+  char boot_id[40];
+  char host[72];
+};
+
 struct Control {
   uint64_t magic;
   uint32_t version;
@@ -54,6 +63,7 @@ struct Control {
   uint32_t reserved;
   ClockAnchor end; // zero unless complete
   uint64_t end_unix_ns;
+  Writer writer;
 };
 static_assert(sizeof(Control) <= 4096);
 constexpr size_t kControlBytes = 4096;

@@ -1,10 +1,13 @@
 """Native core: recorder, spool reader, analysis loops. No torch inside."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from os import PathLike
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+StrPath = str | PathLike[str]
 
 # ---- store, analyse (csrc/bind/bind_store.cpp, bind_analyse.cpp) ------------------------------
 
@@ -14,7 +17,7 @@ class SpoolError(ValueError):
 class SpoolReader:
     """One process's spool, also of a killed or a running process."""
 
-    def __init__(self, directory: str) -> None: ...
+    def __init__(self, directory: StrPath) -> None: ...
     @property
     def control(self) -> dict[str, Any]: ...
     @property
@@ -74,7 +77,7 @@ def clock_now() -> tuple[int, int]: ...
 class Recorder:
     """The spool that this process writes."""
 
-    def __init__(self, spool_dir: str) -> None: ...
+    def __init__(self, spool_dir: StrPath) -> None: ...
     @property
     def api(self) -> object: ...
     def intern(self, text: str, /) -> int: ...
@@ -104,6 +107,7 @@ class Recorder:
         stream: int = 0,
     ) -> None: ...
     def set_exit_status(self, status: int, /) -> None: ...
+    def note_exit_status(self) -> None: ...  # when this process exits
     def lost(self) -> dict[str, int]: ...
     def ticks(self) -> int: ...
     def close(self, quiet: bool = True) -> None: ...
@@ -136,7 +140,7 @@ MEMORY_shared: int
 
 # ---- the watched process (csrc/bind/bind_process.cpp) ------------------------------------------
 
-def watch_process_end(end_fifo: str, done_fifo: str, hint: str) -> None:
+def watch_process_end(end_fifo: StrPath, done_fifo: StrPath, hint: str | bytes) -> None:
     """At the exit of this process, tell the finaliser and wait for it."""
 
 def announce_process_end(status: int) -> None:
@@ -145,6 +149,10 @@ def announce_process_end(status: int) -> None:
 def wait_after_interrupt(status: int) -> None:
     """Also wait when the process ends by an unhandled KeyboardInterrupt."""
 
+class ObservedCall:
+    """What observed() gives: to whoever asks, it looks like the original."""
+
+def is_programs_exception(exception: BaseException) -> bool: ...
 def observed(
     original: Callable[..., Any],
     before: Callable[..., object] | None = None,
@@ -156,10 +164,13 @@ def observed(
     """
 
 def seal_spool(
-    directory: str,
+    directory: StrPath,
     *,
     exit_status: int | None = None,
     complete: bool = False,
     process_note: str = "",
 ) -> None:
     """Add what is known of a process that writes no more."""
+
+def writer_life(directory: StrPath) -> Literal["running", "ended", "unknown"]:
+    """Whether the writer of a spool still runs, as far as it can be told from here."""

@@ -6,6 +6,7 @@ statistics in the footers say which row groups can matter, and only their column
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,10 +76,14 @@ class Part:
         self.dataset = dataset
         self.path = path
 
+    def _open(self) -> pa.MemoryMappedFile:
+        return pa.memory_map(os.fsencode(self.path))  # pyarrow takes no str that is not UTF-8
+
     @cached_property
     def metadata(self) -> pq.FileMetaData:
         try:
-            return pq.read_metadata(self.path, memory_map=True)
+            with self._open() as file:
+                return pq.read_metadata(file)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.path, error) from error
 
@@ -91,9 +96,7 @@ class Part:
             if name in schema.names and schema.field(name).type == pa.string()
         ]
         try:
-            return pq.ParquetFile(
-                self.path, metadata=self.metadata, read_dictionary=strings, memory_map=True
-            )
+            return pq.ParquetFile(self._open(), metadata=self.metadata, read_dictionary=strings)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.path, error) from error
 
@@ -127,9 +130,12 @@ class Dataset:
     def parts(self) -> dict[str, list[Part]]:
         found: dict[str, list[Part]] = {}
         for folder in self._folders:
-            for place in sorted(folder.glob(f"{_PARTITION}*")):
-                files = sorted(place.glob("*.parquet"))
-                found[place.name[len(_PARTITION) :]] = [Part(self.name, file) for file in files]
+            if not folder.is_dir():
+                continue
+            for place in sorted(folder.iterdir()):  # glob() would be silent where it may not look
+                if place.name.startswith(_PARTITION) and place.is_dir():
+                    files = sorted(file for file in place.iterdir() if file.suffix == ".parquet")
+                    found[place.name[len(_PARTITION) :]] = [Part(self.name, file) for file in files]
         return found
 
     @property

@@ -7,6 +7,7 @@ imports built-in modules and `os` only, and what goes wrong in it never becomes 
 from __future__ import annotations
 
 import os
+import sys
 from _thread import RLock
 
 from memtrace import _core
@@ -19,9 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
+    from typing import TypeVar
 
     from memtrace.hook.installed import InstalledHook
     from memtrace.run.environment import Options
+
+    Result = TypeVar("Result")
 
 # Guards starting and stopping. Made anew in a forked child: another thread may have held it.
 lock = RLock()
@@ -78,6 +82,11 @@ class Recording:
         """Whether this is the process that `memtrace run` became."""
         return self.main_pid == os.getpid()
 
+    @property
+    def is_run(self) -> bool:
+        """Whether `memtrace run` began it, here or in a parent, and not `record()`."""
+        return self.main_pid != 0
+
     def note(self, facts: dict[str, object]) -> None:
         """Add to what the trace knows of this process; later notes win."""
         self.recorder.process_note(to_json(facts))
@@ -126,6 +135,15 @@ class Recording:
             )
         )
 
+    def clean_environment(self) -> None:
+        """Take out of the environment what export_environment() put in, and nothing else."""
+        cleaned = environment.clean(dict(os.environ))
+        for name in (environment.RECORD, environment.OPTIONS, "PYTHONPATH"):
+            if name not in cleaned:
+                os.environ.pop(name, None)
+            elif os.environ.get(name) != cleaned[name]:
+                os.environ[name] = cleaned[name]
+
     def watch_torch(self) -> None:
         """Install the hooks now if torch is there, else as soon as anyone has imported it."""
         from memtrace.hook import arrival
@@ -138,9 +156,16 @@ class Recording:
         try:
             self.hook = installed.install(self, torch)
         except Exception as error:  # ours, never the program's
+            if _core.is_programs_exception(error):
+                raise
             text = str(error)
             self.note({"torch_seen": True, "hook_error": text})
             say(text)
+
+    def _note_unseen_torch(self) -> None:
+        # A finder of the program's that asks no other finder imports past our watch.
+        if self.hook is None and hasattr(sys.modules.get("torch"), "Tensor"):
+            self.note({"torch_seen": True, "hook_error": "torch was imported unseen by memtrace"})
 
     def _note_failed_import(self, error: BaseException) -> None:
         # Python shows it, unless the program goes on without torch.
@@ -171,6 +196,7 @@ class Recording:
                 return
             set_current(None)
             if not quick:
+                guarded(self._note_unseen_torch)
                 guarded(self.sample, "end")
             if self.hook:
                 guarded(self.hook.remove)
@@ -186,17 +212,38 @@ class Recording:
             self.hook.abandon_in_child()
 
 
-def guarded(action: Callable[..., object], *args: object) -> None:
-    """Call it; a failure of ours is dropped, as the program must not see it."""
+def guarded(action: Callable[..., Result], *args: object) -> Result | None:
+    """Call it; a failure of ours is dropped, as the program must not see it, and None returned.
+
+    Raises:
+        BaseException: what a signal handler of the program raised meanwhile, which is its own.
+    """
     try:
-        action(*args)
+        return action(*args)
     except Exception as error:
+        if _core.is_programs_exception(error):
+            raise
         if os.environ.get("MEMTRACE_DEBUG"):
             say(f"{type(error).__name__}: {error}")
+    return None
+
+
+def _has_stderr() -> bool:
+    try:
+        os.fstat(2)
+    except OSError:
+        return False
+    return True
+
+
+# Started without one, number 2 becomes the first file that the program opens.
+_starts_with_stderr = _has_stderr()
 
 
 def say(text: str) -> None:
     """One line for the user, past whatever the program made of sys.stderr."""
+    if not _starts_with_stderr:
+        return
     try:
         os.write(2, f"memtrace: {' '.join(text.split())}\n".encode(errors="replace"))
     except OSError:

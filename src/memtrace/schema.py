@@ -11,6 +11,15 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 ATTRIBUTION_VERSION = 1
 
+#: Kinds of `lost_events` that cost words and never bytes: the end of a stack, a name. All others
+#: mean that records are missing, or do not fit together: sums are bounds then.
+LOST_WORDS = frozenset(
+    {
+        "text_no_space", "stack_too_deep", "operators_deep", "text_bytes_cut", "unknown_text_ids",
+        "unmatched_names",
+    }
+)  # fmt: skip
+
 _id = pa.int64()
 _ns = pa.int64()
 _bytes = pa.int64()
@@ -164,6 +173,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         reason=_text,
     ),
     "marks": _schema(seq=_id, time_ns=_ns, device=_text, kind=_text, pool=_text, text=_text),
+    # Of each device of each process: metrics allocated, active and reserved (the CPU: allocated),
+    # key null, at most 16,384 bins each. A bin lasts to the next one; `min_bytes` and `max_bytes`
+    # include what stood as it began.
     "timeline": _schema(
         device=_text,
         metric=_text,
@@ -200,10 +212,14 @@ SCHEMAS: dict[str, pa.Schema] = {
         exit_status=_id,
         complete=_flag,
         events=_id,
+        # How many rows this process has in each other dataset, as JSON: {"events": 37, ...}.
+        # A trace is checked against it when it is opened; null in older ones.
+        dataset_rows=_text,
         lost_events=_text,
         lost_total=_id,
         unmatched_frees=_id,
         stack_min_bytes=_bytes,
+        cpu_on=_flag,
         operators_on=_flag,
         stacks_on=_flag,
         torch_seen=_flag,

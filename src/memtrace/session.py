@@ -6,12 +6,13 @@ in a program for good.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
 from memtrace import recording
 from memtrace.errors import MemtraceError
-from memtrace.recording import Recording, guarded
+from memtrace.recording import Recording, guarded, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             cpu=cpu, operators=operators, stacks=stacks, stack_min_bytes=stack_min_bytes
         )
         self._recording: Recording | None = None
-        self._environment: dict[str, str | None] = {}
         #: Where the trace is; None before start().
         self.path: str | None = None
 
@@ -77,15 +77,26 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        except MemtraceError as reason:
+            if error is None:
+                raise
+            say(str(reason))  # the program's own error goes on
 
     def start(self) -> None:
-        """Begin; nothing when it has begun. Also what entering the block does."""
-        from memtrace.run import children, environment, output
+        """Begin; nothing when it has begun, or when `memtrace run` records the whole program.
+
+        Also what entering the block does.
+        """
+        from memtrace.run import children, ending, output
 
         with recording.lock:
             running = recording.current()
             if running is not None and running is self._recording:
+                return
+            if running is not None and running.is_run:
+                say(f"record(): `memtrace run` records all of it already, into {running.trace_dir}")
                 return
             if running is not None:
                 raise MemtraceError(
@@ -97,26 +108,25 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
                 started = Recording(self.path, self._options, start_method="main")
             except (OSError, RuntimeError) as error:
                 raise MemtraceError(f"cannot record: {error}") from None
-            names = (environment.RECORD, environment.OPTIONS, "PYTHONPATH")
-            self._environment = {name: os.environ.get(name) for name in names}
             self._recording = started
             recording.set_current(started)
             started.export_environment()
+            atexit.register(ending.at_exit)
+            guarded(ending.watch_os_exit)
             guarded(children.watch)
             guarded(started.watch_torch)
 
     def stop(self) -> None:
         """End and finish the trace; nothing when it has ended. Also what leaving the block does."""
+        from memtrace.run import ending
+
         with recording.lock:
             recorded, self._recording = self._recording, None
             if recorded is None or recording.current() is not recorded:
                 return
             recorded.end("stopped")
-            for name, value in self._environment.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            atexit.unregister(ending.at_exit)
+            recorded.clean_environment()
         _finalise(recorded.trace_dir)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from memtrace.dataset import Dataset
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 from memtrace.schema import FORMAT_VERSION, SCHEMAS
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memtrace.analyse.snapshot import Snapshot
 
 SPOOL = "spool"
+_PARTITION = "process="
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Process:
             words = json.loads(text)
         except ValueError:
             return [str(text)]
-        return [str(word) for word in words] if isinstance(words, list) else [str(words)]
+        return [readable(str(word)) for word in (words if isinstance(words, list) else [words])]
 
     @property
     def device_names(self) -> dict[str, str]:
@@ -66,6 +67,15 @@ class Process:
         except ValueError:
             return []
         return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+    @property
+    def dataset_rows(self) -> dict[str, int]:
+        """How many rows were written of each dataset; empty in an older trace."""
+        try:
+            value = json.loads(self.row.get("dataset_rows") or "{}")
+        except ValueError:
+            return {}
+        return {str(name): int(rows) for name, rows in value.items()}
 
     def __str__(self) -> str:
         return f"process {self.pid}" + (f" (rank {self.rank})" if self.rank is not None else "")
@@ -98,12 +108,19 @@ class Trace:
             weakref.finalize(self, shutil.rmtree, self._spools.scratch, ignore_errors=True)
 
     @property
+    def roots(self) -> tuple[Path, ...]:
+        """The directories that the datasets are read from."""
+        return self._spools.roots
+
+    @property
     def running(self) -> tuple[str, ...]:
         """Keys of processes that are still running: their rows are not in the tables yet."""
         return self._spools.running
 
     def __repr__(self) -> str:
-        return f"<memtrace.Trace {str(self.path)!r}: {len(self.process_list)} processes>"
+        number = len(self.process_list)
+        word = "process" if number == 1 else "processes"
+        return f"<memtrace.Trace {str(self.path)!r}: {number:,} {word}>"
 
     def _table(self, name: str) -> pa.Table:
         if name not in self._tables:
@@ -270,8 +287,9 @@ open = open_trace  # noqa: A001  # the name that the package exports
 
 def spool_keys(trace_dir: Path) -> tuple[str, ...]:
     """Processes whose records are still raw: running, or killed."""
-    folders = sorted(trace_dir.glob(f"{SPOOL}/process=*"))
-    return tuple(folder.name.removeprefix("process=") for folder in folders)
+    spool = trace_dir / SPOOL
+    names = sorted(entry.name for entry in spool.iterdir()) if spool.is_dir() else []
+    return tuple(name.removeprefix(_PARTITION) for name in names if name.startswith(_PARTITION))
 
 
 def _finish_spools(trace_dir: Path) -> Spools:
@@ -281,26 +299,44 @@ def _finish_spools(trace_dir: Path) -> Spools:
     from memtrace.finalise import recover
 
     scratch = None
+    results = []
     if os.access(trace_dir, os.W_OK) and os.access(trace_dir / SPOOL, os.W_OK):
-        result = recover(trace_dir)
-        roots: tuple[Path, ...] = (trace_dir,)
-    else:
+        results.append(recover(trace_dir, progress=True))
+    if not results or results[-1].unsure:
         scratch = Path(mkdtemp(prefix="memtrace-"))
-        result = recover(trace_dir, into=scratch)
-        roots = (trace_dir, scratch)
+        try:
+            results.append(recover(trace_dir, into=scratch, progress=True))
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+    roots = (trace_dir,) if scratch is None else (trace_dir, scratch)
+    last = results[-1]  # has looked at everything that is left
     finished = any((root / "processes").is_dir() for root in roots)
-    if result.refused and not result.running and not finished:
+    if last.refused and not last.running and not finished:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        raise MemtraceError(result.refused[0])
-    for key in result.keys:
-        how = ", which did not end in order" if key in result.cut_off else ""
-        _note(f"finished the records of process {_pid(key)}{how}")
-    for reason in result.refused:
+        raise MemtraceError(last.refused[0])
+    unsure = dict(last.unsure)
+    for result in results:
+        for key in result.keys:
+            if key not in unsure:
+                how = ", which did not end in order" if key in result.cut_off else ""
+                _note(f"finished the records of process {_pid(key)}{how}")
+    for reason in last.refused:
         _note(f"{reason}: this process is left out")
-    for key in result.running:
-        _note(f"process {_pid(key)} is still running; its records are not in the tables yet")
-    return Spools(roots, result.running, scratch)
+    if unsure:
+        who = f"process {_pid(next(iter(unsure)))}"
+        if len(unsure) > 1:
+            who = f"{len(unsure):,} processes"
+        _note(
+            f"{who} of host {', '.join(dict.fromkeys(unsure.values()))} may still run; shown is "
+            "what was recorded until now. Once ended, to finish the trace: "
+            f"python -m memtrace recover --force {trace_dir}"
+        )
+    if finished:  # else that is all there is to say, and an error
+        for key in last.running:
+            _note(f"process {_pid(key)} is still running; its records are not in the tables yet")
+    return Spools(roots, last.running, scratch)
 
 
 def _note(line: str) -> None:
@@ -322,16 +358,51 @@ def _check(trace: Trace) -> None:
         raise MemtraceError(f"{trace.path} is not a memtrace trace: it has no dataset 'processes'")
     _check_version(trace)
     if missing:
-        raise MemtraceError(
-            f"{trace.path} lacks {', '.join(missing)}: part of the trace was deleted or not copied"
-        )
+        raise _incomplete(trace, f"lacks {', '.join(missing)}")
     for dataset in trace.datasets.values():
         dataset.check()
-        absent = set(trace.datasets["processes"].keys) - set(dataset.keys)
+    _check_processes(trace)
+    for process in trace.process_list:
+        _check_rows(trace, process)
+
+
+def _incomplete(trace: Trace, what: str) -> MemtraceError:
+    return MemtraceError(f"{trace.path} {what}: part of the trace was deleted or not copied")
+
+
+def _check_processes(trace: Trace) -> None:
+    """Every process has a folder in every dataset, and its row in `processes`."""
+    keys = {process.key for process in trace.process_list}
+    for name, dataset in trace.datasets.items():
+        absent = keys - set(dataset.keys)
         if absent:
+            raise _incomplete(trace, f"lacks {name}/{_PARTITION}{min(absent)}")
+        for key in sorted(set(dataset.keys) - keys):
+            if not _is_being_finished(trace, key):
+                raise _incomplete(trace, f"lacks the row of processes/{_PARTITION}{key}")
+
+
+def _is_being_finished(trace: Trace, key: str) -> bool:
+    # A finaliser deletes the records of a process when its row is in place. The row is looked for
+    # last, and anew: a process that has just been finished is not one that lost its row.
+    if key in spool_keys(trace.path):
+        return True
+    return bool(Dataset(trace.roots, "processes").parts.get(key))
+
+
+def _check_rows(trace: Trace, process: Process) -> None:
+    """Refuses a trace that lacks rows: sums over what is left would be wrong without a word."""
+    for name, written in process.dataset_rows.items():
+        if name not in trace.datasets:
+            continue
+        found = trace.datasets[name].num_rows(process.key)
+        place = f"{name}/{_PARTITION}{process.key}"
+        if found < written:
+            raise _incomplete(trace, f"has {found:,} of the {written:,} rows of {place}")
+        if found > written:
             raise MemtraceError(
-                f"{trace.path} lacks {dataset.name}/process={min(absent)}: "
-                "part of the trace was deleted or not copied"
+                f"{trace.path} has {found:,} rows in {place}, where {written:,} were written: "
+                "files of another trace lie in it"
             )
 
 

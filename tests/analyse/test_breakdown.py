@@ -16,6 +16,7 @@ from memtrace.analyse.breakdown import (
     UNUSED,
     break_down,
     columns_for,
+    not_recorded,
     share_permilles,
 )
 from memtrace.analyse.live_set import BYTES
@@ -81,9 +82,36 @@ def test_groups_partition_the_total(
 
 
 def test_says_where_most_of_a_group_is_from() -> None:
-    rows = [("a", "x.py:1 f", 10), ("a", "y.py:2 g", 30), ("a", None, 90), ("b", None, 5)]
+    rows = [("a", "x.py:1 f", 10), ("a", "y.py:2 g", 30), ("a", None, 29), ("b", None, 5)]
     groups = break_down(live_set(rows), by="operator").rows
     assert [(row.key, row.mostly) for row in groups] == [("a", "y.py:2 g"), ("b", None)]
+
+
+@pytest.mark.parametrize("unknown", [None, ""])
+def test_names_no_line_where_most_of_a_group_has_none(unknown: str | None) -> None:
+    rows = [("a", "x.py:1 f", 20), ("a", unknown, 400)]
+    (row,) = break_down(live_set(rows), by="operator").rows
+    assert row.mostly is None
+
+
+@pytest.mark.parametrize(
+    ("by", "process", "words"),
+    [
+        ("operator", {"operators_on": False}, "operators were not recorded"),
+        (
+            "top_operator",
+            {"operators_on": False, "stacks_on": False},
+            "operators were not recorded",
+        ),
+        ("module", {"stacks_on": False}, "stacks were not recorded"),
+        ("source", {"stack_min_bytes": 20_000}, "no Python line; no stacks below 20,000 bytes"),
+        ("operator", {"operators_on": True, "stacks_on": False, "stack_min_bytes": 9}, None),
+        ("stack", {"stacks_on": None, "stack_min_bytes": 0}, None),
+        ("category", {"operators_on": False, "stacks_on": False}, None),
+    ],
+)
+def test_says_what_was_switched_off(by: str, process: dict[str, object], words: str | None) -> None:
+    assert not_recorded(by, process) == words
 
 
 def test_says_by_how_much_the_rows_exceed_the_total() -> None:

@@ -155,10 +155,24 @@ def test_at_a_time(tmp_path: Path) -> None:
     assert [row.key for row in trace.at(3_500).breakdown.rows] == ["b"]
     assert trace.at(3_500, of="requested").breakdown.total_bytes == 3000
     assert trace.at(4_000, of="requested").breakdown.total_bytes == 2000
-    with pytest.raises(MemtraceError, match="nothing had been allocated on cuda:0 after 5e-07 s"):
-        trace.at(500)
+    for time_ns in (0, 500):
+        for of in ("allocated", "active", "reserved", "requested"):
+            before = trace.at(time_ns, of=of)
+            assert (before.breakdown.total_bytes, before.breakdown.rows) == (0, ())
+            assert before.live.num_rows == 0
     with pytest.raises(MemtraceError, match="is not within the recording of process 100"):
         trace.at(10_000_000)
+
+
+def test_before_memory_from_before_was_listed(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.segment("cuda:0", 2**20)
+    process.alloc("cuda:0", 1000, action="preexisting")
+    trace = open_trace(builder.write())
+    with pytest.raises(MemtraceError, match="from before the recording, which is known from 2e-06"):
+        trace.at(500)
+    assert trace.at(2_000).breakdown.total_bytes == 1024
 
 
 def test_by_stack_gives_the_frames(tmp_path: Path) -> None:

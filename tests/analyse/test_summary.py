@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memtrace.analyse.summary import summarise
+from memtrace.analyse.weights import Weights
 from memtrace.errors import MemtraceError
 from memtrace.trace import open_trace
 from trace_builder import TraceBuilder, serving_trace
@@ -32,9 +34,8 @@ def test_one_process(tmp_path: Path) -> None:
     assert gpu.reserved is not None
     assert gpu.reserved.total_bytes == 184 * MIB
     assert (gpu.end_allocated_bytes, gpu.end_reserved_bytes) == (102 * MIB + 5120, 184 * MIB)
-    assert (gpu.weight_bytes, gpu.fp32_weight_bytes, gpu.bf16_saving_bytes) == (
-        96 * MIB, 96 * MIB, 48 * MIB,
-    )  # fmt: skip
+    assert gpu.weights == Weights(weight_bytes=96 * MIB, fp32_weight_bytes=96 * MIB)
+    assert gpu.bf16_saving_bytes == 48 * MIB
     assert gpu.unused_at_reserved_peak_bytes == (184 - 97) * MIB
     assert gpu.operators is not None
     assert gpu.operators.rows[0].key == "aten::to"
@@ -55,7 +56,45 @@ def test_a_weight_is_counted_once_however_many_names_it_has(tmp_path: Path) -> N
     buffer = process.alloc("cuda:0", 512, category="buffer")
     process.name(buffer, "mask", dtype="float32")
     (use,) = summarise(open_trace(builder.write())).processes[0].devices
-    assert (use.weight_bytes, use.buffer_bytes, use.fp32_weight_bytes) == (2048, 512, 1024)
+    assert use.weights == Weights(2048, 512, 1024)
+
+
+def test_mapped_weights_that_were_not_known_at_the_peak_of_allocated(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.free(process.alloc("cpu", 5000))
+    mapped: dict[str, Any] = {"action": "external", "memory": "mapped"}
+    process.free(process.alloc("cpu", 700, **mapped, resident_bytes=0))
+    bias = process.alloc("cpu", 1024, category="weight")
+    weight = process.alloc("cpu", 32 * MIB, **mapped, category="weight", resident_bytes=MIB)
+    for row, name in ((bias, "fc.bias"), (weight, "fc.weight"), (weight, "tied.weight")):
+        process.name(row, name, dtype="float32")
+    process.alloc("cpu", 8192, **mapped, category="buffer", resident_bytes=4096)
+    process.free(weight)
+    (use,) = summarise(open_trace(builder.write())).processes[0].devices
+    assert use.allocated is not None
+    assert use.allocated.total_bytes == 5000
+    assert use.weights == Weights(
+        weight_bytes=32 * MIB + 1024,
+        buffer_bytes=8192,
+        fp32_weight_bytes=32 * MIB + 1024,
+        mapped_weight_bytes=32 * MIB + 8192,
+        mapped_weight_resident_bytes=MIB + 4096,
+    )
+    assert use.bf16_saving_bytes == 16 * MIB + 512
+    assert use.external.total_bytes == 32 * MIB + 8192
+    assert use.external.resident_bytes == MIB + 4096
+
+
+def test_mapped_memory_that_is_seen_anew_is_counted_once(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    mapped: dict[str, Any] = {"action": "external", "memory": "mapped"}
+    first = process.alloc("cpu", 700, **mapped)
+    again = process.alloc("cpu", 900, **mapped)
+    first |= {"free_seq": again["alloc_seq"], "free_time_ns": again["alloc_time_ns"]}
+    (use,) = summarise(open_trace(builder.write())).processes[0].devices
+    assert use.external.total_bytes == 900
 
 
 def test_pinned_memory_is_part_of_the_peak(tmp_path: Path) -> None:
@@ -95,11 +134,47 @@ def test_losses_by_kind_and_children(tmp_path: Path) -> None:
     child.alloc("cpu", 2**30)
     summary = summarise(open_trace(builder.write()))
     assert summary.main == "box-1-a1z", "an accelerator's peak outranks the CPU's"
+    assert summary.root == "box-1-a1z"
     parent, forked = summary.processes
     assert parent.lost == {"event_no_space": 3, "stack_too_deep": 0}
     assert summary.lost_total == 3
     assert parent.parent_pid is None
     assert forked.parent_pid == 1
+
+
+def test_words_that_are_cut_are_no_loss(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    lost = json.dumps({"event_no_space": 0, "stack_too_deep": 1, "order_gaps": 2})
+    builder.process(1, lost_events=lost, lost_total=0).alloc("cpu", 4096)
+    summary = summarise(open_trace(builder.write()))
+    (process,) = summary.processes
+    assert summary.lost_total == process.lost_total == 0
+    assert process.cut == {"stack_too_deep": 1}
+    assert process.bounding == {"order_gaps": 2}
+
+
+def test_the_program_is_not_the_process_with_the_largest_peak(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(5, start_method="spawn", parent="box-9-a9z").alloc("cpu", 4096)
+    builder.process(9).alloc("cpu", 1)
+    summary = summarise(open_trace(builder.write()))
+    assert (summary.root, summary.main) == ("box-9-a9z", "box-5-a5z")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"torch_version": None, "cpu_on": False}, "the program never imported torch"),
+        ({"cpu_on": False}, "on a GPU, and CPU tensors were not recorded (--no-cpu)"),
+        ({"cpu_on": True}, "imported torch but allocated nothing while recorded"),
+    ],
+)
+def test_why_a_trace_is_empty(tmp_path: Path, row: dict[str, object], words: str) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(**row)
+    empty = summarise(open_trace(builder.write())).empty
+    assert empty is not None
+    assert words in empty
 
 
 def test_one_device_only(tmp_path: Path) -> None:

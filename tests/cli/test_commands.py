@@ -75,6 +75,15 @@ def test_at(serving: Path) -> None:
     assert (document["at_ns"], document["total_bytes"]) == (100_000_000, 96 * 2**20)
 
 
+def test_at_the_beginning(serving: Path) -> None:
+    page = invoke("at", serving, "--time", "0")
+    assert "Allocated memory on cuda:0 at 0 ns: 0 bytes\n" in page
+    assert "  before the first event of process 100 on cuda:0\n" in page
+    document = json.loads(invoke("at", serving, "--time", "0", "--json"))
+    assert (document["at_ns"], document["seq"], document["time_ns"]) == (0, None, None)
+    assert (document["total_bytes"], document["groups"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("text", "time_ns"),
     [
@@ -165,6 +174,30 @@ def test_export(serving: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "no such file or directory" in refused(capfd, *export[:-1], tmp_path / "no" / "x")
 
 
+def test_export_to_standard_output(serving: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", MAIN, "export", "--to", "perfetto", "-o"]
+    subprocess.run([*words, "x.pf", serving], cwd=tmp_path, check=True, capture_output=True)
+    piped = subprocess.run([*words, "-", serving], cwd=tmp_path, check=True, capture_output=True)
+    assert piped.stdout == (tmp_path / "x.pf").read_bytes()
+    assert piped.stderr == b""
+    assert not (tmp_path / "-").exists()
+
+
+def test_an_export_is_nothing_for_a_terminal(serving: Path, tmp_path: Path) -> None:
+    primary, secondary = os.openpty()
+    command = [sys.executable, "-c", MAIN, "export", "--to", "perfetto", "-o", "-", str(serving)]
+    try:
+        done = subprocess.run(
+            command, cwd=tmp_path, check=False, stdout=secondary, stderr=subprocess.PIPE
+        )
+    finally:
+        os.close(primary)
+        os.close(secondary)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"memtrace: the export is binary: send it to a file")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_recover_of_a_finished_trace(serving: Path) -> None:
     assert "nothing to recover" in invoke("recover", serving)
 
@@ -192,8 +225,11 @@ def test_recover_counts(
     for key in ("a-1-x", "a-2-x"):
         (tmp_path / "spool" / f"process={key}").mkdir(parents=True)
 
-    def recover(trace_dir: Path) -> types.SimpleNamespace:
-        return types.SimpleNamespace(keys=("a-1-x",), running=("a-2-x",), refused=("bad",))
+    def recover(trace_dir: Path, *, progress: bool, force: bool) -> types.SimpleNamespace:
+        assert (progress, force) == (True, False)
+        return types.SimpleNamespace(
+            keys=("a-1-x",), running=("a-2-x",), refused=("bad",), unsure=()
+        )
 
     stub(monkeypatch, "memtrace.finalise", recover=recover)
     assert main(["recover", str(tmp_path)]) == 0
@@ -255,3 +291,15 @@ def test_output_that_cannot_be_written_is_one_line(serving: Path) -> None:
         )
     assert shown.returncode == 1
     assert shown.stderr == "memtrace: cannot write the output: no space left on device\n"
+
+
+def test_other_processes_of_the_device_are_named(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    for pid in range(1, 7):
+        builder.process(pid).alloc("cpu", 1024 * pid)
+    path = builder.write()
+    told = "  other processes (--process PID shows one): "
+    peak = "5 (peak 5.00 KiB), 4 (peak 4.00 KiB), 3 (peak 3.00 KiB), 2 (peak 2.00 KiB) and 1 more\n"
+    assert told + peak in invoke("peak", path)
+    assert f"{told}5, 4, 3, 2 and 1 more\n" in invoke("at", path, "--time", "1us")
+    assert f"{told}6, 5, 4, 3 and 1 more\n" in invoke("at", path, "--time", "0", "--process", "1")

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from memtrace import _core
 from memtrace.errors import MemtraceError
 from memtrace.finalise import finalise, recover
 from memtrace.schema import SCHEMAS
-from spool_writer import SpoolWriter
+from spool_writer import SpoolWriter, Writer
 
 MIB = 1 << 20
 TORCH = "/v/site-packages/torch/nn/modules"
@@ -243,7 +242,7 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
     spool.tensor(**note, ticks=35, name="fc.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=36, name="tied.weight", shape=[4, 4], offset_bytes=0)
     spool.tensor(**note, ticks=37, name="fc.weight", shape=[4, 4], offset_bytes=0)  # a second scan
-    log.event("external", 40, 0x9000, 4096, pool=3)
+    log.event("external", 40, 0x9000, 4096, pool=3, thread=0)  # found by no thread of the program
     spool.tensor(
         address=0x9000, device="cpu", ticks=39, name="emb", kind="buffer", memory="mapped",
         resident_bytes=100, shape=[], dtype="int8", offset_bytes=0,
@@ -260,6 +259,8 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
         "external", "mapped", "buffer",
     )  # fmt: skip
     assert (mapped["resident_bytes"], mapped["free_seq"]) == (100, None)
+    assert (new["thread_id"], mapped["thread_id"], mapped["free_thread_id"]) == (1, None, None)
+    assert [row["thread_id"] for row in rows(trace_dir, "events")] == [1, 1, 1, None]
     names = rows(trace_dir, "names")
     assert [(row["allocation_id"], row["name"]) for row in names] == [
         (2, "fc.weight"), (2, "tied.weight"), (3, "emb"),
@@ -268,65 +269,6 @@ def test_tensor_notes_make_weights_by_identity(trace_dir: Path) -> None:
     (process,) = rows(trace_dir, "processes")
     assert json.loads(process["lost_events"])["unmatched_names"] == 1
     assert process["lost_total"] == 0
-
-
-def test_host_memory_from_before_the_recording_is_told_by_scans(trace_dir: Path) -> None:
-    spool = SpoolWriter(trace_dir)
-    log = spool.log()
-    log.alloc(10, 0x1000, 64)  # recorded: a note of it adds nothing
-    log.free(11, 0x2000)  # a life before the one that is noted: it began in the recording
-    log.alloc(12, 0x5040, 64)  # likewise: this is within the place that is noted later
-    log.free(13, 0x5040)
-    log.alloc(30, 0x3010, 8)  # torch has the memory of 0x3000 by now
-    log.free(40, 0x4000, 512)  # a scan's word: it is gone
-    log.free(41, 0x4000, 512)  # once is enough
-    log.free(42, 0x1000, 64)  # the allocator's word counts for what was recorded
-    log.free(43, 0x2000)  # torch's own
-    note = {"device": "cpu", "kind": "weight", "memory": None}
-    for address, size in ((0x1000, 64), (0x2000, 128), (0x3000, 256), (0x4000, 512), (0x5000, 99)):
-        spool.tensor(**note, address=address, bytes=size, name=hex(address), ticks=20)
-    spool.finish()
-    finalise(trace_dir)
-    found = {row["label"]: row for row in rows(trace_dir, "allocations")}
-    events = rows(trace_dir, "events")
-    assert [(row["action"], row["allocated_bytes"]) for row in events] == [
-        ("preexisting", 256), ("preexisting", 768), ("alloc", 832), ("free_requested", 832),
-        ("alloc", 896), ("free_requested", 832), ("preexisting", 960), ("preexisting", 1059),
-        ("alloc", 811), ("free_requested", 299), ("free_requested", 171),
-    ]  # fmt: skip
-    assert {name: row["origin"] for name, row in found.items() if name} == {
-        "0x1000": "recorded", "0x2000": "preexisting", "0x3000": "preexisting",
-        "0x4000": "preexisting", "0x5000": "preexisting",
-    }  # fmt: skip
-    assert (found["0x3000"]["alloc_seq"], found["0x3000"]["free_seq"]) == (0, 8)
-    assert (found["0x4000"]["alloc_seq"], found["0x4000"]["free_seq"]) == (1, 9)
-    assert (found["0x2000"]["alloc_seq"], found["0x2000"]["free_seq"]) == (6, 10)
-    assert found["0x1000"]["free_seq"] is None
-    (process,) = rows(trace_dir, "processes")
-    lost = json.loads(process["lost_events"])
-    assert (lost["unmatched_names"], lost["missed_frees"], process["lost_total"]) == (0, 0, 0)
-    assert process["unmatched_frees"] == 1
-
-
-def test_memory_that_torch_was_handed_ends(trace_dir: Path) -> None:
-    spool = SpoolWriter(trace_dir)
-    log = spool.log()
-    log.event("external", 10, 0x1000, 512, pool=1)
-    log.event("external", 11, 0x2000, 512, pool=3)
-    log.free(20, 0x2000, 512)
-    log.event("external", 21, 0x2000, 512, pool=3)
-    log.alloc(30, 0x1040, 64)  # torch's now: numpy gave it back
-    log.free(31, 0x1000, 512)  # what the scan finds later says nothing new
-    spool.finish()
-    finalise(trace_dir)
-    found = [(row["origin"], row["alloc_seq"], row["free_seq"])
-             for row in rows(trace_dir, "allocations")]  # fmt: skip
-    assert found == [
-        ("external", 0, 4), ("external", 1, 2), ("external", 3, None), ("recorded", 4, None),
-    ]  # fmt: skip
-    assert [row["allocated_bytes"] for row in rows(trace_dir, "events")] == [0, 0, 0, 0, 64]
-    (process,) = rows(trace_dir, "processes")
-    assert process["lost_total"] == process["unmatched_frees"] == 0
 
 
 def test_a_label_is_shown_before_a_name(trace_dir: Path) -> None:
@@ -417,7 +359,7 @@ def test_memory_from_before_the_recording(trace_dir: Path) -> None:
 def test_processes_say_who_ran_and_how_it_ended(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir, exit_status=3)
     spool.process(host="h", pid=5, rank=1, argv=["a"], versions={"torch": "2.13.0"})
-    spool.process(end_reason="exception", versions={"python": "3.11"})
+    spool.process(end_reason="exception", versions={"python": "3.11"}, cpu_on=False)
     spool.lost[0] = 17
     spool.finish()
     finalise(trace_dir)
@@ -425,10 +367,30 @@ def test_processes_say_who_ran_and_how_it_ended(trace_dir: Path) -> None:
     assert (row["host"], row["rank"], row["argv"], row["exit_status"]) == ("h", 1, '["a"]', 3)
     assert (row["torch_version"], row["python_version"]) == ("2.13.0", "3.11")
     assert (row["complete"], row["end_reason"]) == (True, "exception")
+    assert (row["cpu_on"], row["operators_on"]) == (False, None)
     lost = json.loads(row["lost_events"])
     assert lost["event_no_space"] == 17
     assert "operators_deep" in lost  # by kind, also when 0
     assert row["lost_total"] == 17
+
+
+def test_words_that_are_cut_are_no_loss_and_missing_chunks_are(trace_dir: Path) -> None:
+    words = SpoolWriter(trace_dir, "host-1-a")
+    words.lost[3] = 7  # stack_too_deep
+    words.finish()
+    whole = SpoolWriter(trace_dir, "host-2-a", chunk_bytes=64 * 9)
+    log = whole.log()
+    for i in range(40):
+        log.alloc(10 + i, 0x1000 * (1 + i), 64)
+    records = whole.finish() / "records.bin"
+    data = records.read_bytes()
+    records.write_bytes(data[: 64 * 9] + b"\0" * 64 * 18 + data[64 * 27 :])
+    finalise(trace_dir)
+    cut, torn = rows(trace_dir, "processes")
+    assert json.loads(cut["lost_events"])["stack_too_deep"] == 7
+    assert cut["lost_total"] == 0
+    assert json.loads(torn["lost_events"])["missing_chunks"] == 2
+    assert torn["lost_total"] == 2
 
 
 def test_directory_and_files_are_private(trace_dir: Path) -> None:
@@ -443,7 +405,10 @@ def test_directory_and_files_are_private(trace_dir: Path) -> None:
 
 
 def test_running_processes_are_left_alone(trace_dir: Path) -> None:
-    spool = SpoolWriter(trace_dir, pid=os.getpid(), end=None, start_unix_ns=time.time_ns())
+    # The clock of the day has been set since it started.
+    spool = SpoolWriter(
+        trace_dir, pid=os.getpid(), end=None, start_unix_ns=1, writer=Writer.this_process()
+    )
     one_cuda_allocation(spool)
     path = spool.finish()
     result = finalise(trace_dir)
@@ -452,7 +417,7 @@ def test_running_processes_are_left_alone(trace_dir: Path) -> None:
 
 
 def test_a_process_number_that_came_again_does_not_count_as_running(trace_dir: Path) -> None:
-    # This process, but its spool began long before it.
+    # This process, but its spool is of one that started when the machine did.
     SpoolWriter(trace_dir, pid=os.getpid(), end=None).finish()
     assert finalise(trace_dir).keys == ("host-1-start",)
 
@@ -489,27 +454,10 @@ def test_recover_into_another_directory_keeps_the_spool(trace_dir: Path, tmp_pat
     spool = SpoolWriter(trace_dir)
     one_cuda_allocation(spool)
     path = spool.finish()
-    result = recover(trace_dir, into=tmp_path / "copy")
-    assert result.trace_dir == tmp_path / "copy"
+    recover(trace_dir, into=tmp_path / "copy")
     assert len(rows(tmp_path / "copy", "events")) == 4
     assert path.is_dir()
     assert not (trace_dir / "events").exists()
-
-
-def test_a_trace_that_cannot_be_written_is_recovered_elsewhere(
-    trace_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in (1, 2):
-        spool = SpoolWriter(trace_dir, f"host-{number}-a")
-        one_cuda_allocation(spool)
-        spool.finish()
-        if number == 1:
-            finalise(trace_dir)
-    monkeypatch.setattr("memtrace.finalise.convert._writable", lambda path: False)
-    found = recover(trace_dir).trace_dir
-    assert found != trace_dir
-    assert len(rows(found, "events")) == 8  # those that were finished, and the recovered ones
-    assert len(rows(trace_dir, "events")) == 4
 
 
 def test_an_interrupted_finaliser_is_done_again(trace_dir: Path) -> None:
@@ -560,6 +508,10 @@ def test_parts_are_each_in_order_and_whole(
         found += seqs
     assert len(found) == len(set(found)) == 4000
     assert [row["seq"] for row in rows(trace_dir, "events")] == list(range(6000))
+    (process,) = rows(trace_dir, "processes")
+    written = json.loads(process["dataset_rows"])
+    assert written == {name: len(rows(trace_dir, name)) for name in SCHEMAS if name != "processes"}
+    assert (written["events"], written["allocations"], written["segments"]) == (6000, 4000, 0)
 
 
 def test_a_newer_spool_is_refused_naming_both_versions(trace_dir: Path) -> None:

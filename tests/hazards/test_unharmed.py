@@ -78,6 +78,23 @@ def test_threads_and_tensors_alive_at_the_end(tmp_path: Path) -> None:
     assert b"outlived 150" in shown.out
 
 
+def test_what_signal_handlers_raise_arrives(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "signals_anywhere.py")
+    assert shown.status == 9
+    assert shown.out.decode().splitlines() == ["0 lost"] * 6
+
+
+def test_forks_beside_threads_that_make_names(tmp_path: Path) -> None:
+    program = PROGRAMS / "fork_beside_names.py"
+    plain = python(program)
+    assert plain.out == b"60 children ended\n"
+    assert recorded(tmp_path / "t.memtrace", program) == plain
+
+
+def test_trace_functions_and_profilers_see_the_program_alone(tmp_path: Path) -> None:
+    assert compare(tmp_path, PROGRAMS / "traced.py").out.count(b"[]") == 2
+
+
 def test_two_hundred_recordings_in_one_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / "cycles.py"), str(tmp_path)],

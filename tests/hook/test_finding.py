@@ -66,3 +66,26 @@ def test_the_users_own_build_comes_first(cache: Path, tmp_path: Path) -> None:
     assert find_hook("2.11.0", cxx11_abi=True) == packaged
     (cache / name).touch()
     assert find_hook("2.11.0", cxx11_abi=True) == cache / name
+
+
+def test_a_home_that_is_not_there_or_not_ours_is_passed_over(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    packaged = cache.parents[1] / "package" / "_hooks"
+    packaged.mkdir(parents=True)
+    built = packaged / hook_file_name("2.11.0", cxx11_abi=True)
+    built.touch()
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(installed, "cache_dir", nobody)
+    assert find_hook("2.11.0", cxx11_abi=True) == built
+
+    class Forbidden(type(cache)):  # type: ignore[misc]
+        def is_file(self) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(installed, "cache_dir", lambda: Forbidden(cache))
+    assert find_hook("2.11.0", cxx11_abi=True) == built

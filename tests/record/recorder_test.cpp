@@ -82,7 +82,7 @@ TEST_CASE("space is reserved ahead of the records and given back at the end") {
   recorder.flush(log);
   CHECK(file_bytes(path).size() == kChunks * kChunkBytes); // no reader sees what is ahead
   CHECK(taken_bytes() >= (kChunks + 1) * kChunkBytes);
-  recorder.close(false);
+  recorder.close(true);
   CHECK(file_bytes(path).size() == kChunks * kChunkBytes);
   CHECK(taken_bytes() <= kChunks * kChunkBytes + 64 * 1024);
 }
@@ -154,6 +154,21 @@ TEST_CASE("a name is one id, in the file before it is returned, from many thread
   const auto texts = read_texts(spool.path(), TextKind::name);
   CHECK(texts.size() == 301);
   CHECK(texts.at(linear) == "aten::linear");
+}
+
+TEST_CASE("names without end are written, and no more than so many are kept") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  constexpr uint32_t kNames = (1U << 17) + 2;
+  for (uint32_t i = 0; i < kNames; ++i)
+    REQUIRE(recorder.intern("request " + std::to_string(i)) == i + 1);
+  CHECK(recorder.intern("request 5") == 6);
+  const std::string last = "request " + std::to_string(kNames - 1);
+  const uint32_t again = recorder.intern(last);
+  CHECK(again == kNames + 1); // not kept: another id, with the same text
+  const auto names = read_texts(spool.path(), TextKind::name);
+  CHECK(names.at(kNames) == last);
+  CHECK(names.at(again) == last);
 }
 
 TEST_CASE("notes and events from outside keep the order of their ticks in their log") {

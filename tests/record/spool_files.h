@@ -17,8 +17,8 @@ namespace memtrace::test {
 
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "memtrace-XXXXXX").string();
+  explicit TemporaryDirectory(const std::string& root = std::filesystem::temp_directory_path()) {
+    std::string name = root + "/memtrace-XXXXXX";
     path_ = mkdtemp(name.data());
   }
   ~TemporaryDirectory() { std::filesystem::remove_all(path_); }

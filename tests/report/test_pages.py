@@ -7,15 +7,21 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from memtrace.analyse.breakdown import break_down
+from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.summary import summarise
 from memtrace.report.as_json import peak_document, summary_document
 from memtrace.report.at_end import end_page, write_end_summary
+from memtrace.report.breakdown import breakdown_grid
+from memtrace.report.losses import _CUT_WORDS
 from memtrace.report.page import Block, Column, Grid, Line, write_page
 from memtrace.report.snapshot import peak_page
 from memtrace.report.summary import summary_page
+from memtrace.schema import LOST_WORDS
 from memtrace.trace import Trace, open_trace
 from trace_builder import TraceBuilder, serving_trace
 
@@ -71,6 +77,19 @@ def test_a_terminal_is_never_overflown(columns: int, monkeypatch: pytest.MonkeyP
     assert ("█" in bare) == (columns == 120)
 
 
+def test_a_long_line_goes_on_further_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/" + "x" * 100
+    shown = terminal([Line("  ran      one two three four"), Line(path)], 20, monkeypatch)
+    assert shown.splitlines() == ["  ran      one two", "      three four", path]
+
+
+def test_an_empty_column_is_left_out() -> None:
+    rows = pa.table({"memory": ["host"], "source": pa.nulls(1, pa.string()), "size_bytes": [5]})
+    live = rows.append_column(BYTES, pa.array([5], pa.int64()))
+    held = break_down(live, by="memory")
+    assert "Mostly" not in plain([breakdown_grid(held, {}, requested=False)])
+
+
 def test_markup_in_names_is_only_text(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid((Column("x[red]"),), (("[bold]h[/bold]",),))
     shown = terminal([grid, Line("[x] [/y]")], 80, monkeypatch)
@@ -97,8 +116,75 @@ def test_losses_are_on_every_page(tmp_path: Path) -> None:
     trace = open_trace(builder.write())
     assert "5 records lost while recording" in plain(peak_page(find_peak(trace), top=5))
     summary = summarise(trace)
-    assert "5 event_no_space: figures are bounds" in plain(summary_page(summary))
-    assert "5 event_no_space: figures are bounds" in plain(end_page(summary))
+    for page in (plain(summary_page(summary)), plain(end_page(summary))):
+        assert "  lost     5 records (5 event_no_space): figures are bounds\n" in page
+
+
+def test_a_cut_stack_is_no_loss(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    lost = json.dumps({"event_no_space": 0, "stack_too_deep": 1})
+    builder.process(lost_total=0, lost_events=lost).alloc("cpu", 512)
+    summary = summarise(open_trace(builder.write()))
+    for page in (plain(summary_page(summary)), plain(end_page(summary))):
+        assert "  lost     nothing\n" in page
+        assert "  cut      1 stack cut at 512 frames; no byte is missing\n" in page
+        assert "bounds" not in page
+    assert summary_document(summary)["lost_total"] == 0
+
+
+def test_every_loss_of_words_has_its_words() -> None:
+    assert _CUT_WORDS.keys() == LOST_WORDS
+
+
+def test_mapped_weights_have_their_line(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    weight = process.alloc(
+        "cpu", 32 * 2**20, action="external", memory="mapped", category="weight",
+        resident_bytes=2**20,
+    )  # fmt: skip
+    process.name(weight, "fc.weight", dtype="float32")
+    summary = summarise(open_trace(builder.write()))
+    page = plain(summary_page(summary))
+    assert "  weights        32.00 MiB (33,554,432 bytes)\n" in page
+    assert "  of it mapped   32.00 MiB (33,554,432 bytes), resident 1.00 MiB\n" in page
+    assert "not torch's" not in page, "said once"
+    assert "100 % of the weights on cpu are float32: bfloat16 would save about 16.00 MiB" in page
+    assert "weights 32.00 MiB, mapped 32.00 MiB" in plain(end_page(summary))
+    use = summary_document(summary)["processes"][0]["devices"][0]
+    assert (use["weight_bytes"], use["mapped_weight_bytes"]) == (2**25, 2**25)
+    assert use["mapped_weight_resident_bytes"] == 2**20
+
+
+def test_the_program_ran_whichever_process_held_most(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    spawn = json.dumps(["-c", "from multiprocessing.spawn import spawn_main"])
+    builder.process(9, exit_status=3).alloc("cpu", 1)
+    builder.process(5, start_method="spawn", parent="box-9-a9z", argv=spawn, complete=False).alloc(
+        "cpu", 4096
+    )
+    summary = summarise(open_trace(builder.write()))
+    page = plain(summary_page(summary))
+    assert "  ran      serve.py --requests 3\n" in page
+    assert "  process  9 on box" in page
+    assert "ended: exit, status 3\n" in page
+    assert "  holds    2 events, 2 allocations of 2 processes\n" in page
+    assert "  process 5 did not end in order" in page
+    assert "\ncpu of process 5\n" in page
+    assert "  cpu of process 5: peak 4.00 KiB" in plain(end_page(summary))
+
+
+def test_what_was_switched_off_is_said(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(operators_on=False, stacks_on=False).alloc("cpu", 4096)
+    trace = open_trace(builder.write())
+    page = plain(peak_page(find_peak(trace), top=5))
+    assert "  reached by an allocation (operators were not recorded): 4.00 KiB" in page
+    assert "    stacks were not recorded\n" in page
+    assert re.search(r"^\(operators were not recorded\) +4\.00 KiB +100\.0 % ", page, re.M)
+    by_module = plain(peak_page(find_peak(trace, by="module"), top=5))
+    assert re.search(r"^\(stacks were not recorded\) +4\.00 KiB ", by_module, re.M)
+    assert "outside any" not in page + by_module
 
 
 def test_the_summary_page(serving: Trace) -> None:
@@ -141,7 +227,7 @@ def test_several_processes_are_a_table(tmp_path: Path) -> None:
     builder.process(2, parent="box-1-a1z", parent_pid=1, start_method="fork", torch_version=None)
     page = plain(summary_page(summarise(open_trace(builder.write()))))
     assert "2 processes" in page
-    assert re.search(r"^ +2 +1 +fork +0 +0 +nothing allocated$", page, re.M)
+    assert re.search(r"^ +2 +1 +fork +exit, status 0 +0 +0 +nothing allocated$", page, re.M)
 
 
 @pytest.mark.parametrize(

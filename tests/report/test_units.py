@@ -29,7 +29,7 @@ def test_a_size_is_never_long_nor_rounded_to_1024(total_bytes: int) -> None:
 
 
 def test_exact() -> None:
-    assert exact(512) == "512 bytes"
+    assert (exact(0), exact(1), exact(512)) == ("0 bytes", "1 byte", "512 bytes")
     assert exact(5120) == "5.00 KiB (5,120 bytes)"
 
 

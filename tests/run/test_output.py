@@ -11,6 +11,7 @@ import pytest
 
 from memtrace.errors import MemtraceError
 from memtrace.run.output import MARKER, create_trace, is_trace, pid_of_key
+from program_runs import memtrace
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,14 @@ def test_marker() -> None:
 ])  # fmt: skip
 def test_pid_of_key(key: str, pid: int | None) -> None:
     assert pid_of_key(key) == pid
+
+
+def test_a_trace_whose_path_is_not_utf8(tmp_path: Path) -> None:
+    trace = tmp_path / "a\udcffb.memtrace"
+    script = tmp_path / "s\udcff.py"
+    script.write_text("import torch; torch.ones(1000)")
+    shown = memtrace("run", "-o", trace, script, "c\udcff")
+    assert shown.status == 0
+    assert rb"a\xffb.memtrace: 2 events" in shown.err
+    (events,) = trace.glob("events/*/*.parquet")
+    assert events.stat().st_size > 0

@@ -168,7 +168,30 @@ def test_forks(tmp_path: Path) -> None:
     compare(tmp_path, PROGRAMS / "forks.py")
     rows = processes(tmp_path / "t.memtrace")
     assert [row["start_method"] for row in rows].count("fork") == 110
+    exits = [row for row in rows if row["start_method"] == "fork" and row["end_reason"] == "exit"]
+    assert sorted(row["exit_status"] for row in exits) == list(range(2, 100, 10))
     assert not list(tmp_path.glob("t.memtrace/spool/process=*"))
+
+
+def test_the_status_of_children_that_exit(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, os, subprocess, sys\n"
+        "if os.fork() == 0:\n"
+        "    raise SystemExit(3)\n"
+        "os.wait()\n"
+        "subprocess.run([sys.executable, '-c', 'raise SystemExit(4)'])\n"
+        "if os.fork() == 0:\n"
+        "    ctypes.CDLL(None).exit(5)\n"  # no handler of Python's runs
+        "os.wait()\n"
+        "if ctypes.CDLL(None).fork() == 0:\n"  # unseen: it must not speak for its parent
+        "    ctypes.CDLL(None).exit(6)\n"
+        "os.wait()\n"
+    )
+    assert recorded(tmp_path / "t.memtrace", "-c", code).status == 0
+    rows = processes(tmp_path / "t.memtrace")
+    assert [(row["exit_status"], row["end_reason"], row["complete"]) for row in rows] == [
+        (0, "exit", True), (3, "exit", True), (4, "exit", True), (5, "exit", False),
+    ]  # fmt: skip
 
 
 def test_exec(tmp_path: Path) -> None:
@@ -199,6 +222,24 @@ def test_closed_standard_streams(tmp_path: Path, closed: int) -> None:
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+
+
+@pytest.mark.parametrize("how", ["end", "os._exit"])
+def test_a_late_alarm_does_not_end_the_wait_for_the_answer(tmp_path: Path, how: str) -> None:
+    assert compare(tmp_path, PROGRAMS / "late_alarm.py", how).out == b"done\n"
+    assert main_process(tmp_path / "t.memtrace")["exit_status"] == 0
+
+
+def test_functions_of_os_are_pickled_as_ever(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "pickled_exits.py")
+    assert shown.out.splitlines()[1:] == [b"7", b"OverflowError", b"TypeError", b"TypeError"]
+    row = main_process(tmp_path / "t.memtrace")
+    assert (row["end_reason"], row["complete"]) == ("exit", True)
+
+
+def test_os_exit_prints_nothing_that_c_code_had_not_flushed(tmp_path: Path) -> None:
+    code = "import ctypes, os; ctypes.CDLL(None).printf(b'kept back'); os._exit(0)"
+    assert compare(tmp_path, "-c", code).out == b""
 
 
 @pytest.mark.parametrize(("how", "status"), [("caught", 3), ("uncaught", -signal.SIGINT)])

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from program_runs import PROGRAMS, main_process
 
 
@@ -60,3 +62,15 @@ def test_the_answer_to_ctrl_c_comes_before_the_prompt(tmp_path: Path) -> None:
     assert status == -signal.SIGINT
     assert b"memtrace: " in shown[shown.index(b"KeyboardInterrupt") :]
     assert main_process(trace)["complete"]
+
+
+@pytest.mark.parametrize("how", ["python", "c"])
+def test_a_thread_that_reads_the_terminal_does_not_hold_up_the_end(
+    tmp_path: Path, how: str
+) -> None:
+    program = str(PROGRAMS / "reading_at_end.py")
+    run = ["-m", "memtrace", "run", "--quiet", "-o", str(tmp_path / "t.memtrace")]
+    start_s = time.monotonic()
+    shown = on_terminal([sys.executable, *run, program, how], b"", after=b"never")
+    assert shown == (0, b"main ends\r\n")
+    assert time.monotonic() - start_s < 30

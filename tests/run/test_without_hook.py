@@ -5,6 +5,8 @@ The torch is made up: a package with a version, so these tests need none.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,21 @@ def test_no_torch_at_all(tmp_path: Path) -> None:
     assert shown.err.decode() == (
         "memtrace: t.memtrace: the trace has no events: the program never imported torch\n"
     )
+
+
+def test_without_a_standard_error_nothing_is_said_into_the_programs_first_file(
+    cache: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os; fd = os.open('mine', os.O_RDWR | os.O_CREAT); os.write(fd, b'mine'); "
+        "import torch; print(fd)"
+    )
+    (tmp_path / "program.py").write_text(code)
+    environ = {**plain_environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "memtrace", "run", "-o", "t.memtrace", "program.py"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *words],
+        stdout=subprocess.PIPE, cwd=tmp_path, env=environ, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"2\n")
+    assert (tmp_path / "mine").read_bytes() == b"mine"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,9 @@ GROUPINGS = {
     "segment_id": "no segment",
 }
 
+_OF_OPERATORS = frozenset({"operator", "top_operator", "forward_operator"})
+_OF_STACKS = frozenset({"module", "module_class", "source", "stack"})
+
 GROUP, OTHER, UNATTRIBUTED, UNUSED, UNMATCHED = (
     "group", "other", "unattributed", "unused", "unmatched",
 )  # fmt: skip
@@ -48,7 +51,8 @@ class Row:
             column); "unused" (reserved, but held by no block); "unmatched" (in the device's total,
             in no row of `allocations`).
         key: the value grouped by; for other kinds, words for it.
-        mostly: the source line (grouped by source: the operator) that holds most of it.
+        mostly: the source line (grouped by source: the operator) that holds most of it; None
+            where more of it has none than any one of them holds.
         share_permille: rounded so that the rows of a breakdown sum to exactly 1000.
     """
 
@@ -81,6 +85,17 @@ def columns_for(by: str) -> list[str]:
     return [_column(by), _witness(by)]
 
 
+def not_recorded(by: str, process: Mapping[str, Any]) -> str | None:
+    """Why rows of this process (its row of `processes`) may lack a column: it was switched off."""
+    if by in _OF_OPERATORS and process.get("operators_on") is False:
+        return "operators were not recorded"
+    if by in _OF_STACKS and process.get("stacks_on") is False:
+        return "stacks were not recorded"
+    if by in _OF_STACKS and process.get("stack_min_bytes"):
+        return f"{GROUPINGS[by]}; no stacks below {process['stack_min_bytes']:,} bytes"
+    return None
+
+
 def break_down(
     live: pa.Table,
     *,
@@ -88,6 +103,7 @@ def break_down(
     total_bytes: int | None = None,
     top: int | None = None,
     unused_bytes: int = 0,
+    nameless: str | None = None,
 ) -> Breakdown:
     """Groups a live set.
 
@@ -96,11 +112,12 @@ def break_down(
         total_bytes: the device's own total, if it has one; what no row explains is its own row.
         top: how many groups to name; the rest are one row. None names all.
         unused_bytes: reserved memory that no block holds, a row of its own.
+        nameless: what to call rows without the column, where that is not the usual.
     """
     column = columns_for(by)[0]
     groups = _groups(live, column, _witness(by))
     named = [g for g in groups if g.kind == GROUP]
-    nameless = [g for g in groups if g.kind == UNATTRIBUTED]
+    unnamed = [g for g in groups if g.kind == UNATTRIBUTED]
     rows = named[:top]
     rest = [] if top is None else named[top:]
     if rest:
@@ -116,7 +133,7 @@ def break_down(
             )
         )
     held = sum(row.total_bytes for row in groups) + unused_bytes
-    rows += [replace(row, key=GROUPINGS[by]) for row in nameless]
+    rows += [replace(row, key=nameless or GROUPINGS[by]) for row in unnamed]
     if unused_bytes:
         rows.append(Row(UNUSED, "reserved, held by no block", unused_bytes, 0, 0, 0))
     missing = (held if total_bytes is None else total_bytes) - held
@@ -171,8 +188,8 @@ def _groups(live: pa.Table, column: str, witness: str) -> list[Row]:
         name = None if key is None or key == "" else str(key)
         held, most, witnessed = group[f"{BYTES}_sum"], -1, None
         before = merged.get(name, (0, 0, 0, most, witnessed))
-        if held > before[3] and group[witness]:
-            most, witnessed = held, group[witness]
+        if held > before[3]:
+            most, witnessed = held, group[witness] or None
         else:
             most, witnessed = before[3], before[4]
         merged[name] = (

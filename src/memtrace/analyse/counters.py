@@ -24,11 +24,15 @@ Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
+BEFORE_FIRST = -1
+
+
 @dataclass(frozen=True)
 class Moment:
     """A place in one process's order of events, with the device's totals after the event there.
 
-    A total that the device does not have (the CPU reserves nothing) is None.
+    A total that the device does not have (the CPU reserves nothing) is None. Before the first event
+    of the device, `seq` is BEFORE_FIRST and every total 0.
     """
 
     process: str
@@ -202,6 +206,11 @@ def last_moment(
         if len(places):
             return _moment(table, int(places[-1]), process)
     return None
+
+
+def moment_before_first(process: str, device: str) -> Moment:
+    """The beginning of a recording: the device holds nothing."""
+    return Moment(process, device, BEFORE_FIRST, 0, "", None, None, None, 0, 0, 0)
 
 
 def _moment(table: pa.Table, place: int, process: str) -> Moment:

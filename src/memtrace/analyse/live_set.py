@@ -35,7 +35,7 @@ def live_allocations(
     schema = pa.schema([SCHEMAS["allocations"].field(name) for name in names])
     tables = [schema.empty_table().append_column(BYTES, pa.array([], pa.int64()))]
     for group in trace.datasets["allocations"].row_groups(moment.process):
-        if _is_dead(group, moment, end):
+        if _is_dead(group, moment, end) or (external and not may_hold(group, "origin", "external")):
             continue
         keys = group.read(["device", "alloc_seq", end, "origin"])
         live = _live(keys, moment, end)

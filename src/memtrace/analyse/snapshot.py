@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for
-from memtrace.analyse.counters import Moment, equals, integers, last_moment
+from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for, not_recorded
+from memtrace.analyse.counters import (
+    Moment,
+    equals,
+    integers,
+    last_moment,
+    moment_before_first,
+    next_allocation,
+)
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import choose_target, find_process
@@ -45,6 +52,7 @@ class Snapshot:
         of: the measure that the bytes are of.
         pinned_bytes: how much of the total is pinned host memory.
         external: memory beside the allocator's (mapped, shared, numpy's), in no total.
+        others: the other processes that used the device (of a snapshot by `at`).
         stacks: frames of the stacks that the breakdown's rows are named by, by key.
         live: the rows of `allocations` behind the breakdown, with `bytes`.
     """
@@ -58,6 +66,7 @@ class Snapshot:
     external: External
     stacks: dict[str, tuple[Frame, ...]]
     live: pa.Table = field(repr=False, compare=False)
+    others: tuple[Process, ...] = ()
 
 
 def take_snapshot(
@@ -70,7 +79,14 @@ def take_snapshot(
     top: int | None = None,
     process: str | int | None = None,
 ) -> Snapshot:
-    """What was live after the last event of the device that is not later than `time_ns`."""
+    """What was live after the last event of the device that is not later than `time_ns`.
+
+    Before the device's first event it held nothing.
+
+    Raises:
+        MemtraceError: the time is not within the recording, or before the memory was listed that
+            the device held when it began.
+    """
     if process is not None:
         find_process(trace, process)
     target = choose_target(trace, device=device, process=process, of=of)
@@ -84,10 +100,20 @@ def take_snapshot(
         )
     moment = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
     if moment is None:
+        moment = _beginning(trace, key, target.device)
+    snapshot = snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+    return replace(snapshot, others=tuple(p for p, _ in target.peaks if p.key != key))
+
+
+def _beginning(trace: Trace, process: str, device: str) -> Moment:
+    moment = moment_before_first(process, device)
+    first = next_allocation(trace, moment)
+    if first is not None and first.action == "preexisting":
         raise MemtraceError(
-            f"nothing had been allocated on {target.device} after {time_ns / 1e9:.9g} s"
+            f"{device} held memory from before the recording, "
+            f"which is known from {first.time_ns / 1e9:.9g} s on"
         )
-    return snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+    return moment
 
 
 def snapshot_at(
@@ -100,7 +126,12 @@ def snapshot_at(
     if of == "reserved":
         unused = max((moment.reserved_bytes or 0) - (pc.sum(live.column(BYTES)).as_py() or 0), 0)
     breakdown = break_down(
-        live, by=by, total_bytes=moment.total_bytes(of), top=top, unused_bytes=unused
+        live,
+        by=by,
+        total_bytes=moment.total_bytes(of),
+        top=top,
+        unused_bytes=unused,
+        nameless=not_recorded(by, process.row),
     )
     external = live_allocations(
         trace, moment, of=of, columns=["memory", "resident_bytes"], external=True
@@ -112,13 +143,14 @@ def snapshot_at(
         moment=moment,
         breakdown=breakdown,
         pinned_bytes=int(integers(live, BYTES)[equals(live, "memory", "pinned")].sum()),
-        external=_external(external),
+        external=external_of(external),
         stacks=_stacks(trace, process.key, breakdown),
         live=live,
     )
 
 
-def _external(live: pa.Table) -> External:
+def external_of(live: pa.Table) -> External:
+    """Of the rows of live_allocations(external=True), with `memory` and `resident_bytes`."""
     resident = live.column("resident_bytes")
     unknown = live.filter(resident.is_null())
     return External(

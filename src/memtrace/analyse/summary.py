@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
-from memtrace.analyse.breakdown import Breakdown, break_down
+from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import (
     Highest,
-    equals,
     highest,
-    integers,
     last_moment,
     moment_at_seq,
     settled,
 )
-from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.snapshot import External, snapshot_at
 from memtrace.analyse.target import check_device, why_empty
+from memtrace.analyse.weights import Weights, largest_external, weights_at
+from memtrace.errors import readable
+from memtrace.schema import LOST_WORDS
 from memtrace.trace import Process, Trace
 
 OPERATORS_SHOWN = 5
@@ -40,9 +37,10 @@ class DeviceUse:
     """What one process did with one device.
 
     Attributes:
-        weight_bytes, buffer_bytes: of the blocks live at the peak of allocated; `fp32_weight_bytes`
-            of these weights are known to be float32.
+        weights: at the peak of allocated, or where most memory beside the allocator's was known:
+            at the one of the two instants that has more of them.
         pinned_bytes: pinned host memory at the peak of allocated, which is part of it.
+        external: memory beside the allocator's where there was most of it.
         unused_at_reserved_peak_bytes: reserved and held by no block at the peak of reserved.
     """
 
@@ -55,9 +53,7 @@ class DeviceUse:
     end_allocated_bytes: int | None
     end_reserved_bytes: int | None
     operators: Breakdown | None
-    weight_bytes: int
-    buffer_bytes: int
-    fp32_weight_bytes: int
+    weights: Weights
     pinned_bytes: int
     external: External
     unused_at_reserved_peak_bytes: int | None
@@ -65,12 +61,17 @@ class DeviceUse:
     @property
     def bf16_saving_bytes(self) -> int:
         """What the float32 weights would not take as bfloat16: an estimate."""
-        return self.fp32_weight_bytes // 2
+        return self.weights.fp32_weight_bytes // 2
 
 
 @dataclass(frozen=True)
 class ProcessSummary:
-    """One process: what ran, what was lost, and each device that it used."""
+    """One process: what ran, what was lost, and each device that it used.
+
+    Attributes:
+        lost: what is missing by kind, all kinds, also when 0.
+        lost_total: how many records are missing; 0 where only words are (`cut`).
+    """
 
     process: Process
     parent_pid: int | None
@@ -78,18 +79,31 @@ class ProcessSummary:
     events: int
     allocations: int
     lost: dict[str, int]
+    lost_total: int
     unmatched_frees: int
     unrecorded_children: int
     unscanned_models: int
     reconciled: str
     devices: tuple[DeviceUse, ...]
 
+    @property
+    def bounding(self) -> dict[str, int]:
+        """The losses that make figures bounds."""
+        return {k: n for k, n in self.lost.items() if n and k not in LOST_WORDS}
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """The losses that cost the end of a stack or a name, and no byte."""
+        return {k: n for k, n in self.lost.items() if n and k in LOST_WORDS}
+
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole trace. `main`: the process whose peak is the largest, which a reader wants first.
+    """The whole trace.
 
     Attributes:
+        root: the program itself, which started the others.
+        main: the process whose peak is the largest: its devices are what a reader wants first.
         empty: why there is not a single event; None when there is one.
         running: keys of processes that have not ended.
     """
@@ -98,6 +112,7 @@ class Summary:
     empty: str | None
     processes: tuple[ProcessSummary, ...]
     running: tuple[str, ...]
+    root: str | None
     main: str | None
 
     @property
@@ -106,7 +121,11 @@ class Summary:
 
     @property
     def lost_total(self) -> int:
-        return sum(sum(process.lost.values()) for process in self.processes)
+        return sum(process.lost_total for process in self.processes)
+
+    @property
+    def allocations(self) -> int:
+        return sum(process.allocations for process in self.processes)
 
 
 def summarise(trace: Trace, *, device: str | None = None) -> Summary:
@@ -118,12 +137,19 @@ def summarise(trace: Trace, *, device: str | None = None) -> Summary:
     check_device(trace, device)
     processes = tuple(_process(trace, process, device) for process in trace.process_list)
     return Summary(
-        path=str(trace.path),
+        path=readable(str(trace.path)),
         empty=None if trace.devices else why_empty(trace),
         processes=processes,
         running=trace.running,
+        root=_root(processes),
         main=_main(processes),
     )
+
+
+def _root(processes: tuple[ProcessSummary, ...]) -> str | None:
+    keys = [p.process.key for p in processes if p.process.row["start_method"] == "main"]
+    # Of a trace whose program could not be recorded: the first that could.
+    return next(iter([*keys, *(p.process.key for p in processes)]), None)
 
 
 def _main(processes: tuple[ProcessSummary, ...]) -> str | None:
@@ -147,6 +173,7 @@ def _process(trace: Trace, process: Process, only: str | None) -> ProcessSummary
         events=trace.datasets["events"].num_rows(process.key),
         allocations=trace.datasets["allocations"].num_rows(process.key),
         lost=_lost(row["lost_events"]),
+        lost_total=row["lost_total"] or 0,
         unmatched_frees=row["unmatched_frees"] or 0,
         unrecorded_children=row.get("unrecorded_children") or 0,
         unscanned_models=row.get("unscanned_models") or 0,
@@ -185,21 +212,19 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     }
     end = last_moment(trace, process=key, device=device)
     top = peaks["allocated"]
-    weights = buffers = fp32 = pinned = 0
-    external = External()
+    largest = largest_external(trace, process=key, device=device)
+    external = External() if largest is None else largest[1]
+    weights = [] if largest is None else [weights_at(trace, largest[0])]
+    pinned = 0
     operators = None
     if top is not None:
         moment = moment_at_seq(trace, process=key, device=device, seq=top.seq)
         snapshot = snapshot_at(
             trace, moment, process, of="allocated", by="operator", top=OPERATORS_SHOWN
         )
+        weights.append(weights_at(trace, moment, snapshot.live))
         operators = snapshot.breakdown
-        by_category = {row.key: row for row in break_down(snapshot.live, by="category").rows}
-        weights = by_category["weight"].total_bytes if "weight" in by_category else 0
-        buffers = by_category["buffer"].total_bytes if "buffer" in by_category else 0
-        fp32 = _fp32_weight_bytes(trace, key, snapshot.live) if weights else 0
         pinned = snapshot.pinned_bytes
-        external = snapshot.external
     total = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
     return DeviceUse(
         device=device,
@@ -211,9 +236,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         end_allocated_bytes=end.allocated_bytes if end else None,
         end_reserved_bytes=end.reserved_bytes if end and device != "cpu" else None,
         operators=operators,
-        weight_bytes=weights,
-        buffer_bytes=buffers,
-        fp32_weight_bytes=fp32,
+        weights=max(weights, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
         pinned_bytes=pinned,
         external=external,
         unused_at_reserved_peak_bytes=_unused(trace, peaks["reserved"])
@@ -236,17 +259,3 @@ def _unused(trace: Trace, reserved: Highest | None) -> int | None:
         trace, process=reserved.process, device=reserved.device, seq=reserved.seq
     )
     return max(reserved.total_bytes - (settled(trace, moment).active_bytes or 0), 0)
-
-
-def _fp32_weight_bytes(trace: Trace, key: str, live: pa.Table) -> int:
-    """Bytes of live weights whose tensors are float32, each allocation once."""
-    weights = live.filter(pa.array(equals(live, "category", "weight")))
-    ids: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-    for group in trace.datasets["names"].row_groups(key):
-        names = group.read(["allocation_id", "kind", "dtype"])
-        is_fp32 = equals(names, "dtype", "float32") | equals(names, "dtype", "torch.float32")
-        ids.append(integers(names, "allocation_id", missing=-1)[is_fp32])
-    if not ids:
-        return 0
-    fp32 = np.isin(integers(weights, "allocation_id"), np.concatenate(ids))
-    return int(integers(weights, BYTES)[fp32].sum())

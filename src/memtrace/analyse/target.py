@@ -90,6 +90,7 @@ def why_empty(trace: Trace) -> str:
         return f"the trace has no events: all {lost:,} were lost (was the disk full?)"
     if rows and not any(row["torch_version"] for row in rows):
         return "the trace has no events: the program never imported torch"
-    return (
-        "the trace has no events: the program imported torch but allocated nothing while recorded"
-    )
+    nothing = "the trace has no events: the program imported torch but allocated nothing"
+    if any(row.get("cpu_on") is False for row in rows):
+        return f"{nothing} on a GPU, and CPU tensors were not recorded (--no-cpu)"
+    return f"{nothing} while recorded"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from memtrace.cli.options import TimeType, device_option, open_argument, trace_argument
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 from memtrace.export import EXPORTS, Selection, find_export
 
 
@@ -27,7 +27,8 @@ from memtrace.export import EXPORTS, Selection, find_export
     "-o",
     "--output",
     metavar="FILE",
-    help="Compressed when it ends in .gz; by default the trace's name with the format's suffix.",
+    help="Compressed when it ends in .gz; - is standard output; by default the trace's name with "
+    "the format's suffix.",
 )
 @click.option("--window", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
@@ -42,7 +43,7 @@ def command(
 ) -> None:
     """Write the trace in another tool's format."""
     from memtrace.analyse.target import check_device, why_empty
-    from memtrace.export.file import output_file
+    from memtrace.export.file import output_file, standard_output
     from memtrace.report.units import size
 
     selected = None if window is None else _window(window)
@@ -53,9 +54,12 @@ def command(
     spec = find_export(format_name)
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)
-    with output_file(path, force=force) as out:
+    to_stdout = output == "-"
+    with standard_output() if to_stdout else output_file(path, force=force) as out:
         spec.load()(trace, Selection(device, selected), out)
-    click.echo(f"{path}: {size(path.stat().st_size)}, {spec.summary}")
+    if not to_stdout:
+        told = readable(str(path))
+        click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
 
 
 def _window(text: str) -> tuple[int, int]:

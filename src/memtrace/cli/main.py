@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import click
 
 from memtrace import __version__
 from memtrace.cli.registry import COMMANDS
-from memtrace.errors import MemtraceError
+from memtrace.errors import MemtraceError, readable
 
 _INTERRUPTED = 130
 
@@ -48,6 +49,10 @@ def group() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of the program's may hold letters that the terminal has not, or none has.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Not group.main(): that ends the process by itself when a pipe breaks.
         with group.make_context("memtrace", arguments) as context:
@@ -63,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error.format_message())
     except MemtraceError as error:
         return _refuse(str(error))
+    except UnicodeError as error:
+        return _refuse(f"text that is not UTF-8: {error}")
     except (KeyboardInterrupt, click.Abort):
         click.echo("memtrace: interrupted", err=True)
         return _INTERRUPTED
@@ -82,5 +89,5 @@ def _discard_output() -> None:
 
 
 def _refuse(message: str) -> int:
-    click.echo(f"memtrace: {' '.join(message.split())}", err=True)
+    click.echo(f"memtrace: {readable(' '.join(message.split()))}", err=True)
     return 1

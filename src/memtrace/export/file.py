@@ -1,4 +1,4 @@
-"""The file that an export goes to: never half of one, never another's."""
+"""The file that an export goes to: never half of one, never another's. Or standard output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gzip
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,16 @@ def output_file(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def standard_output() -> Iterator[IO[bytes]]:
+    """Standard output as bytes, for a pipe or a redirection; never a terminal."""
+    if sys.stdout.isatty():
+        raise MemtraceError("the export is binary: send it to a file (-o FILE) or into a pipe")
+    sys.stdout.flush()
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
 
 
 def _reason(error: OSError) -> str:

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from memtrace import _core
 from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
 from memtrace.run.output import pid_of_key
 
@@ -100,8 +101,9 @@ def _wait_for_end(arguments: argparse.Namespace) -> ProcessEnd:
 def _wait_for_children(trace_dir: Path, main_pid: int, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        pids = {pid_of_key(f.name) for f in (trace_dir / "spool").glob("process=*")}
-        if not any(pid and pid != main_pid and _is_running(pid) for pid in pids):
+        spools = (trace_dir / "spool").glob("process=*")
+        children = (spool for spool in spools if pid_of_key(spool.name) != main_pid)
+        if all(_core.writer_life(str(child)) != "running" for child in children):
             return
         time.sleep(0.02)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
+import errno
 import os
 import shutil
-import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +20,18 @@ from memtrace.finalise.processes import process_table
 from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.spools import (
     Spool,
+    UnreadableSpoolError,
+    clear_away,
+    delete_spool,
     forget_unrecorded,
-    has_ended,
     held,
-    never_began,
+    is_blank,
     open_spool,
     same_boot,
     spool_dirs,
+    standing_still,
 )
+from memtrace.run.output import UNFINISHED
 from memtrace.schema import SCHEMAS
 
 _BATCH_ROWS = 131_072
@@ -39,7 +42,6 @@ _PART_ROWS = 262_144  # of `allocations`: sorted in memory, at some 500 bytes a 
 class FinaliseResult:
     """What was converted, and what was left because its process still runs."""
 
-    trace_dir: Path  # where the datasets are: not always where the spools were (see recover)
     keys: tuple[str, ...]
     running: tuple[str, ...]
     events: int
@@ -48,6 +50,8 @@ class FinaliseResult:
     refused: tuple[str, ...] = ()
     # Those of `keys` that did not say themselves that they are at their end.
     cut_off: tuple[str, ...] = ()
+    # Processes of which it cannot be told from here whether they still run, with their hosts.
+    unsure: tuple[tuple[str, str], ...] = ()
 
 
 def finalise(trace_dir: Path, *, progress: bool = False) -> FinaliseResult:
@@ -56,79 +60,126 @@ def finalise(trace_dir: Path, *, progress: bool = False) -> FinaliseResult:
     Raises:
         MemtraceError: nothing could be converted, for the reason of the first spool.
     """
-    result = _convert_all(trace_dir, trace_dir, progress=progress)
+    result = _Conversion(trace_dir, trace_dir, progress=progress).run()
     if result.refused and not result.keys and not result.running:
         raise MemtraceError(result.refused[0])
     return result
 
 
-def recover(trace_dir: Path, *, progress: bool = False, into: Path | None = None) -> FinaliseResult:
+def recover(
+    trace_dir: Path, *, progress: bool = False, into: Path | None = None, force: bool = False
+) -> FinaliseResult:
     """The same for what nobody finalised: the spools of killed processes, or of a full disk.
 
-    With `into` the datasets go to another directory and the spools stay. A trace that cannot be
-    written to is recovered into a temporary directory, which is gone when this process ends; the
-    datasets that were finished are linked into it.
+    Args:
+        trace_dir: The trace.
+        progress: Show a bar when it takes long and stderr is a terminal.
+        into: Another directory for the datasets. The spools stay, and those of processes that may
+            still run are converted as far as they go.
+        force: Take processes that may still run for ended. Such as are known to run are left.
+
+    Raises:
+        MemtraceError: the trace cannot be written to.
     """
-    if into is None and spool_dirs(trace_dir) and not _writable(trace_dir):
-        into = Path(tempfile.mkdtemp(prefix="memtrace-"))
-        atexit.register(shutil.rmtree, into, ignore_errors=True)
-        _link_finished(trace_dir, into)
-    return _convert_all(trace_dir, into or trace_dir, progress=progress)
+    if into is None and spool_dirs(trace_dir):
+        for folder in (trace_dir, trace_dir / "spool"):
+            _check_writable(folder)
+    result = _Conversion(trace_dir, into or trace_dir, progress=progress, force=force).run()
+    if into is None:
+        clear_away(trace_dir / "spool")
+    return result
 
 
-def _writable(trace_dir: Path) -> bool:
-    return os.access(trace_dir, os.W_OK | os.X_OK)
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES).lower()
+        raise MemtraceError(f"cannot write {folder}: {reason}")
 
 
-def _link_finished(trace_dir: Path, into: Path) -> None:
-    for name in SCHEMAS:
-        (into / name).mkdir(mode=0o700)
-        for finished in (trace_dir / name).glob("process=*"):
-            (into / name / finished.name).symlink_to(finished.resolve(), target_is_directory=True)
+class _Conversion:
+    """One pass over the spools of a trace."""
 
+    def __init__(
+        self, trace_dir: Path, target: Path, *, progress: bool, force: bool = False
+    ) -> None:
+        self._trace_dir = trace_dir
+        self._target = target
+        self._keep_spools = target != trace_dir
+        self._progress = progress
+        self._force = force
+        self._done: list[str] = []
+        self._running: list[str] = []
+        self._refused: list[str] = []
+        self._cut_off: list[str] = []
+        self._unsure: list[tuple[str, str]] = []
+        self._events = 0
 
-def _convert_all(trace_dir: Path, target: Path, *, progress: bool) -> FinaliseResult:
-    start_s = time.monotonic()
-    done: list[str] = []
-    running: list[str] = []
-    refused: list[str] = []
-    cut_off: list[str] = []
-    events = 0
-    keep_spools = target != trace_dir
-    for key, path in spool_dirs(trace_dir).items():
-        with held(path) as still_there:
-            if not still_there:
-                continue
-            try:
-                spool = open_spool(key, path)
-            except MemtraceError as error:
-                if never_began(key, path) and not keep_spools:
-                    _delete(path)
-                else:
-                    refused.append(str(error))
-                continue
-            if not has_ended(spool):
-                running.append(key)
-                continue
-            events += _convert(spool, target, progress=progress)
-            done.append(key)
-            if not spool.control["complete"]:
-                cut_off.append(key)
-            if not keep_spools:
-                if spool.notes.text("start_method") == "main":
-                    forget_unrecorded(path.parent)
-                _delete(spool.path)
-    seconds = time.monotonic() - start_s
-    return FinaliseResult(
-        target, tuple(done), tuple(running), events, seconds, tuple(refused), tuple(cut_off)
-    )
+    def run(self) -> FinaliseResult:
+        start_s = time.monotonic()
+        for key, path in spool_dirs(self._trace_dir).items():
+            with held(path) as still_there:
+                if still_there:
+                    try:
+                        self._take(key, path)
+                    except UnreadableSpoolError as error:
+                        self._refused.append(str(error))
+        if not self._keep_spools:
+            with suppress(OSError):  # others' spools are still there
+                (self._trace_dir / "spool").rmdir()
+        return FinaliseResult(
+            keys=tuple(self._done),
+            running=tuple(self._running),
+            events=self._events,
+            seconds=time.monotonic() - start_s,
+            refused=tuple(self._refused),
+            cut_off=tuple(self._cut_off),
+            unsure=tuple(self._unsure),
+        )
+
+    def _take(self, key: str, path: Path) -> None:
+        # Asked before the spool is opened: then all that an ended process wrote is in the files.
+        life = _core.writer_life(str(path))
+        if life != "unknown" and is_blank(path):
+            if life == "running":
+                self._running.append(key)
+            elif not self._keep_spools:
+                delete_spool(path)
+            return
+        spool = open_spool(key, path)
+        if spool.control["complete"] or life == "ended":
+            self._finish(spool)
+        elif life == "running":
+            self._running.append(key)
+        elif self._force:
+            self._finish(spool)
+        else:
+            self._unsure.append((key, spool.notes.text("host") or "unknown"))
+            if self._keep_spools:
+                with standing_still(path, self._target / f".reading-{key}") as view:
+                    self._write(open_spool(key, path, view=view), may_run=True)
+
+    def _finish(self, spool: Spool) -> None:
+        self._write(spool)
+        if not spool.control["complete"]:
+            self._cut_off.append(spool.key)
+        if not self._keep_spools:
+            if spool.notes.text("start_method") == "main":
+                forget_unrecorded(spool.path.parent)
+            delete_spool(spool.path)
+
+    def _write(self, spool: Spool, *, may_run: bool = False) -> None:
+        if may_run:
+            spool.notes.setdefault("end_reason", "unknown")
+        self._events += _convert(spool, self._target, progress=self._progress)
+        self._done.append(spool.key)
 
 
 def _convert(spool: Spool, target: Path, *, progress: bool) -> int:
     """Writes all datasets of a spool under a temporary name, then puts them in place."""
     # Hidden, so that no reader takes it for a dataset; named by process, so that two finalisers of
     # two processes never meet.
-    work = target / f".finalising-{spool.key}"
+    work = target / f"{UNFINISHED}{spool.key}"
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(work, ignore_errors=True)
@@ -166,7 +217,8 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
             totals = conversion.totals()
-            writers["processes"].write(process_table(spool, totals))
+            rows = {name: writer.rows for name, writer in writers.items() if name != "processes"}
+            writers["processes"].write(process_table(spool, totals, rows))
     finally:
         bar.close()
     return int(totals["events"])
@@ -181,14 +233,3 @@ def _put_in_place(work: Path, target: Path, key: str) -> None:
             shutil.rmtree(place)
         (work / name).rename(place)
     work.rmdir()
-
-
-def _delete(spool_dir: Path) -> None:
-    # Renamed first: from here on nobody takes it for a spool that still has to be converted.
-    gone = spool_dir.with_name(f".done-{spool_dir.name}")
-    try:
-        spool_dir.rename(gone)
-        shutil.rmtree(gone)
-        spool_dir.parent.rmdir()
-    except OSError:
-        pass  # others' spools are still there, or it cannot be deleted: no harm either way

@@ -87,6 +87,7 @@ class DatasetWriter:
         self._schema = SCHEMAS[dataset]
         self._part = 0
         self._writer: pq.ParquetWriter | None = None
+        self._file: pa.OSFile | None = None
         self.rows = 0
         folder.mkdir(mode=0o700, parents=True)
 
@@ -108,14 +109,18 @@ class DatasetWriter:
         if writer is not None:
             with contextlib.suppress(OSError, pa.ArrowException):
                 writer.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._file.close()
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
         path = self._folder / f"part-{self._part:05}.parquet"
         # Made first, so that it is private from its first byte on.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         dictionary, encodings = _encodings(self._dataset)
+        self._file = pa.OSFile(os.fsencode(path), "wb")  # pyarrow takes no str that is not UTF-8
         self._writer = pq.ParquetWriter(
-            path,
+            self._file,
             schema,
             compression=_COMPRESSION,
             compression_level=_COMPRESSION_LEVEL,
@@ -130,6 +135,8 @@ class DatasetWriter:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+            if self._file is not None:
+                self._file.close()
             self._part += 1
 
     def __enter__(self) -> DatasetWriter:

@@ -21,12 +21,14 @@ _COUNTED_LOSSES = (
 )
 # ... and what shows that one must be missing: the same records once more, where they were counted.
 _TRACES_OF_LOSS = ("lost_spans", "missed_frees")
+_LOST_CHUNKS = ("bad_chunks", "missing_chunks")  # at least a record each
 
 
-def process_table(spool: Spool, totals: dict[str, Any]) -> pa.Table:
-    """The row as a table of `processes`."""
+def process_table(spool: Spool, totals: dict[str, Any], rows: dict[str, int]) -> pa.Table:
+    """The row as a table of `processes`; `rows` says how many each other dataset has."""
     row = {**_identity(spool.notes), **_recording(spool, totals), **_reconciliation(totals)}
     row["unrecorded_children"] = unrecorded_children(spool)
+    row["dataset_rows"] = json.dumps(rows)
     schema = SCHEMAS["processes"]
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
 
@@ -51,7 +53,9 @@ def _identity(notes: Notes) -> dict[str, Any]:
         },
         "devices": notes.json("devices"),
         "stack_min_bytes": notes.integer("stack_min_bytes"),
-        **{name: notes.flag(name) for name in ("operators_on", "stacks_on", "torch_seen")},
+        **{
+            name: notes.flag(name) for name in ("cpu_on", "operators_on", "stacks_on", "torch_seen")
+        },
         **{name: notes.text(name) for name in ("hook_error", "exception")},
     }
 
@@ -60,7 +64,8 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
     control, notes = spool.control, spool.notes
     complete = bool(control["complete"])
     lost = lost_events(spool, totals)
-    end_reason = notes.text("end_reason") or ("exit" if complete else "killed")
+    exited = complete or control["exit_status"] is not None
+    end_reason = notes.text("end_reason") or ("exit" if exited else "killed")
     end_ns = control["end_monotonic_ns"] - control["start_monotonic_ns"] if complete else None
     return {
         "pid": _as_int64(control["pid"]),
@@ -88,7 +93,8 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
 def _lost_total(lost: dict[str, int]) -> int:
     counted = sum(lost[kind] for kind in _COUNTED_LOSSES)
     shown = sum(lost[kind] for kind in _TRACES_OF_LOSS)
-    return min(max(counted, shown), (1 << 63) - 1)
+    chunks = sum(lost[kind] for kind in _LOST_CHUNKS)
+    return min(max(counted, shown, chunks), (1 << 63) - 1)
 
 
 def lost_events(spool: Spool, totals: dict[str, Any]) -> dict[str, int]:

@@ -1,11 +1,10 @@
-"""The spools of a trace: where they lie, and whether their processes still run."""
+"""The spools of a trace: where they lie, and what is in them."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +17,12 @@ from memtrace.finalise.notes import Notes, merge_notes
 
 _UNRECORDED = "unrecorded"
 _PARTITION = "process="
-# A process that started so much later than its spool is another one with the same number.
-_REUSED_PID_S = 2.0
+_DONE = ".done-"
+_SPOOL_FILES = ("control.bin", "windows.bin", "records.bin", "text.log")
+
+
+class UnreadableSpoolError(MemtraceError):
+    """A spool of another version, or a damaged one; the text is one line that says so."""
 
 
 @dataclass(frozen=True)
@@ -61,36 +64,68 @@ def held(spool_dir: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def open_spool(key: str, path: Path) -> Spool:
-    """Opens a spool, or says in one line why it cannot be read."""
+def open_spool(key: str, path: Path, *, view: Path | None = None) -> Spool:
+    """Opens a spool, or says in one line why it cannot be read; `view`: see standing_still."""
     try:
-        reader = _core.SpoolReader(str(path))
+        reader = _core.SpoolReader(view or path)
     except _core.SpoolError as error:
-        raise MemtraceError(str(error)) from error
+        raise UnreadableSpoolError(str(error)) from error
     return Spool(key, path, reader, merge_notes(reader.process_notes()))
 
 
-def has_ended(spool: Spool) -> bool:
-    """True when nothing will be written to this spool any more."""
-    if spool.control["complete"]:
-        return True
-    if spool.notes.text("host") not in (None, socket.gethostname()):
-        return False  # its process cannot be asked for from here
-    if not same_boot(spool):
-        return True
-    return not _is_running(spool.control["pid"], spool.control["start_unix_ns"])
-
-
-def never_began(key: str, path: Path) -> bool:
-    """True for the spool of a process that died while it was making it: there is nothing in it."""
+def is_blank(path: Path) -> bool:
+    """True for a spool into which nothing was written: its process makes it, or died doing so."""
     try:
-        if any((path / "control.bin").read_bytes()):
-            return False
+        return not any((path / "control.bin").read_bytes())
     except FileNotFoundError:
-        if any(file.stat().st_size for file in path.iterdir()):
-            return False
-    pid = key.rsplit("-", 2)[-2:-1]
-    return bool(pid) and pid[0].isdigit() and not Path(f"/proc/{pid[0]}").exists()
+        return not any(file.stat().st_size for file in path.iterdir())
+
+
+@contextmanager
+def standing_still(path: Path, work: Path) -> Iterator[Path]:
+    """A view of a spool that may be written to meanwhile; it is made in `work`, and gone after.
+
+    The windows are copied: they are written again and again. All else only grows; it is opened
+    after the copy was made, so that what left the windows is found there.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700, parents=True)
+    try:
+        for name in _SPOOL_FILES:
+            if name == "windows.bin" and (path / name).exists():
+                shutil.copyfile(path / name, work / name)
+            else:
+                (work / name).symlink_to((path / name).resolve())
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def clear_away(spools: Path) -> None:
+    """Takes away what finalisers leave that are killed: nothing, while one is at work."""
+    if any(spools.glob(f"{_PARTITION}*")):
+        return
+    for fifo in spools.glob("end.fifo"):
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            continue  # nobody reads
+        return
+    with suppress(OSError):  # not ours to delete, or somebody begins to record
+        for fifo in spools.glob("*.fifo"):
+            fifo.unlink(missing_ok=True)
+        for done in spools.glob(f"{_DONE}{_PARTITION}*"):
+            shutil.rmtree(done, ignore_errors=True)
+        spools.rmdir()
+
+
+def delete_spool(spool_dir: Path) -> None:
+    """Deletes a spool that is converted; it may stay, where it cannot be deleted."""
+    # Renamed first: from here on nobody takes it for a spool that still has to be converted.
+    gone = spool_dir.with_name(f"{_DONE}{spool_dir.name}")
+    with suppress(OSError):
+        spool_dir.rename(gone)
+        shutil.rmtree(gone)
 
 
 def unrecorded_children(spool: Spool) -> int:
@@ -129,19 +164,3 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _is_running(pid: int, spool_unix_ns: int) -> bool:
-    try:
-        # The name of the program may hold spaces and brackets: fields count from the last one.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    state, start_ticks = fields[0], int(fields[19])
-    if state in "ZX":
-        return False
-    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
-    age_s = uptime_s - start_ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - age_s <= spool_unix_ns / 1e9 + _REUSED_PID_S

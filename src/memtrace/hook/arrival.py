@@ -71,10 +71,10 @@ def _arm(spec: ModuleSpec) -> None:
     assert loader is not None
 
     def before(*_: object) -> None:
-        loader.__dict__.pop("exec_module", None)
+        guarded(loader.__dict__.pop, "exec_module", None)
 
     def after(*_: object) -> None:
-        _arrived(spec.name)
+        guarded(_arrived, spec.name)
 
     def failed(error: BaseException) -> None:
         for _, tell in _waiting.get(spec.name, []):

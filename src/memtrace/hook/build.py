@@ -35,7 +35,10 @@ def build_hook() -> Path:
     sources = find_sources()
     compiler = _find_compiler()
     includes = _include_dirs(build, sources)
-    target = cache_dir() / build.hook_file_name
+    try:
+        target = cache_dir() / build.hook_file_name
+    except RuntimeError:
+        raise MemtraceError("build-hook: you have no home directory: set XDG_CACHE_HOME") from None
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

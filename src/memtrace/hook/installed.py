@@ -27,7 +27,11 @@ class HookError(Exception):
 
 
 def cache_dir() -> Path:
-    """Where `memtrace build-hook` puts what it compiles: per user and version of memtrace."""
+    """Where `memtrace build-hook` puts what it compiles: per user and version of memtrace.
+
+    Raises:
+        RuntimeError: the user has no home that anybody knows of.
+    """
     from memtrace import __version__
 
     named = os.environ.get("XDG_CACHE_HOME")
@@ -37,7 +41,10 @@ def cache_dir() -> Path:
 
 def hook_dirs() -> list[Path]:
     """Folders that may hold compiled hooks; one built by the user comes first."""
-    return [cache_dir(), PACKAGE_DIR / "_hooks"]
+    try:
+        return [cache_dir(), PACKAGE_DIR / "_hooks"]
+    except RuntimeError:
+        return [PACKAGE_DIR / "_hooks"]
 
 
 def find_hook(version: str, *, cxx11_abi: bool) -> Path:
@@ -51,8 +58,11 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
         return Path(named)
     wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
     for folder in hook_dirs():
-        if (folder / wanted).is_file() and not _is_older_than_package(folder / wanted):
-            return folder / wanted
+        try:
+            if (folder / wanted).is_file() and not _is_older_than_package(folder / wanted):
+                return folder / wanted
+        except OSError:  # a home that this user may not look into
+            continue
     files = [file for folder in hook_dirs() for file in folder.glob("_hook-torch*.so")]
     built = sorted({file.name for file in files if not _is_older_than_package(file)})
     found = "is not built"
@@ -184,6 +194,9 @@ def install(recording: Recording, torch: ModuleType) -> InstalledHook:
     Raises:
         HookError: this torch cannot be recorded.
     """
+    if not hasattr(torch, "__version__") or not hasattr(torch, "_C"):
+        where = getattr(torch, "__file__", None) or "without a file"
+        raise HookError(f"the program's module torch ({where}) is not PyTorch")
     note_versions(recording, torch)
     native = load_native(torch)
     hook = InstalledHook(recording, torch, native)

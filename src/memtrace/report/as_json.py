@@ -1,4 +1,26 @@
-"""The machine's form of every answer. Keys are stable: they are added to, never renamed."""
+"""The machine's form of every answer. Keys are stable: they are added to, never renamed.
+
+Units are in the names: `*_bytes` (and `bytes`), `*_ns` since the recording of that process began,
+`share_percent`; all other numbers are counts, places in the order of events (`seq`) or ids. What is
+not known is null. `process` is the KEY of the trace's files.
+
+Of `peak` and `at`:
+    process, pid, rank, device, of: what the answer is about;
+    total_bytes: what was held of the measure; allocated_bytes, active_bytes, reserved_bytes: the
+        device's totals then; pinned_bytes: of it pinned; external_bytes, external_resident_bytes:
+        beside it, not through the allocator; external_unknown_bytes: of it, where it is not known
+        what is resident; requested_bytes: asked for;
+    seq, time_ns: the event; at_ns (`at`): the time asked for;
+    by, groups: each with kind, key, bytes, requested_bytes, allocations, share_percent, mostly (as
+        analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
+    stacks: frames by the keys of the groups, when grouped by stack;
+    reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
+    lost_records: not 0 means that figures are bounds.
+Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
+`processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
+peak), what was held at the end, weights, external memory, and the largest operators at the peak of
+allocated.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +29,17 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
+from memtrace.analyse.counters import BEFORE_FIRST
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
+from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
 
 
 def write_json(document: dict[str, Any], stream: IO[str]) -> None:
-    """One indented document and a newline."""
-    json.dump(document, stream, indent=2, ensure_ascii=False)
+    """One indented document and a newline, in letters that the stream has."""
+    json.dump(document, stream, indent=2, ensure_ascii=not speaks_unicode(stream))
     stream.write("\n")
 
 
@@ -34,7 +58,11 @@ def peak_document(peak: Peak) -> dict[str, Any]:
 
 
 def snapshot_document(snapshot: Snapshot, time_ns: int) -> dict[str, Any]:
-    """What was live, exactly; `at_ns` is the instant asked for, `time_ns` that of the event."""
+    """What was live, exactly.
+
+    `at_ns` is the instant asked for; `seq` and `time_ns` are those of the last event before it,
+    null where there is none.
+    """
     return {**_snapshot(snapshot), "at_ns": time_ns}
 
 
@@ -44,7 +72,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         "trace": summary.path,
         "empty": summary.empty,
         "events": summary.events,
+        "allocations": summary.allocations,
         "lost_total": summary.lost_total,
+        "root": summary.root,
         "main": summary.main,
         "running": list(summary.running),
         "processes": [_process_summary(process) for process in summary.processes],
@@ -58,8 +88,8 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "device": snapshot.device,
         "of": snapshot.of,
         "total_bytes": snapshot.breakdown.total_bytes,
-        "seq": moment.seq,
-        "time_ns": moment.time_ns,
+        "seq": None if moment.seq == BEFORE_FIRST else moment.seq,
+        "time_ns": None if moment.seq == BEFORE_FIRST else moment.time_ns,
         "allocated_bytes": moment.allocated_bytes,
         "active_bytes": moment.active_bytes,
         "reserved_bytes": moment.reserved_bytes,
@@ -122,6 +152,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "events": summary.events,
         "allocations": summary.allocations,
         "lost_events": summary.lost,
+        "lost_total": summary.lost_total,
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
         "unscanned_models": summary.unscanned_models,
@@ -134,6 +165,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 def _device(use: DeviceUse) -> dict[str, Any]:
     document = asdict(use)
+    document |= document.pop("weights")
     del document["external"]
     document |= _external(use.external)
     document["operators"] = None if use.operators is None else _breakdown(use.operators)

@@ -25,6 +25,7 @@ def breakdown_grid(
     """
     title = breakdown.by.replace("_", " ").capitalize()
     witness = "Mostly by" if breakdown.by in ("source", "stack") else "Mostly at"
+    witnessed = any(row.mostly for row in breakdown.rows)
     columns = [
         Column(title, wide=True),
         Column("Size", right=True),
@@ -32,15 +33,23 @@ def breakdown_grid(
         Column("", bar=True),
         *([Column("Requested", right=True, spare=True)] if requested else []),
         Column("Blocks", right=True),
-        Column(witness, wide=True),
+        *([Column(witness, wide=True)] if witnessed else []),
     ]
-    rows = [_cells(row, breakdown.by, stacks, requested=requested) for row in breakdown.rows]
+    rows = [
+        _cells(row, breakdown.by, stacks, requested=requested, witnessed=witnessed)
+        for row in breakdown.rows
+    ]
     faint = frozenset(i for i, row in enumerate(breakdown.rows) if row.kind != GROUP)
     return Grid(tuple(columns), tuple(rows), faint, indent)
 
 
 def _cells(
-    row: Row, by: str, stacks: dict[str, tuple[Frame, ...]], *, requested: bool
+    row: Row,
+    by: str,
+    stacks: dict[str, tuple[Frame, ...]],
+    *,
+    requested: bool,
+    witnessed: bool,
 ) -> tuple[str, ...]:
     name = row.key if row.kind in (GROUP, OTHER) else f"({row.key})"
     if by == "stack" and row.kind == GROUP:
@@ -54,7 +63,7 @@ def _cells(
         str(row.share_permille),
         *asked,
         blocks,
-        row.mostly or "",
+        *([row.mostly or ""] if witnessed else []),
     )
 
 
@@ -81,11 +90,16 @@ def frame_text(frame: Frame) -> str:
 
 
 def external_text(external: External) -> str:
-    """Memory that torch was handed: "1.20 MiB (1,258,291 bytes), mapped; resident 1.00 MiB"."""
-    text = f"{exact(external.total_bytes)}, {', '.join(external.memory)}; resident "
+    """Memory that torch was handed: "1.20 MiB (1,258,291 bytes), mapped, resident 1.00 MiB"."""
+    kinds = ", ".join(external.memory)
+    return f"{exact(external.total_bytes)}, {kinds}, {resident_text(external)}"
+
+
+def resident_text(external: External) -> str:
+    """How much of it is in RAM, as far as that is known."""
     if external.unknown_bytes == external.total_bytes:
-        return text + "not known"
-    text += size(external.resident_bytes)
-    return text + (
-        f", of {size(external.unknown_bytes)} not known" if external.unknown_bytes else ""
-    )
+        return "residency not known"
+    text = f"resident {size(external.resident_bytes)}"
+    if external.unknown_bytes:
+        text += f", of {size(external.unknown_bytes)} not known"
+    return text

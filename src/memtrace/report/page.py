@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,8 +15,10 @@ _BAR_CELLS = 12
 #: Between two columns in a terminal: a space of either, and one for the line.
 _RICH_GAP = 3
 _NARROWEST = 8
+_CONTINUED = "    "
 #: Narrower than this, a terminal gets no spare columns.
 _ROOMY_COLUMNS = 96
+_ASCII_SIGNS = str.maketrans({"·": "|", "…": "..."})
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -61,12 +64,29 @@ TITLE, FAINT, WARNING, GOOD = "bold", "dim", "yellow", "green"
 
 def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
     """Prints the blocks as the stream can show them."""
+    if not speaks_unicode(stream):
+        blocks = [_in_ascii(block) for block in blocks]
     if stream.isatty():
         _write_rich(blocks, stream)
     else:
         for block in blocks:
             for line in _plain(block):
                 stream.write(line + "\n")
+
+
+def speaks_unicode(stream: IO[str]) -> bool:
+    """False for a stream of an encoding that lacks letters, such as ASCII in the C locale."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return encoding.lower().replace("-", "").startswith("utf")
+
+
+def _in_ascii(block: Block) -> Block:
+    """With other signs for those of our own; a bar has none."""
+    if isinstance(block, Line):
+        return replace(block, text=block.text.translate(_ASCII_SIGNS))
+    shown = [i for i, column in enumerate(block.columns) if not column.bar]
+    rows = tuple(tuple(row[i].translate(_ASCII_SIGNS) for i in shown) for row in block.rows)
+    return replace(block, columns=tuple(block.columns[i] for i in shown), rows=rows)
 
 
 def _plain(block: Block) -> list[str]:
@@ -96,9 +116,23 @@ def _write_rich(blocks: Sequence[Block], stream: IO[str]) -> None:
     for block in blocks:
         if isinstance(block, Grid):
             table = _rich_table(block, console.width - block.indent)
-            console.print(Padding(table, (0, 0, 0, block.indent)))
+            console.print(Padding(table, (0, 0, 0, block.indent), expand=False))
         else:
-            console.print(Text(block.text, style=block.style))
+            for line in _wrapped(block.text, console.width):
+                console.print(Text(line, style=block.style), soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A line that is too long goes on below itself, further in; a word is never cut."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    return wrap(
+        text.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + _CONTINUED,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 def _rich_table(grid: Grid, width: int) -> RichTable:

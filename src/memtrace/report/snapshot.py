@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from memtrace.analyse.counters import Moment
+from memtrace.analyse.breakdown import not_recorded
+from memtrace.analyse.counters import BEFORE_FIRST, Moment
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
 from memtrace.report.breakdown import breakdown_grid, external_text, frame_text, told_frames
@@ -11,6 +12,9 @@ from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
 
 _FRAMES_SHOWN = 8
+_OTHERS_SHOWN = 4
+#: What autograd puts before the name of the node that it runs.
+_ENGINE = "autograd::engine::evaluate_function: "
 
 
 def peak_page(peak: Peak, *, top: int) -> list[Block]:
@@ -23,17 +27,12 @@ def peak_page(peak: Peak, *, top: int) -> list[Block]:
         Line(f"  at {_place(peak.moment, peak.process)}"),
     ]
     if peak.reached is not None:
-        blocks += _reached_lines(peak.reached)
+        blocks += _reached_lines(peak.reached, peak.process)
     else:
         blocks.append(Line("  the allocation that reached it was not recorded", WARNING))
     blocks += _context_lines(peak.snapshot)
-    others = [(p, h) for p, h in peak.peaks if p.key != peak.process.key]
-    if others:
-        shown = ", ".join(f"{p.pid}: {size(h.total_bytes)}" for p, h in others[:4])
-        more = f" and {len(others) - 4:,} more" if len(others) > 4 else ""
-        blocks.append(
-            Line(f"  other processes' peaks (--process PID shows one): {shown}{more}", FAINT)
-        )
+    others = [(p.pid, h.total_bytes) for p, h in peak.peaks if p.key != peak.process.key]
+    blocks += _others_lines([f"{pid} (peak {size(total)})" for pid, total in others])
     return [*blocks, Line(""), *_table(peak.snapshot, top)]
 
 
@@ -45,11 +44,27 @@ def snapshot_page(snapshot: Snapshot, time_ns: int, *, top: int) -> list[Block]:
             f"{exact(snapshot.breakdown.total_bytes)}",
             TITLE,
         ),
-        Line("  as the last event before left it: " + _place(snapshot.moment, snapshot.process)),
+        Line(f"  {_left_by(snapshot)}"),
         *_context_lines(snapshot),
+        *_others_lines([str(process.pid) for process in snapshot.others]),
         Line(""),
         *_table(snapshot, top),
     ]
+
+
+def _others_lines(told: list[str]) -> list[Line]:
+    """The other processes that used the device, each in a few words."""
+    if not told:
+        return []
+    more = f" and {len(told) - _OTHERS_SHOWN:,} more" if len(told) > _OTHERS_SHOWN else ""
+    shown = ", ".join(told[:_OTHERS_SHOWN])
+    return [Line(f"  other processes (--process PID shows one): {shown}{more}", FAINT)]
+
+
+def _left_by(snapshot: Snapshot) -> str:
+    if snapshot.moment.seq == BEFORE_FIRST:
+        return f"before the first event of {snapshot.process} on {snapshot.device}"
+    return f"as the last event before left it: {_place(snapshot.moment, snapshot.process)}"
 
 
 def _place(moment: Moment, process: Process) -> str:
@@ -58,12 +73,15 @@ def _place(moment: Moment, process: Process) -> str:
     return f"{place}; {moment.device} is {name}" if name else place
 
 
-def _reached_lines(reached: Reached) -> list[Line]:
-    operator = reached.operator or "an allocation outside any operator"
+def _reached_lines(reached: Reached, process: Process) -> list[Line]:
+    no_operators = not_recorded("operator", process.row)
+    operator = reached.operator or (
+        f"an allocation ({no_operators})" if no_operators else "an allocation outside any operator"
+    )
     if reached.origin == "preexisting":
         operator = "memory from before recording began"
     if reached.top_operator and reached.top_operator != reached.operator:
-        operator += f" (in {reached.top_operator})"
+        operator += f" (in {reached.top_operator.removeprefix(_ENGINE)})"
     elif reached.forward_operator and reached.forward_operator != reached.operator:
         operator += f" (backward of {reached.forward_operator})"
     of = exact(reached.size_bytes)
@@ -80,6 +98,9 @@ def _reached_lines(reached: Reached) -> list[Line]:
     lines = [Line(f"  reached by {operator}: {of}")]
     if any(where):
         lines.append(Line("    " + " · ".join(word for word in where if word)))
+    no_stacks = not_recorded("stack", process.row)
+    if not frames and no_stacks:
+        lines.append(Line(f"    {no_stacks}", FAINT))
     lines += [Line(f"      {frame_text(frame)}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
     more = len(frames) - _FRAMES_SHOWN
     if more > 0:
@@ -98,10 +119,9 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
     asked = ""
     if snapshot.of != "requested" and held.requested_bytes != held.total_bytes:
         asked = f", for which {exact(held.requested_bytes)} were requested"
-    lines = [
-        Line(f"  then {' · '.join(totals)}"),
-        Line(f"  {count(held.allocations, 'live block')}{asked}"),
-    ]
+    lines = [Line(f"  then {' · '.join(totals)}")]
+    if held.rows:
+        lines.append(Line(f"  {count(held.allocations, 'live block')}{asked}"))
     if snapshot.pinned_bytes:
         lines.append(Line(f"  of it pinned: {exact(snapshot.pinned_bytes)}"))
     if held.unattributed_bytes:

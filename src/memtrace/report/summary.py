@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
-from memtrace.report.breakdown import breakdown_grid, external_text
+from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
+from memtrace.report.losses import trouble_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -19,14 +20,15 @@ _HINT_MIN_BYTES = 8 * 2**20
 def summary_page(summary: Summary) -> list[Block]:
     """What ran, how it ended, each device of the main process, and all processes if several."""
     blocks: list[Block] = [Line(f"memtrace: {summary.path}", TITLE)]
-    main = main_process(summary)
-    if main is None:
+    root, main = root_process(summary), main_process(summary)
+    if root is None or main is None:
         return [*blocks, Line(summary.empty or "no process was recorded", WARNING)]
-    blocks += _what_ran(summary, main)
+    blocks += _what_ran(summary, root, main)
     if summary.empty:
         return [*blocks, Line(f"  {summary.empty}", WARNING)]
+    owner = f" of {main.process}" if len(summary.processes) > 1 else ""
     for use in main.devices:
-        blocks += [Line(""), *_device_blocks(use)]
+        blocks += [Line(""), *_device_blocks(use, owner)]
     if len(summary.processes) > 1:
         blocks += [Line(""), *_process_blocks(summary)]
     hints = [hint for use in main.devices for hint in _hints(use)]
@@ -36,86 +38,71 @@ def summary_page(summary: Summary) -> list[Block]:
 
 
 def main_process(summary: Summary) -> ProcessSummary | None:
+    """The process whose devices are shown."""
     return next((p for p in summary.processes if p.process.key == summary.main), None)
 
 
-def _what_ran(summary: Summary, main: ProcessSummary) -> list[Line]:
-    row = main.process.row
+def root_process(summary: Summary) -> ProcessSummary | None:
+    """The program itself."""
+    return next((p for p in summary.processes if p.process.key == summary.root), None)
+
+
+def shown_processes(summary: Summary) -> tuple[ProcessSummary, ...]:
+    """The program and, if that is another, the process whose devices are shown."""
+    return tuple(p for p in summary.processes if p.process.key in (summary.root, summary.main))
+
+
+def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> list[Line]:
+    row = root.process.row
     command = "(arguments withheld)"
-    if main.process.argv is not None:
-        command = _cut(shlex.join(main.process.argv), _COMMAND_COLUMNS)
-    ended = row["end_reason"] or "unknown"
-    if row["exit_status"] is not None:
-        ended += f", status {row['exit_status']}"
-    lasted = "" if main.duration_ns is None else f" for {duration(main.duration_ns)}"
+    if root.process.argv is not None:
+        command = _cut(shlex.join(root.process.argv), _COMMAND_COLUMNS)
+    lasted = "" if root.duration_ns is None else f" for {duration(root.duration_ns)}"
     versions = [
-        f"{name} {row[f'{name.lower()}_version']}"
+        f"{name} {version}"
         for name in ("Python", "torch", "CUDA")
-        if row[f"{name.lower()}_version"]
+        if (version := _version(summary, root, f"{name.lower()}_version"))
     ]
+    of = "" if len(summary.processes) == 1 else f" of {len(summary.processes):,} processes"
+    held = f"{count(summary.events, 'event')}, {count(summary.allocations, 'allocation')}"
     lines = [
         Line(f"  ran      {command}"),
-        Line(f"  process  {main.process.pid} on {row['host']}{lasted}; ended: {ended}"),
+        Line(f"  process  {root.process.pid} on {row['host']}{lasted}; ended: {_ended(root)}"),
     ]
     if versions:
         lines.append(Line(f"  with     {', '.join(versions)}"))
-    lines.append(
-        Line(f"  holds    {count(main.events, 'event')}, {count(main.allocations, 'allocation')}")
-    )
-    lines += trouble_lines(summary, main)
-    if row["torch_version"]:
-        good = main.reconciled.startswith("yes")
-        sentence = f"reconciles with torch: {main.reconciled}"
-        if main.reconciled.startswith("differs"):
-            sentence = f"reconciles with torch: no, {main.reconciled}"
-        lines.append(
-            Line(f"  {sentence}", GOOD if good else WARNING if "differs" in sentence else "")
-        )
+    lines.append(Line(f"  holds    {held}{of}"))
+    lines += trouble_lines(summary, shown_processes(summary))
+    if main.process.row["torch_version"]:
+        lines.append(_reconciled(summary, main))
     return lines
 
 
-def trouble_lines(summary: Summary, main: ProcessSummary) -> list[Line]:
-    lines = []
-    lost = ", ".join(f"{number:,} {kind}" for kind, number in main.lost.items() if number)
-    if lost:
-        lines.append(Line(f"  lost     {lost}: figures are bounds", WARNING))
-    else:
-        lines.append(Line("  lost     nothing"))
-    others = summary.lost_total - sum(main.lost.values())
-    if others:
-        lines.append(Line(f"  lost     {others:,} records by other processes", WARNING))
-    if main.unmatched_frees:
-        lines.append(
-            Line(f"  {count(main.unmatched_frees, 'free')} of memory from before recording", FAINT)
-        )
-    if main.unscanned_models:
-        gone = count(main.unscanned_models, "model")
-        lines.append(Line(f"  {gone} gone before a scan: weights of theirs have no names", FAINT))
-    lines += [Line(f"  {reason}", WARNING) for reason in _not_recorded(summary)]
-    missed = sum(process.unrecorded_children for process in summary.processes)
-    if missed:
-        lines.append(Line(f"  children that could not be recorded: {missed:,}", WARNING))
-    if summary.running:
-        lines.append(
-            Line(f"  still running, not in this trace yet: {len(summary.running):,}", WARNING)
-        )
-    if main.process.row["complete"] is False:
-        lines.append(
-            Line("  the process did not end in order; all that it had recorded is here", WARNING)
-        )
-    return lines
+def _ended(process: ProcessSummary) -> str:
+    row = process.process.row
+    ended = row["end_reason"] or "unknown"
+    return ended if row["exit_status"] is None else f"{ended}, status {row['exit_status']}"
 
 
-def _not_recorded(summary: Summary) -> list[str]:
-    """What the hooks could not record, each reason once."""
-    reasons = [process.process.row.get("hook_error") for process in summary.processes]
-    said = summary.empty or ""
-    return list(dict.fromkeys(reason for reason in reasons if reason and reason not in said))
+def _version(summary: Summary, root: ProcessSummary, column: str) -> str | None:
+    """The program's own; where it does not use torch, that of a process that does."""
+    rows = [root.process.row, *(process.process.row for process in summary.processes)]
+    return next((row[column] for row in rows if row[column]), None)
 
 
-def _device_blocks(use: DeviceUse) -> list[Block]:
+def _reconciled(summary: Summary, main: ProcessSummary) -> Line:
+    differing = [p for p in summary.processes if p.reconciled.startswith("differs")]
+    told = main if main in differing or not differing else differing[0]
+    if differing:
+        of = f" ({told.process})" if len(summary.processes) > 1 else ""
+        return Line(f"  reconciles with torch: no, {told.reconciled}{of}", WARNING)
+    good = told.reconciled.startswith("yes")
+    return Line(f"  reconciles with torch: {told.reconciled}", GOOD if good else "")
+
+
+def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
     total = f", {size(use.device_total_bytes)}" if use.device_total_bytes else ""
-    title = f"{use.device}{f' ({use.name}{total})' if use.name else ''}"
+    title = f"{use.device}{f' ({use.name}{total})' if use.name else ''}{owner}"
     blocks: list[Block] = [Line(title, TITLE)]
     for label, peak in (
         ("peak allocated", use.allocated),
@@ -124,6 +111,8 @@ def _device_blocks(use: DeviceUse) -> list[Block]:
     ):
         if peak is not None:
             blocks.append(Line(f"  {label:<15}{_extreme(peak)}"))
+        if use.pinned_bytes and peak is use.allocated:
+            blocks.append(Line(f"  {'of it pinned':<15}{exact(use.pinned_bytes)} at the peak"))
     if use.end_allocated_bytes is not None:
         reserved = (
             f", reserved {size(use.end_reserved_bytes)}"
@@ -133,13 +122,21 @@ def _device_blocks(use: DeviceUse) -> list[Block]:
         blocks.append(
             Line(f"  {'at the end':<15}allocated {size(use.end_allocated_bytes)}{reserved}")
         )
-    if use.weight_bytes or use.buffer_bytes:
-        buffers = f", buffers {size(use.buffer_bytes)}" if use.buffer_bytes else ""
-        blocks.append(Line(f"  {'weights':<15}{exact(use.weight_bytes)}{buffers}"))
-    if use.pinned_bytes:
-        blocks.append(Line(f"  {'of it pinned':<15}{exact(use.pinned_bytes)} at the peak"))
-    if use.external.total_bytes:
-        blocks.append(Line(f"  {_EXTERNAL:<15}{external_text(use.external)}"))
+    weights = use.weights
+    if weights.weight_bytes or weights.buffer_bytes:
+        buffers = f", buffers {size(weights.buffer_bytes)}" if weights.buffer_bytes else ""
+        blocks.append(Line(f"  {'weights':<15}{exact(weights.weight_bytes)}{buffers}"))
+    if weights.mapped_weight_bytes:
+        all_of_it = use.external.total_bytes == weights.mapped_weight_bytes
+        kind = "/".join(use.external.memory) if all_of_it else "external"
+        resident = f"resident {size(weights.mapped_weight_resident_bytes)}"
+        if all_of_it:
+            resident = resident_text(use.external)
+        text = f"{exact(weights.mapped_weight_bytes)}, {resident}"
+        blocks.append(Line(f"  {f'of it {kind}':<14} {text}"))
+    if use.external.total_bytes != weights.mapped_weight_bytes:
+        text = f"{external_text(use.external)}, beside the allocator's"
+        blocks.append(Line(f"  {_EXTERNAL:<15}{text}"))
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))
@@ -152,18 +149,20 @@ def _extreme(peak: Extreme) -> str:
 
 def _process_blocks(summary: Summary) -> list[Block]:
     shown = sorted(summary.processes, key=lambda p: p.process.key != summary.main)
+    ranked = any(process.process.rank is not None for process in summary.processes)
     columns = (
         Column("Process", right=True),
-        Column("Rank", right=True),
+        *([Column("Rank", right=True)] if ranked else []),
         Column("Parent", right=True),
         Column("Started by"),
+        Column("Ended", spare=True),
         Column("Events", right=True),
         Column("Lost", right=True),
         Column("Peaks", wide=True),
     )
-    rows = tuple(_process_cells(process) for process in shown[:_PROCESSES_SHOWN])
+    rows = tuple(_process_cells(process, ranked=ranked) for process in shown[:_PROCESSES_SHOWN])
     blocks: list[Block] = [
-        Line(f"{len(summary.processes):,} processes (--process PID shows one)", TITLE),
+        Line(f"{len(summary.processes):,} processes (peak --process PID shows one)", TITLE),
         Grid(columns, rows),
     ]
     if len(shown) > _PROCESSES_SHOWN:
@@ -171,24 +170,25 @@ def _process_blocks(summary: Summary) -> list[Block]:
     return blocks
 
 
-def _process_cells(summary: ProcessSummary) -> tuple[str, ...]:
+def _process_cells(summary: ProcessSummary, *, ranked: bool) -> tuple[str, ...]:
     peaks = [f"{u.device} {size(u.allocated.total_bytes)}" for u in summary.devices if u.allocated]
     rank, parent = summary.process.rank, summary.parent_pid
     return (
         str(summary.process.pid),
-        "" if rank is None else str(rank),
+        *(["" if rank is None else str(rank)] if ranked else []),
         "" if parent is None else str(parent),
         summary.process.row["start_method"] or "",
+        _ended(summary),
         f"{summary.events:,}",
-        f"{sum(summary.lost.values()):,}",
+        f"{summary.lost_total:,}",
         ", ".join(peaks) or "nothing allocated",
     )
 
 
 def _hints(use: DeviceUse) -> list[str]:
     hints = []
-    if use.fp32_weight_bytes >= _HINT_MIN_BYTES:
-        share = 100 * use.fp32_weight_bytes / use.weight_bytes
+    if use.weights.fp32_weight_bytes >= _HINT_MIN_BYTES:
+        share = 100 * use.weights.fp32_weight_bytes / use.weights.weight_bytes
         hints.append(
             f"{share:.0f} % of the weights on {use.device} are float32: bfloat16 would save "
             f"about {size(use.bf16_saving_bytes)}"

@@ -21,7 +21,7 @@ def size(total_bytes: int) -> str:
 def exact(total_bytes: int) -> str:
     """A size with the bytes themselves: "1.50 KiB (1,536 bytes)"."""
     if abs(total_bytes) < 1024:
-        return f"{total_bytes:,} bytes"
+        return count(total_bytes, "byte")
     return f"{size(total_bytes)} ({total_bytes:,} bytes)"
 
 

@@ -16,6 +16,7 @@ from memtrace import _core, recording
 from memtrace.hook import arrival
 from memtrace.recording import Recording, guarded
 from memtrace.run import environment
+from memtrace.run.ending import replace_in_os
 from memtrace.run.interpreter import split, unusable_option
 
 _watching = False
@@ -28,10 +29,16 @@ def watch() -> None:
         return
     _watching = True
     os.register_at_fork(after_in_child=_after_fork)
-    # subprocess and multiprocessing start everything through this one.
-    _posixsubprocess.fork_exec = _core.observed(_posixsubprocess.fork_exec, after=_after_fork_exec)
+    # subprocess and multiprocessing start everything through this one; subprocess, if it has been
+    # imported, under a name of its own.
+    original = _posixsubprocess.fork_exec
+    observed = _core.observed(original, after=lambda *call: guarded(_after_fork_exec, *call))
+    _posixsubprocess.fork_exec = observed
+    names = getattr(sys.modules.get("subprocess"), "__dict__", {})
+    if names.get("_fork_exec") is original:
+        names["_fork_exec"] = observed
     for name in ("posix_spawn", "posix_spawnp"):
-        setattr(os, name, _core.observed(getattr(os, name), after=_after_posix_spawn))
+        replace_in_os(name, after=lambda *call: guarded(_after_posix_spawn, *call))
 
 
 def _after_fork() -> None:
@@ -54,6 +61,7 @@ def _after_fork() -> None:
         leave_unrecorded_mark(parent.trace_dir, os.getpid(), str(error))
         return
     recording.set_current(child)
+    guarded(child.recorder.note_exit_status)
     guarded(child.export_environment)
     guarded(child.watch_torch)
 

@@ -9,6 +9,10 @@ from memtrace import _core, recording
 from memtrace.plain_json import to_json
 from memtrace.recording import guarded
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SIGINT_STATUS = 130
 
 
@@ -32,17 +36,34 @@ def at_exit() -> None:
 
 def watch_os_exit() -> None:
     """Note an end by os._exit, which runs no handler: every multiprocessing child ends so."""
-    os._exit = _core.observed(os._exit, before=_before_os_exit)
+    replace_in_os("_exit", before=lambda *call: guarded(_before_os_exit, *call))
+
+
+def replace_in_os(
+    name: str,
+    *,
+    before: Callable[..., object] | None = None,
+    after: Callable[..., object] | None = None,
+) -> None:
+    """Observe a function of os, once; also where pickle looks for it, in the module it is from."""
+    original = getattr(os, name)
+    if isinstance(original, _core.ObservedCall):
+        return
+    observed = _core.observed(original, before=before, after=after)
+    for module in (os, sys.modules.get(original.__module__)):
+        if getattr(module, name, None) is original:
+            setattr(module, name, observed)
 
 
 def _before_os_exit(args: tuple[object, ...], kwargs: dict[str, object] | None) -> None:
-    given = args[0] if args else (kwargs or {}).get("status")
-    if not isinstance(given, int):
-        return  # os._exit is about to raise TypeError
+    given = (*args, *(kwargs or {}).values())
+    status = given[0] if len(given) == 1 else None
+    if not isinstance(status, int) or not -(1 << 31) <= status < 1 << 31:
+        return  # os._exit is about to raise
     recorded = recording.current()
     if recorded is not None:
-        recorded.end("os._exit", status=given & 0xFF, quick=True)
-    _core.announce_process_end(given)
+        recorded.end("os._exit", status=status & 0xFF, quick=True)
+    _core.announce_process_end(status)
 
 
 def seal(

@@ -12,6 +12,7 @@ _MARKER_TEXT = '{"memtrace_trace":true,"format_version":1}\n'
 _DATASETS = ("allocations", "events", "segments", "operators", "stacks", "names", "stages", "steps")
 _MORE_DATASETS = ("samples", "marks", "timeline", "processes")
 _OWN_NAMES = frozenset((*_DATASETS, *_MORE_DATASETS, "spool", MARKER))
+UNFINISHED = ".finalising-"  # begins the folder of a finaliser that is at work, or was killed
 # A recording needs this much before its first event: control page, first chunks, names.
 _ROOM_BYTES = 1 << 20
 
@@ -81,18 +82,34 @@ def check_replaceable(path: str, shown: str) -> None:
     """
     if os.path.islink(path) or not os.path.isdir(path) or not is_trace(path):
         raise MemtraceError(f"{shown} is not a memtrace trace: --force does not replace it")
-    strangers = sorted(set(os.listdir(path)) - _OWN_NAMES)
+    strangers = sorted(
+        name
+        for name in os.listdir(path)
+        if name not in _OWN_NAMES and not name.startswith(UNFINISHED)
+    )
     if strangers:
         raise MemtraceError(
             f"{shown} also holds {strangers[0]}, which memtrace did not write: "
             "--force does not replace it"
         )
-    for spool in _list_or_nothing(os.path.join(path, "spool")):
-        pid = pid_of_key(spool.removeprefix("process="))
-        if spool.startswith("process=") and pid and os.path.exists(f"/proc/{pid}"):
-            raise MemtraceError(
-                f"{shown} is being recorded by process {pid}: --force does not replace it"
-            )
+    for name in _list_or_nothing(os.path.join(path, "spool")):
+        if name.startswith("process="):
+            _check_not_recorded(os.path.join(path, "spool", name), shown)
+
+
+def _check_not_recorded(spool: str, shown: str) -> None:
+    # Not with the others: that it cannot be loaded is told in a better place (run/command.py).
+    from memtrace import _core
+
+    life = _core.writer_life(spool)
+    process = f"process {pid_of_key(spool)}"
+    if life == "running":
+        raise MemtraceError(f"{shown} is being recorded by {process}: --force does not replace it")
+    if life == "unknown":
+        raise MemtraceError(
+            f"{shown} may still be recorded by {process} of another machine or container: if that "
+            f"has ended, python -m memtrace recover --force {shown}"
+        )
 
 
 def is_trace(path: str) -> bool:

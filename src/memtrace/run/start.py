@@ -52,6 +52,7 @@ def _start(inherited: environment.Inherited) -> Recording:
             main_pid=inherited.main_pid,
         )
         recording.set_current(started)
+    guarded(started.recorder.note_exit_status)
     started.export_environment()
     # Registered before anyone else's, so it runs after all of them.
     atexit.register(ending.at_exit)
@@ -64,7 +65,7 @@ def _watch_end(trace_dir: str) -> None:
         _core.watch_process_end(
             finaliser.end_fifo(trace_dir),
             finaliser.done_fifo(trace_dir),
-            finaliser.recover_hint(trace_dir),
+            os.fsencode(finaliser.recover_hint(trace_dir)),
         )
 
 

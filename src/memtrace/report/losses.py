@@ -1,0 +1,89 @@
+"""What is missing from a trace, in words: records, which make figures bounds, or only names."""
+
+from __future__ import annotations
+
+from memtrace.analyse.summary import ProcessSummary, Summary
+from memtrace.report.page import FAINT, WARNING, Line
+from memtrace.report.units import count
+
+#: The losses that cost no byte (schema.LOST_WORDS): what to count, and what befell it.
+_CUT_WORDS = {
+    "stack_too_deep": ("stack", "cut at 512 frames"),
+    "operators_deep": ("operator call", "nested too deep to be told"),
+    "text_no_space": ("name", "not written for want of space"),
+    "text_bytes_cut": ("byte", "of names cut off"),
+    "unknown_text_ids": ("name", "not known"),
+    "unmatched_names": ("tensor", "in no recorded allocation"),
+}
+
+
+def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:
+    """What is missing or odd, of the processes shown by name and of the others together."""
+    lines: list[Line] = []
+    for process in shown:
+        of = f" by {process.process}" if len(summary.processes) > 1 else ""
+        if process.lost_total or process.bounding:
+            lines.append(_label("lost", f"{_lost(process)}{of}: figures are bounds", WARNING))
+    shown_keys = {process.process.key for process in shown}
+    rest = [p for p in summary.processes if p.process.key not in shown_keys]
+    if any(p.bounding or p.lost_total for p in rest):
+        lost = count(sum(p.lost_total for p in rest), "record")
+        lines.append(_label("lost", f"{lost} by other processes", WARNING))
+    if not lines:
+        lines.append(_label("lost", "nothing"))
+    cut = _cut(summary)
+    if cut:
+        lines.append(_label("cut", f"{cut}; no byte is missing"))
+    unmatched = sum(process.unmatched_frees for process in shown)
+    if unmatched:
+        lines.append(Line(f"  {count(unmatched, 'free')} of memory from before recording", FAINT))
+    gone = sum(process.unscanned_models for process in shown)
+    if gone:
+        text = f"{count(gone, 'model')} gone before a scan: weights of theirs have no names"
+        lines.append(Line(f"  {text}", FAINT))
+    lines += [Line(f"  {reason}", WARNING) for reason in _not_recorded(summary)]
+    missed = sum(process.unrecorded_children for process in summary.processes)
+    if missed:
+        lines.append(Line(f"  children that could not be recorded: {missed:,}", WARNING))
+    if summary.running:
+        lines.append(
+            Line(f"  still running, not in this trace yet: {len(summary.running):,}", WARNING)
+        )
+    for process in shown:
+        if process.process.row["complete"] is False:
+            who = str(process.process) if len(summary.processes) > 1 else "the process"
+            style = WARNING if process.process.key == summary.root else FAINT
+            how = f"{who} did not end in order; all"
+            if process.process.row["end_reason"] == "unknown":  # or has not ended, for all we know
+                how = f"how {who} ended is not known; all"
+            lines.append(Line(f"  {how} that it had recorded is here", style))
+    return lines
+
+
+def _label(label: str, text: str, style: str = "") -> Line:
+    return Line(f"  {label:<9}{text}", style)
+
+
+def _lost(process: ProcessSummary) -> str:
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in process.bounding.items())
+    records = count(process.lost_total, "record") if process.lost_total else ""
+    return f"{records} ({kinds})" if records and kinds else records or kinds
+
+
+def _cut(summary: Summary) -> str:
+    totals: dict[str, int] = {}
+    for process in summary.processes:
+        for kind, number in process.cut.items():
+            totals[kind] = totals.get(kind, 0) + number
+    told = []
+    for kind, number in totals.items():
+        noun, befell = _CUT_WORDS.get(kind, (kind, ""))
+        told.append(f"{count(number, noun)} {befell}".rstrip())
+    return ", ".join(told)
+
+
+def _not_recorded(summary: Summary) -> list[str]:
+    """What the hooks could not record, each reason once."""
+    reasons = [process.process.row.get("hook_error") for process in summary.processes]
+    said = summary.empty or ""
+    return list(dict.fromkeys(reason for reason in reasons if reason and reason not in said))
