@@ -23,16 +23,17 @@ constexpr size_t kStride = 1024;
 Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part_rows)
     : reader_(reader), batch_rows_(std::max<size_t>(batch_rows, kStride)),
       part_rows_(std::max<size_t>(part_rows, 1)), merge_(reader), scale_(reader.tick_scale()),
-      names_(reader.text()), labels_(names_), stacks_(names_), calls_(names_, stacks_),
-      stages_(names_, out_.stages, out_.steps),
+      names_(reader.text()), labels_(names_), stacks_(names_),
+      calls_(names_, stacks_, out_.operators), stages_(names_, out_.stages, out_.steps),
       lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
-      tensors_(names_, lifetimes_, out_.names) {
+      tensors_(names_, lifetimes_, out_.names, scale_) {
   read_devices();
   if (!reader.logs().empty()) {
     stages_.foresee_blocks(reader.logs().front());
     for (const ChunkRecords& chunk : reader.logs().front())
       reader.release(chunk);
   }
+  tensors_.begin(reader);
 }
 
 void Conversion::read_devices() {
@@ -85,7 +86,7 @@ void Conversion::record(const Record& record) {
   if (is_span(action)) {
     const OperatorSpan& span = record.span;
     calls_.span(lifetimes_.calls_of(span.tail.thread), span, place.seq, scale_.ns(span.start_ticks),
-                time_ns, out_.operators);
+                time_ns);
     return;
   }
   if (!is_note(action)) {

@@ -47,6 +47,8 @@ class Conversion {
   const std::vector<PausedInterval>& paused() const { return paused_; }
   // Text of the first `settings` mark, empty when there is none.
   const std::string& settings_text() const { return settings_text_; }
+  // Models whose weights have no names: they were gone before a scan could look at them.
+  size_t unscanned_models() const { return stacks_.unscanned_roots(); }
   int64_t last_time_ns() const { return last_time_ns_; }
   Labels& labels() { return labels_; }
   const NameStrings& names() const { return names_; }

@@ -42,6 +42,8 @@ void Lifetimes::add_segment_rows(DeviceCode code, Device& cuda) {
 }
 
 void Lifetimes::finish() {
+  for (auto& [thread, state] : threads_)
+    calls_.finish(state.calls);
   pool_.each([this](uint32_t, const Allocation& allocation) { finished_.push_back(allocation); });
   for (size_t code = 1; code < devices_.size(); ++code)
     if (devices_[code])

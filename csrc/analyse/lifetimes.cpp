@@ -54,6 +54,7 @@ Lifetimes::Device& Lifetimes::device(DeviceCode code) {
 Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
   if (!last_state_ || last_thread_ != thread) {
     last_state_ = &threads_[thread]; // references into the map stay valid
+    last_state_->calls.id = thread;
     last_thread_ = thread;
   }
   return *last_state_;
@@ -79,8 +80,8 @@ Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
       holder = block->holder;
   } else if (const uint32_t* live = device(kCpu).live.find(address)) {
     holder = *live;
-  } else if (const uint32_t* mapped = external_.find(address)) {
-    holder = *mapped;
+  } else if (const auto told = told_.find(address); told != told_.end()) {
+    holder = told->second;
   }
   return holder != 0 ? &pool_[holder] : nullptr;
 }
@@ -113,7 +114,11 @@ void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
     ++counts_.bad_records;
     return;
   }
-  const Place place{next_seq_, time_ns};
+  const bool of_scan = event.tail.device == kCpu && event.size_bytes != 0 &&
+                       event.tail.action == Action::free_requested;
+  if (of_scan && told_of(event) == 0)
+    return;
+  const Place place{next_seq_, last_time_ns_ = time_ns};
   Outcome outcome;
   Device& home = device(event.tail.device);
   if (event.tail.device == kCpu)
@@ -175,6 +180,9 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
 }
 
 void Lifetimes::finish_allocation(uint32_t holder) {
+  const Allocation& allocation = pool_[holder];
+  if (allocation.device == kCpu && allocation.origin != Origin::recorded)
+    told_.erase(allocation.address);
   finished_.push_back(pool_[holder]);
   pool_.give_back(holder);
 }
@@ -219,15 +227,17 @@ void Lifetimes::cpu_event(const AllocatorEvent& event, Place place, Outcome& out
   }
 }
 
+void Lifetimes::add_cpu_bytes(Device& cpu, int64_t bytes) {
+  DeviceBytes& now = cpu.tally.current;
+  now.allocated += bytes;
+  now.active = now.reserved = now.requested = now.allocated;
+  cpu.tally.peak.allocated = std::max(cpu.tally.peak.allocated, now.allocated);
+}
+
 void Lifetimes::cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome) {
-  auto add = [&cpu](int64_t bytes) {
-    DeviceBytes& now = cpu.tally.current;
-    now.allocated += bytes;
-    now.active = now.reserved = now.requested = now.allocated;
-    cpu.tally.peak.allocated = std::max(cpu.tally.peak.allocated, now.allocated);
-  };
+  end_told(event.address, event.size_bytes, place);
   if (const uint32_t* held = cpu.live.find(event.address)) {
-    add(-pool_[*held].block_bytes);
+    add_cpu_bytes(cpu, -pool_[*held].block_bytes);
     missed(*held, place);
   }
   const Origin origin =
@@ -235,7 +245,9 @@ void Lifetimes::cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place,
   const Allocation allocation = begin(event, place, origin);
   outcome.born = pool_.take(allocation);
   cpu.live.insert(event.address, outcome.born);
-  add(allocation.block_bytes);
+  if (origin == Origin::preexisting)
+    told_[event.address] = outcome.born;
+  add_cpu_bytes(cpu, allocation.block_bytes);
   ++cpu.tally.allocations;
   outcome.allocation_id = allocation.id;
   outcome.block_bytes = allocation.block_bytes;
@@ -244,18 +256,18 @@ void Lifetimes::cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place,
 }
 
 void Lifetimes::cpu_free(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome) {
-  AddressMap<uint32_t>* map = &cpu.live;
-  const uint32_t* held = map->find(event.address);
-  if (!held) {
-    map = &external_;
-    held = map->find(event.address);
+  uint32_t holder = told_of(event);
+  if (holder == 0) {
+    if (const uint32_t* held = cpu.live.find(event.address))
+      holder = *held;
+    else if (const auto told = told_.find(event.address); told != told_.end())
+      holder = told->second;
   }
-  if (!held) {
+  if (holder == 0) {
     ++counts_.unmatched_frees;
     outcome.size_bytes = event.size_bytes != 0 ? signed_bytes(event.size_bytes) : kNull;
     return;
   }
-  const uint32_t holder = *held;
   Allocation& allocation = pool_[holder];
   allocation.free_seq = place.seq;
   allocation.free_time_ns = place.time_ns;
@@ -263,29 +275,61 @@ void Lifetimes::cpu_free(Device& cpu, const AllocatorEvent& event, Place place, 
   outcome.allocation_id = allocation.id;
   outcome.size_bytes = allocation.size_bytes;
   outcome.block_bytes = allocation.block_bytes;
-  if (map == &cpu.live) {
-    DeviceBytes& now = cpu.tally.current;
-    now.allocated -= allocation.block_bytes;
-    now.active = now.reserved = now.requested = now.allocated;
+  if (allocation.origin != Origin::external) {
+    add_cpu_bytes(cpu, -allocation.block_bytes);
     ++cpu.tally.frees;
     outcome.freed_bytes = allocation.block_bytes;
+    cpu.live.erase(event.address);
   }
-  map->erase(event.address);
   finish_allocation(holder);
 }
+
+// ---- CPU memory that scans tell of --------------------------------------------------------------
 
 // Memory that no allocator of torch gave: shown, but not part of what the allocator holds. Memory
 // of torch's that came back to it through numpy is what it was.
 void Lifetimes::external(const AllocatorEvent& event, Place place, Outcome& outcome) {
   if (device(kCpu).live.find(event.address))
     return;
-  if (const uint32_t* held = external_.find(event.address))
-    missed(*held, place);
+  if (const auto told = told_.find(event.address); told != told_.end())
+    missed(told->second, place);
   const Allocation allocation = begin(event, place, Origin::external);
   outcome.born = pool_.take(allocation);
-  external_.insert(event.address, outcome.born);
+  told_[event.address] = outcome.born;
   outcome.allocation_id = allocation.id;
   outcome.block_bytes = allocation.block_bytes;
+}
+
+uint32_t Lifetimes::told_of(const AllocatorEvent& event) {
+  const auto told = told_.find(event.address);
+  if (told == told_.end() || event.size_bytes == 0)
+    return 0;
+  const Allocation& allocation = pool_[told->second];
+  return allocation.size_bytes == signed_bytes(event.size_bytes) ? told->second : 0;
+}
+
+void Lifetimes::end_told(uint64_t address, uint64_t bytes, Place place) {
+  while (!told_.empty()) {
+    auto next = told_.lower_bound(address + std::max<uint64_t>(bytes, 1));
+    if (next == told_.begin())
+      return;
+    const auto [start, holder] = *--next;
+    if (start + static_cast<uint64_t>(pool_[holder].size_bytes) <= address)
+      return;
+    end_told(holder, place);
+  }
+}
+
+void Lifetimes::end_told(uint32_t holder, Place place) {
+  Allocation& allocation = pool_[holder];
+  allocation.free_seq = place.seq;
+  allocation.free_time_ns = place.time_ns;
+  if (allocation.origin == Origin::preexisting) {
+    Device& cpu = device(kCpu);
+    add_cpu_bytes(cpu, -allocation.block_bytes);
+    cpu.live.erase(allocation.address);
+  }
+  finish_allocation(holder);
 }
 
 // ---- CUDA -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -43,6 +44,7 @@ class Lifetimes {
 
   void event(const AllocatorEvent& event, int64_t time_ns);
   int64_t next_seq() const { return next_seq_; }
+  int64_t last_time_ns() const { return last_time_ns_; } // of the last event
 
   OperatorCalls::Thread& calls_of(uint32_t thread) { return thread_state(thread).calls; }
   // The allocation that is live at the address, or null.
@@ -95,6 +97,12 @@ class Lifetimes {
   void cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome);
   void cpu_free(Device& cpu, const AllocatorEvent& event, Place place, Outcome& outcome);
   void external(const AllocatorEvent& event, Place place, Outcome& outcome);
+  static void add_cpu_bytes(Device& cpu, int64_t bytes);
+  // The row that a scan's word on the end of memory is about; 0: none, it ended already.
+  uint32_t told_of(const AllocatorEvent& event);
+  // Another has this memory now: what a scan knew there is gone.
+  void end_told(uint64_t address, uint64_t bytes, Place place);
+  void end_told(uint32_t holder, Place place);
   void cuda_event(const AllocatorEvent& event, Place place, Outcome& outcome);
   void cuda_alloc(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
   void cuda_free(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
@@ -118,10 +126,13 @@ class Lifetimes {
   uint32_t last_thread_ = 0;
   ThreadState* last_state_ = nullptr;
   AllocationPool pool_;
-  AddressMap<uint32_t> external_;   // address -> holder
+  // CPU memory that scans told of, external or preexisting, by address -> holder: an allocator's
+  // free may never tell of its end.
+  std::map<uint64_t, uint32_t> told_;
   std::deque<Allocation> finished_; // grows without moving what is in it
   std::vector<uint32_t> lost_;
   int64_t next_seq_ = 0, next_allocation_id_ = 1;
+  int64_t last_time_ns_ = 0;
   StringId phase_other_;
   LifetimeCounts counts_;
 };

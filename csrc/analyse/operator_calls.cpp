@@ -16,27 +16,49 @@ constexpr const char* kScopes[] = {
 
 } // namespace
 
-OperatorCalls::OperatorCalls(NameStrings& names, StackTable& stacks)
-    : names_(names), stacks_(stacks) {
+OperatorCalls::OperatorCalls(NameStrings& names, StackTable& stacks, Table& rows)
+    : names_(names), stacks_(stacks), rows_(rows) {
   static_assert(std::size(kScopes) == kScopeCount);
   for (size_t i = 0; i < kScopeCount; ++i)
     scopes_[i] = names.intern(kScopes[i]);
 }
 
+// The innermost open call is over, and how is not known.
+void OperatorCalls::end_unknown(Thread& thread) {
+  const OpenCall done = thread.open.back();
+  thread.open.pop_back();
+  int64_t parent_id = kNull;
+  if (!thread.open.empty()) { // open as well: it is around this one
+    OpenCall& parent = thread.open.back();
+    parent.allocated_bytes += done.allocated_bytes;
+    parent.freed_bytes += done.freed_bytes;
+    parent_id = parent.id;
+  }
+  rows_.add(done.id, parent_id, StringId::null, StringId::null, int64_t{thread.id}, kNull, kNull,
+            done.start_seq, kNull, kNull, StringId::null, kNull, done.allocated_bytes,
+            done.freed_bytes);
+}
+
+void OperatorCalls::finish(Thread& thread) {
+  while (!thread.open.empty())
+    end_unknown(thread);
+}
+
 // The thread's open call of that number. Numbers rise with time, so a call with a greater number
 // above it in the stack has ended, and its span was lost.
 OperatorCalls::OpenCall& OperatorCalls::open(Thread& thread, uint32_t call, int64_t seq) {
-  while (!thread.empty() && thread.back().call > call) {
-    thread.pop_back();
+  auto& open = thread.open;
+  while (!open.empty() && open.back().call > call) {
+    end_unknown(thread);
     ++lost_spans_;
   }
-  if (!thread.empty() && thread.back().call == call)
-    return thread.back();
-  if (thread.size() >= kMostOpenCalls) {
-    thread.erase(thread.begin(), thread.begin() + kMostOpenCalls / 2);
-    lost_spans_ += kMostOpenCalls / 2;
+  if (!open.empty() && open.back().call == call)
+    return open.back();
+  if (open.size() >= kMostOpenCalls) {
+    lost_spans_ += open.size();
+    finish(thread);
   }
-  return thread.emplace_back(OpenCall{call, next_id_++, seq, 0, 0});
+  return open.emplace_back(OpenCall{call, next_id_++, seq, 0, 0});
 }
 
 int64_t OperatorCalls::event(Thread& thread, uint32_t call, int64_t seq, int64_t allocated_bytes,
@@ -50,9 +72,9 @@ int64_t OperatorCalls::event(Thread& thread, uint32_t call, int64_t seq, int64_t
 }
 
 void OperatorCalls::span(Thread& thread, const OperatorSpan& span, int64_t seq,
-                         int64_t start_time_ns, int64_t end_time_ns, Table& table) {
+                         int64_t start_time_ns, int64_t end_time_ns) {
   const OpenCall done = open(thread, span.call, seq);
-  thread.pop_back();
+  thread.open.pop_back();
   int64_t parent_id = kNull;
   if (span.parent_call != 0 && span.parent_call < span.call) {
     OpenCall& parent = open(thread, span.parent_call, done.start_seq);
@@ -60,7 +82,7 @@ void OperatorCalls::span(Thread& thread, const OperatorSpan& span, int64_t seq,
     parent.freed_bytes += done.freed_bytes;
     parent_id = parent.id;
   }
-  table.add(done.id, parent_id, names_.of(span.name),
+  rows_.add(done.id, parent_id, names_.of(span.name),
             span.scope < kScopeCount ? scopes_[span.scope] : StringId::null,
             int64_t{span.tail.thread}, std::min(start_time_ns, end_time_ns), end_time_ns,
             done.start_seq, span.sequence_number < 0 ? kNull : span.sequence_number, kNull,

@@ -2,7 +2,9 @@
 //
 // An allocator event names its innermost call by (thread, number); the call's span is recorded when
 // it ends, after its events and after the spans of the calls inside it. A thread's open calls nest,
-// so a short stack per thread holds all that is not finished; memory is bounded by nesting.
+// so a short stack per thread holds all that is not finished; memory is bounded by nesting. Every
+// id that a row names has a row: a call whose end was not recorded (a killed process, a lost span)
+// has one that knows neither its name nor its times.
 #pragma once
 
 #include "analyse/columns.h"
@@ -24,21 +26,27 @@ class OperatorCalls {
     int64_t start_seq; // of the first allocator event in it
     int64_t allocated_bytes, freed_bytes;
   };
-  using Thread = std::vector<OpenCall>; // outermost first
+  struct Thread {
+    uint32_t id = 0;            // the recorder's number of it
+    std::vector<OpenCall> open; // outermost first
+  };
 
-  OperatorCalls(NameStrings& names, StackTable& stacks);
+  OperatorCalls(NameStrings& names, StackTable& stacks, Table& rows);
 
   // The call's id, counting the event's bytes in it. kNull for call 0.
   int64_t event(Thread& thread, uint32_t call, int64_t seq, int64_t allocated_bytes,
                 int64_t freed_bytes);
-  // A call ended: its row. `thread_id` is the recorder's number of the thread.
+  // A call ended: its row.
   void span(Thread& thread, const OperatorSpan& span, int64_t seq, int64_t start_time_ns,
-            int64_t end_time_ns, Table& table);
+            int64_t end_time_ns);
+  // The recording is over: rows of the calls that are still open.
+  void finish(Thread& thread);
 
   uint64_t lost_spans() const { return lost_spans_; }
 
  private:
   OpenCall& open(Thread& thread, uint32_t call, int64_t seq);
+  void end_unknown(Thread& thread);
 
   // at::RecordScope, in its order.
   static constexpr size_t kScopeCount = 10;
@@ -46,6 +54,7 @@ class OperatorCalls {
   NameStrings& names_;
   std::array<StringId, kScopeCount> scopes_{};
   StackTable& stacks_;
+  Table& rows_;
   int64_t next_id_ = 1;
   uint64_t lost_spans_ = 0;
 };

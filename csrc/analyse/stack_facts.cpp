@@ -74,14 +74,34 @@ StringId StackTable::class_of(uint32_t module) {
   return names_.of(fields.class_name);
 }
 
+uint32_t StackTable::outermost_module(const std::vector<StackFrame>& frames) {
+  uint32_t outermost = 0;
+  for (const StackFrame& frame : frames)
+    if (frame.module != 0)
+      outermost = frame.module; // innermost first
+  return outermost;
+}
+
+// A part of a model that is called on its own (`model.encoder(x)`, a block that is computed again
+// in the backward) is named by its path in the model, as where the whole model is called.
+std::string StackTable::path_of(uint32_t module, uint32_t root) const {
+  const TextTable& text = names_.text();
+  const uint32_t outermost = text.outermost_root(root);
+  if (const auto path = text.module_path(module, outermost); !path.empty())
+    return std::string(path);
+  if (module == root)
+    return text.full_path(root, {});
+  if (const auto path = text.module_path(module, root); !path.empty())
+    return text.full_path(root, path);
+  const uint32_t other = text.any_root(module); // not called from where it hangs
+  return other != 0 ? text.full_path(other, text.module_path(module, other)) : std::string{};
+}
+
 StackTable::Module StackTable::module_of(const std::vector<StackFrame>& frames, size_t innermost) {
   const uint32_t module = frames[innermost].module;
   const StringId class_name = class_of(module);
-  uint32_t root = 0;
-  for (const StackFrame& frame : frames)
-    if (frame.module != 0)
-      root = frame.module; // innermost first: the last one is the outermost
-  const std::string_view path = names_.text().module_path(module, root);
+  const uint32_t root = outermost_module(frames);
+  const std::string path = path_of(module, root);
   if (!path.empty())
     return {names_.intern(path), class_name};
   if (module == root) // the root has no path in itself
@@ -128,6 +148,8 @@ bool StackTable::add_rows(Table& table, size_t most_rows) {
   while (next_row_stack_ < ids_.size() && table.rows() < most_rows) {
     const uint32_t stack = ids_[next_row_stack_++];
     const auto all = frames(stack);
+    if (const uint32_t root = outermost_module(all); root != 0 && names_.text().any_root(root) == 0)
+      unscanned_roots_.insert(root);
     for (size_t depth = 0; depth < all.size(); ++depth) {
       const StackFrame& frame = all[depth];
       const Module module = frame.module != 0 ? module_of(all, depth) : Module{};

@@ -7,8 +7,9 @@
 #include "analyse/name_strings.h"
 
 #include <cstdint>
+#include <string>
 #include <string_view>
-#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace memtrace {
@@ -32,6 +33,8 @@ class StackTable {
   const StackFacts& facts(uint32_t stack);
   // Adds the rows of the next stacks, up to about `most_rows`; false when there are no more.
   bool add_rows(Table& table, size_t most_rows);
+  // Of the stacks whose rows were added: outermost modules that no scan found alive.
+  size_t unscanned_roots() const { return unscanned_roots_.size(); }
 
  private:
   struct Module {
@@ -42,7 +45,11 @@ class StackTable {
   std::vector<StackFrame> frames(uint32_t stack) const;
   StringId source_of(const StackFrame& frame);
   StringId class_of(uint32_t module);
-  // The module of frames[innermost], named by its path in the stack's outermost module.
+  static uint32_t outermost_module(const std::vector<StackFrame>& frames);
+  // The path of a module under a stack's outermost one, from the whole model on; empty: not known.
+  std::string path_of(uint32_t module, uint32_t root) const;
+  // The module of frames[innermost], named by its path in the model that the stack's outermost
+  // module is, or is a part of.
   Module module_of(const std::vector<StackFrame>& frames, size_t innermost);
 
   NameStrings& names_;
@@ -51,6 +58,7 @@ class StackTable {
   std::vector<uint32_t> ids_;
   bool ids_read_ = false;
   size_t next_row_stack_ = 0;
+  std::unordered_set<uint32_t> unscanned_roots_;
 };
 
 } // namespace memtrace

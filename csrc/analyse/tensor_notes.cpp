@@ -23,8 +23,9 @@ uint64_t mix(uint64_t hash, uint64_t value) {
 
 } // namespace
 
-TensorNotes::TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows)
-    : names_(names), lifetimes_(lifetimes), rows_(rows) {
+TensorNotes::TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows,
+                         const TickScale& scale)
+    : names_(names), lifetimes_(lifetimes), rows_(rows), scale_(scale) {
   for (const std::string_view text : names.text().tensor_notes())
     read(text);
   std::ranges::stable_sort(notes_, {}, &Note::ticks);
@@ -43,8 +44,14 @@ void TensorNotes::read(std::string_view text) {
   Note note{};
   note.ticks = (*json)["ticks"].address();
   note.address = (*json)["address"].address();
+  note.bytes = (*json)["bytes"].address();
   note.device = device_code((*json)["device"].string());
+  note.torchs_own = note.device == kCpu && note.bytes != 0 && (*json)["memory"].string().empty();
   note.name = string("name");
+  // Written before a scan found the model that this root is a part of.
+  if (const auto root = static_cast<uint32_t>((*json)["root_id"].integer());
+      root != 0 && note.name != StringId::null)
+    note.name = names_.intern(names_.text().full_path(root, names_[note.name]));
   note.kind = string("kind");
   note.label = string("label");
   note.dtype = string("dtype");
@@ -57,9 +64,62 @@ void TensorNotes::read(std::string_view text) {
   notes_.push_back(std::move(note));
 }
 
+void TensorNotes::Candidates::add(const Note& note) {
+  if (first_.try_emplace(note.address, &note).second)
+    last_ticks_ = note.ticks;
+}
+
+// What lies in the memory that the event is about was not there before, if first noted after it.
+void TensorNotes::Candidates::exclude(const AllocatorEvent& event) {
+  const Action action = event.tail.action;
+  if (event.tail.device != kCpu || (action != Action::alloc && action != Action::free_requested))
+    return;
+  auto next = first_.lower_bound(event.address + std::max<uint64_t>(event.size_bytes, 1));
+  while (next != first_.begin()) {
+    const auto [address, note] = *--next;
+    if (address + note->bytes <= event.address)
+      return;
+    if (event.ticks < note->ticks)
+      next = first_.erase(next);
+  }
+}
+
+void TensorNotes::Candidates::exclude(const LogRecords& log, const SpoolReader& reader) {
+  for (const ChunkRecords& chunk : log) {
+    if (first_.empty() || chunk.count == 0 || chunk.records[0].event.ticks > last_ticks_)
+      return; // a log is in the order of its ticks
+    for (size_t i = 0; i < chunk.count; ++i)
+      exclude(chunk.records[i].event);
+    reader.release(chunk);
+  }
+}
+
+void TensorNotes::begin(const SpoolReader& reader) {
+  Candidates candidates;
+  for (const Note& note : notes_)
+    if (note.torchs_own)
+      candidates.add(note);
+  for (const LogRecords& log : reader.logs())
+    candidates.exclude(log, reader);
+  for (const auto& [address, note] : candidates.left())
+    add_preexisting(*note, 0);
+}
+
+void TensorNotes::add_preexisting(const Note& note, int64_t time_ns) {
+  AllocatorEvent event{};
+  event.ticks = note.ticks;
+  event.address = note.address;
+  event.size_bytes = note.bytes;
+  event.tail = {0, static_cast<uint16_t>(Memory::host), kCpu, Action::preexisting};
+  lifetimes_.event(event, time_ns);
+}
+
 void TensorNotes::apply_next() {
   const size_t index = next_++;
   const Note& note = notes_[index];
+  // Its allocation was not recorded, and cannot have been the first at its place.
+  if (note.torchs_own && !lifetimes_.find(kCpu, note.address))
+    add_preexisting(note, std::max(scale_.ns(note.ticks), lifetimes_.last_time_ns()));
   if (Allocation* allocation = lifetimes_.find(note.device, note.address))
     apply(note, *allocation);
   else

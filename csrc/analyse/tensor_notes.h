@@ -1,13 +1,17 @@
 // What scans of models said of tensors: names, kinds and shapes, joined to allocations.
 //
 // A note says "at this tick, the storage at this address is that weight"; the allocation live then
-// is the one. Notes are applied in the order of ticks, as the events go by.
+// is the one. Notes are applied in the order of ticks, as the events go by. Memory of torch's CPU
+// allocator that no recorded allocation explains was there before the recording: it is a
+// preexisting row from the first event on, as CUDA's is.
 #pragma once
 
 #include "analyse/labels.h"
 #include "analyse/lifetimes.h"
+#include "store/spool_reader.h"
 
 #include <cstdint>
+#include <map>
 #include <unordered_map>
 #include <vector>
 
@@ -15,8 +19,10 @@ namespace memtrace {
 
 class TensorNotes {
  public:
-  TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows);
+  TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows, const TickScale& scale);
 
+  // Before the first record: rows for the CPU memory that was there before the recording.
+  void begin(const SpoolReader& reader);
   // Applies all notes that were taken before `ticks`.
   void apply_before(uint64_t ticks) {
     while (next_ < notes_.size() && notes_[next_].ticks < ticks)
@@ -30,20 +36,36 @@ class TensorNotes {
 
  private:
   struct Note {
-    uint64_t ticks, address;
+    uint64_t ticks, address, bytes;
     DeviceCode device;
+    bool torchs_own; // of host memory: its CPU allocator's, not handed to it
     StringId name, kind, label, dtype;
     Category category, label_category;
     int64_t offset_bytes, resident_bytes;
     std::vector<int64_t> shape;
   };
+  // Noted memory of torch's CPU allocator that may have been there before the first record.
+  class Candidates {
+   public:
+    void add(const Note& note); // in the order of ticks
+    void exclude(const LogRecords& log, const SpoolReader& reader);
+    const std::map<uint64_t, const Note*>& left() const { return first_; }
+
+   private:
+    void exclude(const AllocatorEvent& event);
+
+    std::map<uint64_t, const Note*> first_; // by address: the first note of it
+    uint64_t last_ticks_ = 0;               // of these notes
+  };
   void read(std::string_view text);
   void apply_next();
+  void add_preexisting(const Note& note, int64_t time_ns);
   void apply(const Note& note, Allocation& allocation);
 
   NameStrings& names_;
   Lifetimes& lifetimes_;
   Table& rows_;
+  const TickScale& scale_;
   std::vector<Note> notes_;
   size_t next_ = 0;
   std::unordered_map<uint64_t, std::vector<size_t>> waiting_; // address -> notes

@@ -107,6 +107,7 @@ py::dict totals(Conversion& conversion) {
                                                         : py::object(py::int_(interval.end_ns))));
   dict["events"] = lifetimes.next_seq();
   dict["unmatched_frees"] = lifetimes.counts().unmatched_frees;
+  dict["unscanned_models"] = conversion.unscanned_models();
   dict["threads"] = lifetimes.threads();
   dict["last_time_ns"] = conversion.last_time_ns();
   dict["oddities"] = oddities;

@@ -19,7 +19,7 @@ struct AllocatorFacts {
 };
 
 // The innermost running call, or null; marks it as one in which memory changed.
-inline const OperatorCall* touch_call(ThreadState& state) noexcept {
+inline OperatorCall* touch_call(ThreadState& state) noexcept {
   if (state.depth == 0)
     return nullptr;
   const uint32_t top = state.depth < ThreadState::kMaxDepth ? state.depth : ThreadState::kMaxDepth;
@@ -38,7 +38,9 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   Recording& recording = scope.recording();
   // Before the record is reserved: a new stack writes its text first.
   const uint32_t stack = wants_stack(recording, facts) ? recording.stacks->take() : 0;
-  const OperatorCall* call = touch_call(state);
+  OperatorCall* call = touch_call(state);
+  if (call && stack != 0)
+    call->stack = stack; // operators are C++: the same as when the call began, but for callbacks
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
     return recording.lose(Loss::event_no_space);

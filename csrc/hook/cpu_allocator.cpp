@@ -10,6 +10,7 @@
 // ours, by its vtable pointer: it has no data members, and neither has the wrapper.
 #include "hook/allocator_event.h"
 #include "hook/hook.h"
+#include "hook/root_scan.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -26,9 +27,13 @@ constexpr uint8_t kPriority = 0xff;
 
 void record_alloc(void* address, size_t size_bytes) noexcept {
   HookScope scope;
-  if (scope)
-    write_event(scope, {ticks_after(), reinterpret_cast<uint64_t>(address), size_bytes, 0, 0, kHost,
-                        kCpu, Action::alloc});
+  if (!scope)
+    return;
+  write_event(scope, {ticks_after(), reinterpret_cast<uint64_t>(address), size_bytes, 0, 0, kHost,
+                      kCpu, Action::alloc});
+  // An operator asks when it ends; where none are recorded, this is where no lock is held.
+  if (scope.state().depth == 0 && scope.recording().stacks) [[unlikely]]
+    request_root_scan(*scope.recording().stacks);
 }
 
 void record_free(void* address) noexcept {

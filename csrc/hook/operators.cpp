@@ -146,6 +146,7 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
   call.outer_forward_thread =
       outer_forward != 0 ? outer_forward : static_cast<uint32_t>(call.forward_thread);
   call.scope = static_cast<uint32_t>(function.scope());
+  call.stack = 0;
   call.touched = false;
   call.start_ticks = ticks_before();
   ++state.depth;
@@ -165,7 +166,7 @@ void write_span(HookScope& scope, const OperatorCall& call, uint32_t parent_call
   span.call = call.call;
   span.parent_call = parent_call;
   span.name = call.name;
-  span.stack = 0;
+  span.stack = call.stack;
   span.scope = call.scope;
   state.log->publish({state.thread, 0, kCpu, Action::operator_span});
 }
@@ -185,8 +186,12 @@ void on_end(const at::RecordFunction& function, at::ObserverContext*) {
   if (!call.touched || call.call == 0)
     return;
   OperatorCall* parent = at > 1 ? &state.calls[at - 2] : nullptr;
-  if (parent)
+  if (parent) {
     parent->touched = true;
+    // A user's scope is Python code: what was allocated in it has no one place.
+    if (parent->stack == 0 && !is_user_scope(static_cast<at::RecordScope>(parent->scope)))
+      parent->stack = call.stack;
+  }
   write_span(scope, call, parent ? parent->call : 0);
   // No allocator lock is held here: the moment for what is not hot.
   if (state.log->flush_pending) [[unlikely]]

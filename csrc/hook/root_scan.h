@@ -2,7 +2,8 @@
 //
 // A scan reads names of parameters and needs the GIL, which a hook must never take. A pending call
 // runs in the main thread between two bytecodes, as a signal handler does; if the main thread is
-// blocked for long, the scan happens later, at the next stage mark or at the end.
+// blocked for long, the scan happens later, at the next stage mark or at the end; a model that
+// other threads have made and dropped by then has no names.
 #pragma once
 
 #include <Python.h>

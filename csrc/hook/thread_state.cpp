@@ -69,7 +69,7 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
       slot = {};
   // Calls that began before this recording have names of another text.log.
   for (OperatorCall& call : state->calls)
-    call.name = call.owner = call.top = call.call = 0;
+    call.name = call.owner = call.top = call.stack = call.call = 0;
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);

@@ -42,6 +42,7 @@ struct OperatorCall {
   uint32_t top;   // text id: outermost operator
   // Likewise of the outermost call that is the backward of one: the thread of that one.
   uint32_t outer_forward_thread;
+  uint32_t stack; // of an allocation made in it; 0: none was, or its stack was not taken
   uint32_t scope;
   bool touched; // something was allocated or freed in it
 };

@@ -67,13 +67,15 @@ struct Tail {
 struct AllocatorEvent {
   uint64_t ticks; // of clock.h; alloc: after it happened, free: before
   uint64_t address;
-  uint64_t size_bytes; // requested; 0 for a CPU free (known from its alloc)
-  uint64_t stream;     // CUDA stream handle; oom: free bytes of the device; pinned: block's bytes
-  uint32_t call;       // OperatorSpan::call of the innermost running operator; 0: none
-  uint32_t stack;      // text id; 0: not taken
-  uint32_t op_name;    // text id: innermost operator that is not a factory, else outermost factory
-  uint32_t top_name;   // text id: outermost operator
-  uint32_t order;      // CUDA: place in the device's own order, counted under torch's lock; 0: none
+  // Requested; 0 for a CPU free (known from its alloc), but not for one that a scan tells of: the
+  // end of memory that was there before the recording, or that torch was handed.
+  uint64_t size_bytes;
+  uint64_t stream;   // CUDA stream handle; oom: free bytes of the device; pinned: block's bytes
+  uint32_t call;     // OperatorSpan::call of the innermost running operator; 0: none
+  uint32_t stack;    // text id; 0: not taken
+  uint32_t op_name;  // text id: innermost operator that is not a factory, else outermost factory
+  uint32_t top_name; // text id: outermost operator
+  uint32_t order;    // CUDA: place in the device's own order, counted under torch's lock; 0: none
   // preexisting: its block's bytes / 512. Else RecordFunction's number of the thread that made the
   // forward call whose backward the outermost running node of autograd is; 0: none.
   uint32_t reserved;

@@ -1,6 +1,8 @@
 #include "store/text_table.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -56,8 +58,7 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
     process_notes_.push_back(payload);
     return;
   case TextKind::module_path:
-    if (payload.size() >= sizeof(uint32_t))
-      module_paths_[frame.id].push_back(payload);
+    add_module_path(frame.id, payload);
     return;
   default:
     break;
@@ -97,21 +98,66 @@ std::vector<uint32_t> TextTable::ids(TextKind kind) const {
   return ids;
 }
 
+void TextTable::add_module_path(uint32_t module, std::string_view payload) {
+  uint32_t root = 0;
+  if (payload.size() < sizeof root)
+    return;
+  std::memcpy(&root, payload.data(), sizeof root);
+  module_paths_[module].push_back({root, payload.substr(sizeof root)});
+}
+
 std::string_view TextTable::module_path(uint32_t module, uint32_t root) const {
   const auto found = module_paths_.find(module);
   if (found == module_paths_.end())
     return {};
-  std::string_view any;
-  for (const std::string_view text : found->second) {
-    uint32_t of = 0;
-    std::memcpy(&of, text.data(), sizeof of);
-    const std::string_view path = text.substr(sizeof of);
-    if (of == root)
-      return path;
-    if (any.data() == nullptr)
-      any = path;
+  const auto in_root = std::ranges::find(found->second, root, &ModulePath::root);
+  return in_root != found->second.end() ? in_root->path : std::string_view{};
+}
+
+uint32_t TextTable::any_root(uint32_t module) const {
+  const auto found = module_paths_.find(module);
+  if (found == module_paths_.end())
+    return 0;
+  const auto& paths = found->second;
+  return std::ranges::any_of(paths, [&](const ModulePath& path) { return path.root == module; })
+             ? module
+             : paths.front().root;
+}
+
+uint32_t TextTable::root_around(uint32_t root) const {
+  const auto found = module_paths_.find(root);
+  if (found == module_paths_.end())
+    return 0;
+  for (const auto& [around, path] : found->second)
+    if (around != root && !path.empty())
+      return around;
+  return 0;
+}
+
+uint32_t TextTable::outermost_root(uint32_t root) const {
+  std::vector<uint32_t> seen;
+  for (uint32_t at = root; at != 0; at = root_around(at)) {
+    if (const auto before = std::ranges::find(seen, at); before != seen.end())
+      return *std::min_element(before, seen.end()); // they contain each other
+    seen.push_back(at);
   }
-  return any;
+  return seen.empty() ? root : seen.back();
+}
+
+std::string TextTable::full_path(uint32_t root, std::string_view path) const {
+  std::string full(path);
+  const uint32_t outermost = outermost_root(root);
+  for (uint32_t at = root; at != outermost;) {
+    // Straight to the outermost root where its own scan knows the way.
+    const std::string_view straight = module_path(at, outermost);
+    const uint32_t around = straight.empty() ? root_around(at) : outermost;
+    std::string outer(straight.empty() ? module_path(at, around) : straight);
+    if (!full.empty())
+      outer.append(".").append(full);
+    full = std::move(outer);
+    at = around;
+  }
+  return full;
 }
 
 } // namespace memtrace

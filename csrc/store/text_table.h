@@ -28,21 +28,36 @@ class TextTable {
 
   const std::vector<std::string_view>& process_notes() const { return process_notes_; }
   const std::vector<std::string_view>& tensor_notes() const { return tensor_notes_; }
-  // Every path written for a module: (root module id, path in that root).
+  // A module's path in that root, where it was written; of several the first. Empty: none, or the
+  // root itself.
   std::string_view module_path(uint32_t module, uint32_t root) const;
+  // A root whose paths name the module, if any: itself when it is one.
+  uint32_t any_root(uint32_t module) const;
+  // The root that has this one inside it, and no known root around it; itself when there is none.
+  // Of roots that contain each other, always the same one.
+  uint32_t outermost_root(uint32_t root) const;
+  // The path of a module that has `path` in `root`, from the outermost root on.
+  std::string full_path(uint32_t root, std::string_view path) const;
 
   size_t bytes_cut() const { return bytes_cut_; }
   size_t unknown_ids() const { return unknown_ids_; }
 
  private:
+  struct ModulePath {
+    uint32_t root;
+    std::string_view path; // empty: the root itself
+  };
   void read();
+  void add_module_path(uint32_t module, std::string_view payload);
+  // The first root, other than itself, that has this one inside it; 0: none.
+  uint32_t root_around(uint32_t root) const;
   void add(const TextFrame& frame, std::string_view payload);
 
   static constexpr size_t kKinds = 9;
   MappedFile file_;
   size_t most_ids_;
   std::array<std::vector<std::string_view>, kKinds> texts_;
-  std::unordered_map<uint32_t, std::vector<std::string_view>> module_paths_;
+  std::unordered_map<uint32_t, std::vector<ModulePath>> module_paths_;
   std::vector<std::string_view> process_notes_, tensor_notes_;
   size_t bytes_cut_ = 0;
   mutable size_t unknown_ids_ = 0;

@@ -226,6 +226,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         hook_error=_text,
         exception=_text,
         unrecorded_children=_id,
+        unscanned_models=_id,
         paused_intervals=_text,
         devices=_text,
         allocator_settings=_text,

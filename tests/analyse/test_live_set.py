@@ -64,7 +64,12 @@ def test_mapped_weights_are_beside_the_total(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     process = builder.process()
     process.alloc("cpu", 4096, action="external", memory="mapped", resident_bytes=100)
+    process.alloc("cpu", 1024, action="external", resident_bytes=None)
     process.alloc("cpu", 10)
     peak = open_trace(builder.write()).peak()
     assert peak.total_bytes == peak.breakdown.total_bytes == 10
-    assert (peak.snapshot.external_bytes, peak.snapshot.external_resident_bytes) == (4096, 100)
+    external = peak.snapshot.external
+    assert (external.total_bytes, external.resident_bytes, external.unknown_bytes) == (
+        5120, 100, 1024,
+    )  # fmt: skip
+    assert external.memory == ("host", "mapped")

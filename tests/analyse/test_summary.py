@@ -82,8 +82,8 @@ def test_mapped_weights_that_were_not_known_at_the_peak_of_allocated(tmp_path: P
         mapped_weight_resident_bytes=MIB + 4096,
     )
     assert use.bf16_saving_bytes == 16 * MIB + 512
-    assert use.external_bytes == 32 * MIB + 8192
-    assert use.external_resident_bytes == MIB + 4096
+    assert use.external.total_bytes == 32 * MIB + 8192
+    assert use.external.resident_bytes == MIB + 4096
 
 
 def test_mapped_memory_that_is_seen_anew_is_counted_once(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_mapped_memory_that_is_seen_anew_is_counted_once(tmp_path: Path) -> None
     again = process.alloc("cpu", 900, **mapped)
     first |= {"free_seq": again["alloc_seq"], "free_time_ns": again["alloc_time_ns"]}
     (use,) = summarise(open_trace(builder.write())).processes[0].devices
-    assert use.external_bytes == 900
+    assert use.external.total_bytes == 900
 
 
 def test_pinned_memory_is_part_of_the_peak(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,31 @@ def test_stack_gives_source_and_module(trace_dir: Path) -> None:
     assert stacks[1]["module"] == "blocks.0.fc"
 
 
+def test_a_part_that_is_called_on_its_own_is_named_as_in_the_model(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    enc = spool.module("Part", path="")  # called before the model was
+    enc_l = spool.module("Linear", path="l", root=enc)
+    dec = spool.module("Part", path="")
+    dec_l = spool.module("Linear", path="l", root=dec)
+    model = spool.module("Model", path="")
+    for part, name in ((enc, "enc"), (enc_l, "enc.l"), (dec, "dec"), (dec_l, "dec.l")):
+        spool.write_text("module_path", part, struct.pack("<I", model) + name.encode())
+    log = spool.log()
+    stacks = [(enc_l, enc), (dec_l, dec), (dec,), (dec_l, dec, model), (model,)]
+    for i, modules in enumerate(stacks):
+        frames = [("forward", "/home/u/model.py", 1, module) for module in modules]
+        log.alloc(i, 0x1000 * (i + 1), 8, stack=spool.stack(frames))
+    note = {"address": 0x1000, "device": "cpu", "kind": "weight", "shape": [2], "dtype": "int8"}
+    spool.tensor(**note, ticks=10, name="l.weight", root_id=enc)
+    spool.tensor(**note, ticks=11, name="enc.l.weight", root_id=model)
+    spool.finish()
+    finalise(trace_dir)
+    found = rows(trace_dir, "allocations")
+    assert [row["module"] for row in found] == ["enc.l", "dec.l", "dec", "dec.l", "Model"]
+    assert found[0]["label"] == "enc.l.weight"
+    assert [row["name"] for row in rows(trace_dir, "names")] == ["enc.l.weight"]
+
+
 def test_operator_calls_sum_over_their_children(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir)
     log = spool.log()
@@ -167,6 +193,29 @@ def test_operator_calls_sum_over_their_children(trace_dir: Path) -> None:
     assert first["operator_call_id"] == inner["call_id"]
     assert second["operator_call_id"] == outer["call_id"]
     assert (first["operator"], first["top_operator"]) == ("aten::mm", "aten::linear")
+
+
+def test_calls_whose_end_was_not_recorded_have_rows(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    log = spool.log()
+    log.alloc(10, 0x1000, 100, call=5)
+    log.alloc(11, 0x2000, 10, call=7)
+    log.span(9, 12, 7, "aten::mm", parent=6, stack=3)
+    log.alloc(13, 0x3000, 1, call=8)  # 6 and 8 are open when the process is killed
+    log.alloc(14, 0x4000, 1, call=9)
+    log.span(14, 15, 9, "aten::add", parent=6)  # 8 must be over, its span was lost
+    spool.finish()
+    finalise(trace_dir)
+    found = rows(trace_dir, "operators")
+    ids = {row["call_id"] for row in found}
+    assert len(ids) == len(found) == 5
+    assert {row["parent_call_id"] for row in found} <= {*ids, None}
+    assert {row["operator_call_id"] for row in rows(trace_dir, "allocations")} <= ids
+    unknown = [row for row in found if row["name"] is None]
+    assert [row["end_time_ns"] for row in unknown] == [None] * 3
+    assert [row["allocated_bytes"] for row in unknown] == [1, 12, 112]
+    (process,) = rows(trace_dir, "processes")
+    assert json.loads(process["lost_events"])["lost_spans"] == 1
 
 
 def test_equal_call_numbers_of_threads_are_different_calls(trace_dir: Path) -> None:

@@ -152,7 +152,7 @@ def test_cpu_rows_against_a_dict(tmp_path: Path, stream: list[tuple[str, int, in
     spool = SpoolWriter(trace_dir)
     logs = [spool.log() for _ in range(3)]
     live: dict[int, int] = {}
-    external: set[int] = set()
+    external: dict[int, int] = {}
     expected: list[int] = []
     unmatched = missed = 0
     for ticks, (action, place, size, thread) in enumerate(stream, 1):
@@ -160,17 +160,22 @@ def test_cpu_rows_against_a_dict(tmp_path: Path, stream: list[tuple[str, int, in
         if action == "alloc":
             missed += address in live
             live[address] = size
+            for place in sorted(external, reverse=True):  # torch's now: those that reach into it
+                if place < address + max(size, 1):
+                    if place + external[place] <= address:
+                        break
+                    del external[place]
             logs[thread].alloc(ticks, address, size)
         elif action == "external":
             if address not in live:  # else it is torch's own memory that came back to it
                 missed += address in external
-                external.add(address)
+                external[address] = size
             logs[thread].event("external", ticks, address, size, pool=3)
         else:
             if address in live:
                 del live[address]
             elif address in external:
-                external.discard(address)
+                del external[address]
             else:
                 unmatched += 1
             logs[thread].free(ticks, address)

@@ -57,13 +57,17 @@ def check(trace_dir: Path, said: int) -> int:
     for table, columns in (
         (allocations, ("source",)),
         (allocations.filter(pc.is_valid(allocations["operator"])), ("operator", "top_operator")),
-        (trace.operators, ("name",)),
+        # Of a call that the kill cut off only the bytes are known.
+        (trace.operators.filter(pc.is_valid(trace.operators["end_time_ns"])), ("name",)),
         (trace.stacks, ("function", "file")),
     ):
         for column in columns:
             assert table[column].null_count == 0, column
             values = table[column].unique().to_pylist()
             assert not [v for v in values if not v or v == "?" or "?:" in v], (column, values)
+    calls = {*trace.operators["call_id"].to_pylist(), None}
+    assert set(trace.operators["parent_call_id"].to_pylist()) <= calls
+    assert set(events["operator_call_id"].to_pylist()) <= calls
     known = set(trace.stacks["stack_id"].to_pylist())
     assert set(allocations["stack_id"].to_pylist()) <= known
     assert not list(trace_dir.glob("spool/process=*"))  # recovered in place

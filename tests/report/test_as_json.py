@@ -19,8 +19,8 @@ from trace_builder import serving_trace
 SNAPSHOT = {
     "process", "pid", "rank", "device", "of", "total_bytes", "seq", "time_ns", "allocated_bytes",
     "active_bytes", "reserved_bytes", "pinned_bytes", "external_bytes", "external_resident_bytes",
-    "lost_records", "by", "requested_bytes", "live_allocations", "unattributed_bytes",
-    "excess_bytes", "groups", "stacks",
+    "external_unknown_bytes", "lost_records", "by", "requested_bytes", "live_allocations",
+    "unattributed_bytes", "excess_bytes", "groups", "stacks",
 }  # fmt: skip
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
 REACHED = {
@@ -36,19 +36,19 @@ PROCESS = {
     "exit_status", "complete", "memtrace_version", "torch_version", "cuda_version",
     "python_version", "driver_version", "hook_error", "argv", "duration_ns", "events",
     "allocations", "lost_events", "lost_total", "unmatched_frees", "unrecorded_children",
-    "reconciled", "mismatch_bytes", "reconcile_note", "devices",
+    "unscanned_models", "reconciled", "mismatch_bytes", "reconcile_note", "devices",
 }  # fmt: skip
 DEVICE = {
     "device", "name", "device_total_bytes", "allocated", "active", "reserved",
     "end_allocated_bytes", "end_reserved_bytes", "operators", "weight_bytes", "buffer_bytes",
     "fp32_weight_bytes", "mapped_weight_bytes", "mapped_weight_resident_bytes", "pinned_bytes",
-    "external_bytes", "external_resident_bytes", "unused_at_reserved_peak_bytes",
-    "bf16_saving_estimate_bytes",
+    "external_bytes", "external_resident_bytes", "external_unknown_bytes",
+    "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes",
 }  # fmt: skip
 COUNTS = {
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",
     "live_allocations", "events", "lost_total", "lost_records", "unmatched_frees",
-    "unrecorded_children", "exit_status", "event_no_space", "stack_too_deep",
+    "unrecorded_children", "unscanned_models", "exit_status", "event_no_space", "stack_too_deep",
 }  # fmt: skip
 
 

@@ -161,6 +161,38 @@ TEST_CASE("a module's path is the one in the stack's own root") {
   const SpoolReader reader(spool.write());
   CHECK(reader.text().module_path(5, 2) == "h.0");
   CHECK(reader.text().module_path(5, 1) == "transformer.h.0");
-  CHECK(reader.text().module_path(5, 9) == "transformer.h.0");
+  CHECK(reader.text().module_path(5, 9) == "");
   CHECK(reader.text().module_path(6, 1) == "");
+}
+
+TEST_CASE("a root inside another root is named from the outermost on") {
+  SpoolBuilder spool;
+  const auto path = [&](uint32_t module, uint32_t root, const std::string& text) {
+    spool.text_frame(TextKind::module_path, module,
+                     std::string(reinterpret_cast<const char*>(&root), sizeof root) + text);
+  };
+  path(3, 3, ""); // a part, called first
+  path(4, 3, "l");
+  path(2, 2, "");
+  path(3, 2, "enc");
+  path(4, 2, "enc.l");
+  path(1, 1, ""); // a wrapper around it all, which knows only its own child
+  path(2, 1, "module");
+  path(8, 8, ""); // two that contain each other
+  path(9, 8, "b");
+  path(9, 9, "");
+  path(8, 9, "a");
+  const SpoolReader reader(spool.write());
+  const TextTable& text = reader.text();
+  CHECK(text.outermost_root(3) == 1);
+  CHECK(text.outermost_root(1) == 1);
+  CHECK(text.full_path(3, "l.weight") == "module.enc.l.weight");
+  CHECK(text.full_path(1, "module.x") == "module.x");
+  CHECK(text.outermost_root(8) == text.outermost_root(9));
+  CHECK(text.full_path(8, "w") == "w");
+  CHECK(text.full_path(9, "w") == "b.w");
+  CHECK(text.outermost_root(77) == 77);
+  CHECK(text.any_root(4) == 3);
+  CHECK(text.any_root(9) == 9);
+  CHECK(text.any_root(77) == 0);
 }

@@ -30,13 +30,28 @@ LIVE_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class External:
+    """Memory of tensors that torch was handed: what it is, and how much of it is in RAM.
+
+    Attributes:
+        resident_bytes: of those whose residency is known; `unknown_bytes` lie in the others.
+        memory: "mapped", "shared", "host" (another allocator's: numpy's), those that there are.
+    """
+
+    total_bytes: int = 0
+    resident_bytes: int = 0
+    unknown_bytes: int = 0
+    memory: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A device's memory at an instant.
 
     Attributes:
         of: the measure that the bytes are of.
         pinned_bytes: how much of the total is pinned host memory.
-        external_bytes: memory beside the allocator's (mapped or shared weights), in no total.
+        external: memory beside the allocator's (mapped, shared, numpy's), in no total.
         others: the other processes that used the device (of a snapshot by `at`).
         stacks: frames of the stacks that the breakdown's rows are named by, by key.
         live: the rows of `allocations` behind the breakdown, with `bytes`.
@@ -48,8 +63,7 @@ class Snapshot:
     moment: Moment
     breakdown: Breakdown
     pinned_bytes: int
-    external_bytes: int
-    external_resident_bytes: int
+    external: External
     stacks: dict[str, tuple[Frame, ...]]
     live: pa.Table = field(repr=False, compare=False)
     others: tuple[Process, ...] = ()
@@ -119,7 +133,9 @@ def snapshot_at(
         unused_bytes=unused,
         nameless=not_recorded(by, process.row),
     )
-    external = live_allocations(trace, moment, of=of, columns=["resident_bytes"], external=True)
+    external = live_allocations(
+        trace, moment, of=of, columns=["memory", "resident_bytes"], external=True
+    )
     return Snapshot(
         process=process,
         device=moment.device,
@@ -127,10 +143,21 @@ def snapshot_at(
         moment=moment,
         breakdown=breakdown,
         pinned_bytes=int(integers(live, BYTES)[equals(live, "memory", "pinned")].sum()),
-        external_bytes=pc.sum(external.column(BYTES)).as_py() or 0,
-        external_resident_bytes=pc.sum(external.column("resident_bytes")).as_py() or 0,
+        external=external_of(external),
         stacks=_stacks(trace, process.key, breakdown),
         live=live,
+    )
+
+
+def external_of(live: pa.Table) -> External:
+    """Of the rows of live_allocations(external=True), with `memory` and `resident_bytes`."""
+    resident = live.column("resident_bytes")
+    unknown = live.filter(resident.is_null())
+    return External(
+        total_bytes=pc.sum(live.column(BYTES)).as_py() or 0,
+        resident_bytes=pc.sum(resident).as_py() or 0,
+        unknown_bytes=pc.sum(unknown.column(BYTES)).as_py() or 0,
+        memory=tuple(sorted({str(word) for word in live.column("memory").unique().to_pylist()})),
     )
 
 

@@ -13,7 +13,7 @@ from memtrace.analyse.counters import (
     moment_at_seq,
     settled,
 )
-from memtrace.analyse.snapshot import snapshot_at
+from memtrace.analyse.snapshot import External, snapshot_at
 from memtrace.analyse.target import check_device, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
 from memtrace.errors import readable
@@ -40,8 +40,7 @@ class DeviceUse:
         weights: at the peak of allocated, or where most memory beside the allocator's was known:
             at the one of the two instants that has more of them.
         pinned_bytes: pinned host memory at the peak of allocated, which is part of it.
-        external_bytes: memory beside the allocator's (mapped files, shared memory) where there was
-            most of it, and how much of that was resident.
+        external: memory beside the allocator's where there was most of it.
         unused_at_reserved_peak_bytes: reserved and held by no block at the peak of reserved.
     """
 
@@ -56,8 +55,7 @@ class DeviceUse:
     operators: Breakdown | None
     weights: Weights
     pinned_bytes: int
-    external_bytes: int
-    external_resident_bytes: int
+    external: External
     unused_at_reserved_peak_bytes: int | None
 
     @property
@@ -84,6 +82,7 @@ class ProcessSummary:
     lost_total: int
     unmatched_frees: int
     unrecorded_children: int
+    unscanned_models: int
     reconciled: str
     devices: tuple[DeviceUse, ...]
 
@@ -177,6 +176,7 @@ def _process(trace: Trace, process: Process, only: str | None) -> ProcessSummary
         lost_total=row["lost_total"] or 0,
         unmatched_frees=row["unmatched_frees"] or 0,
         unrecorded_children=row.get("unrecorded_children") or 0,
+        unscanned_models=row.get("unscanned_models") or 0,
         reconciled=_reconciled(process, used),
         devices=tuple(_device(trace, process, device) for device in devices),
     )
@@ -212,8 +212,9 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     }
     end = last_moment(trace, process=key, device=device)
     top = peaks["allocated"]
-    external = largest_external(trace, process=key, device=device)
-    weights = [] if external is None else [weights_at(trace, external.moment)]
+    largest = largest_external(trace, process=key, device=device)
+    external = External() if largest is None else largest[1]
+    weights = [] if largest is None else [weights_at(trace, largest[0])]
     pinned = 0
     operators = None
     if top is not None:
@@ -237,8 +238,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         operators=operators,
         weights=max(weights, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
         pinned_bytes=pinned,
-        external_bytes=external.total_bytes if external else 0,
-        external_resident_bytes=external.resident_bytes if external else 0,
+        external=external,
         unused_at_reserved_peak_bytes=_unused(trace, peaks["reserved"])
         if device != "cpu"
         else None,

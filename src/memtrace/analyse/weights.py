@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Moment, counted, equals, integers, may_hold, moment_at_seq
 from memtrace.analyse.live_set import BYTES, live_allocations
+from memtrace.analyse.snapshot import External, external_of
 from memtrace.trace import Trace
 
 
@@ -28,15 +29,6 @@ class Weights:
     fp32_weight_bytes: int = 0
     mapped_weight_bytes: int = 0
     mapped_weight_resident_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class External:
-    """Memory beside the allocator's: what it came to at most, and when."""
-
-    moment: Moment
-    total_bytes: int
-    resident_bytes: int
 
 
 def weights_at(trace: Trace, moment: Moment, allocated: pa.Table | None = None) -> Weights:
@@ -63,7 +55,7 @@ def weights_at(trace: Trace, moment: Moment, allocated: pa.Table | None = None) 
     )
 
 
-def largest_external(trace: Trace, *, process: str, device: str) -> External | None:
+def largest_external(trace: Trace, *, process: str, device: str) -> tuple[Moment, External] | None:
     """The instant at which most memory beside the allocator's was known; None when none ever was.
 
     Models are looked at when they are called: at the peak of allocated, which is often a moment of
@@ -89,9 +81,9 @@ def largest_external(trace: Trace, *, process: str, device: str) -> External | N
     seq = int(seqs[order][np.cumsum(deltas[order]).argmax()])
     moment = moment_at_seq(trace, process=process, device=device, seq=seq)
     live = live_allocations(
-        trace, moment, of="allocated", columns=["resident_bytes"], external=True
+        trace, moment, of="allocated", columns=["memory", "resident_bytes"], external=True
     )
-    return External(moment, _sum(live, BYTES), _sum(live, "resident_bytes"))
+    return moment, external_of(live)
 
 
 def _of(live: pa.Table, category: str) -> pa.Table:

@@ -83,6 +83,7 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
         "lost_events": json.dumps(lost),
         "lost_total": _lost_total(lost),
         "unmatched_frees": totals["unmatched_frees"],
+        "unscanned_models": totals["unscanned_models"],
         "paused_intervals": json.dumps(totals["paused"]),
         "allocator_settings": totals["settings"] or None,
         "spool_threads": totals["threads"],

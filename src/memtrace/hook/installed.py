@@ -169,7 +169,10 @@ class InstalledHook:
     def sample(self, reason: str) -> None:
         """Torch's counters, and the names of what the known models hold now."""
         guarded(self._cuda.sample, reason)
-        guarded(self._scan.look)
+        if reason == "end":
+            guarded(self._scan.look_last)
+        else:
+            guarded(self._scan.look)
 
     def label(self, tensor: object, name: str | None, category: str | None) -> None:
         """memtrace.label."""

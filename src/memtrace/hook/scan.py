@@ -2,17 +2,18 @@
 
 Root modules are found by the native frame walk. A look walks the dictionaries that every nn.Module
 keeps, so no method of the program's own classes runs, and writes what is new or has moved since
-the last look. Memory that torch's allocators never gave out (files mapped by safetensors, shared
-memory) is recorded as external.
+the last look. What is to be said of host memory that the allocator's hook has not seen is said by
+host_memory.py.
 """
 
 from __future__ import annotations
 
+import gc
 import struct
 import weakref
 
 from memtrace import _core
-from memtrace.hook.mappings import Mappings, resident_bytes
+from memtrace.hook.host_memory import HostMemory
 from memtrace.plain_json import to_json
 from memtrace.recording import guarded
 
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from memtrace.hook.native import NativeHook
     from memtrace.recording import Recording
 
-_MEMORY_CODES = {
-    "host": _core.MEMORY_host,
-    "mapped": _core.MEMORY_mapped,
-    "shared": _core.MEMORY_shared,
-}
 # Modules that hang in each other's places many times over have more paths than anyone can read.
 _PATHS_LIMIT = 200_000
 
@@ -41,8 +37,9 @@ class _Root:
         self.reference = weakref.ref(module)
         self.number = number
         self.class_name = type(module).__name__
-        # What each tensor was when it was last written down.
-        self.seen: dict[str, tuple[object, ...]] = {}
+        # What each tensor was when it was last written down, and its storage: another one may lie
+        # at the same address by now.
+        self.seen: dict[str, tuple[tuple[object, ...], weakref.ref[Any]]] = {}
         self.paths: set[int] = set()
 
 
@@ -54,8 +51,9 @@ class Scan:
         self._torch = torch
         self._native = native
         self._roots: list[_Root] = []
-        self._externals: dict[int, str] = {}  # address -> kind
-        self._mappings: Mappings | None = None
+        self._host = HostMemory(recorded)
+        self._cpu_recorded = recorded.options.cpu
+        self._every_stack = recorded.options.stacks and not recorded.options.stack_min_bytes
 
     def begin(self) -> None:
         """Look at each root soon after it was first seen, from then on."""
@@ -66,23 +64,50 @@ class Scan:
         self._native.set_root_callback(None)
         self._roots.clear()
 
+    def look_last(self) -> None:
+        """The look at the end; where stacks cannot show every model, all that are alive."""
+        if not self._every_stack:
+            known = {id(root.reference()) for root in self._roots}
+            for module in _outer_modules(self._torch.nn.Module):
+                if id(module) not in known:
+                    self._roots.append(_Root(module, self._native.module_id(module)))
+        self.look()
+
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
         for number, module in self._native.take_new_roots():
             if not any(root.reference() is module for root in self._roots):
                 self._roots.append(_Root(module, number))
-        self._mappings = None  # read again when needed: once per look
         with _Unseen(self._torch):
-            for root in list(self._roots):
-                module = root.reference()
-                if module is None:
-                    self._roots.remove(root)
-                else:
-                    self._look_at(root, module)
-        self._release_externals()
+            self._host.begin_look()
+            for root, modules in self._outer_roots():
+                self._look_at(root, modules)
 
-    def _look_at(self, root: _Root, module: Any) -> None:
-        for path, inner in walk_modules(module):
+    def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
+        """The roots that lie in no other known root, with all modules in each by path.
+
+        A part of a model that was called on its own is the model's: it is named there.
+        """
+        inside: set[int] = set()  # id() of the modules within the roots so far
+        walked: list[tuple[_Root, Any, list[tuple[str, Any]]]] = []
+        inner: list[_Root] = []
+        for root in self._roots:
+            module = root.reference()
+            if module is None:
+                continue
+            if id(module) in inside:
+                inner.append(root)
+                continue
+            modules = list(walk_modules(module))
+            inside.update(id(part) for path, part in modules if path)
+            walked.append((root, module, modules))
+        outer = [(root, modules) for root, module, modules in walked if id(module) not in inside]
+        inner += [root for root, module, _ in walked if id(module) in inside]
+        self._roots = [root for root, _ in outer] + inner  # those first: one walk finds the others
+        return outer
+
+    def _look_at(self, root: _Root, modules: list[tuple[str, Any]]) -> None:
+        for path, inner in modules:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
                 root.paths.add(number)
@@ -95,92 +120,43 @@ class Scan:
                         guarded(self._note_tensor, root, full_name, kind, tensor)
 
     def _note_tensor(self, root: _Root, name: str, kind: str, tensor: Any) -> None:
-        facts = describe_tensor(tensor)
+        facts = self._describe(tensor)
         if facts is None:
             return
-        memory = resident = None
-        if facts["device"] == "cpu":
-            was_handed = not tensor.untyped_storage().resizable()  # not of torch's own making
-            memory, resident = self._note_external(facts["address"], facts["bytes"], was_handed)
+        storage = local_tensor(tensor).untyped_storage()
         # Pages of a mapped file become resident as they are read: the last look counts.
-        seen = (facts["address"], facts["bytes"], facts["offset_bytes"], resident)
-        if root.seen.get(name) == seen:
+        now = tuple(facts[key] for key in ("address", "bytes", "offset_bytes", "resident_bytes"))
+        before = root.seen.get(name)
+        if before is not None and before[0] == now and before[1]() is storage:
             return
-        root.seen[name] = seen
-        self._recorder.tensor_note(
-            to_json(
-                {
-                    **facts,
-                    "name": name,
-                    "kind": kind,
-                    "ticks": self._recorder.ticks(),
-                    "memory": memory,
-                    "resident_bytes": resident,
-                    "root": root.class_name,
-                    "category": None,
-                    "label": None,
-                }
-            )
+        root.seen[name] = now, weakref.ref(storage)
+        self._write_note(
+            {**facts, "name": name, "kind": kind, "root": root.class_name, "root_id": root.number}
         )
 
     def label(self, tensor: Any, name: str | None, category: str | None) -> None:
         """memtrace.label: the user's word on one tensor."""
         with _Unseen(self._torch):
-            facts = describe_tensor(tensor)
+            facts = self._describe(tensor)
+        if facts is not None:
+            said = {"name": name, "kind": "label", "category": category, "label": name}
+            self._write_note({**facts, **said})
+
+    def _describe(self, tensor: Any) -> dict[str, Any] | None:
+        """Where a tensor lies, its host memory noted; None: nowhere, or not recorded."""
+        facts = describe_tensor(tensor)
         if facts is None:
-            return
-        self._recorder.tensor_note(
-            to_json(
-                {
-                    **facts,
-                    "name": name,
-                    "kind": "label",
-                    "ticks": self._recorder.ticks(),
-                    "memory": None,
-                    "resident_bytes": None,
-                    "root": None,
-                    "category": category,
-                    "label": name,
-                }
-            )
-        )
+            return None
+        memory = resident = None
+        if facts["device"] == "cpu":
+            memory, resident = self._host.note(local_tensor(tensor).untyped_storage())
+            if memory is None and not self._cpu_recorded:
+                return None
+        return {**facts, "memory": memory, "resident_bytes": resident}
 
-    def _note_external(
-        self, address: int, size_bytes: int, was_handed: bool
-    ) -> tuple[str | None, int | None]:
-        """Memory that is a file's, shared, or of another allocator that torch was handed it by."""
-        if self._mappings is None:
-            self._mappings = Mappings()
-        kind = self._mappings.kind(address)
-        if kind is None and was_handed:
-            kind = "host"
-        if kind is None:
-            return None, None
-        if self._externals.get(address) != kind:
-            self._externals[address] = kind
-            self._recorder.event(
-                _core.ACTION_external,
-                device=0,
-                memory_or_pool=_MEMORY_CODES[kind],
-                address=address,
-                size_bytes=size_bytes,
-            )
-        return kind, None if kind == "host" else resident_bytes(address, size_bytes)
-
-    def _release_externals(self) -> None:
-        if not self._externals:
-            return
-        mappings = self._mappings or Mappings()
-        for address, kind in list(self._externals.items()):
-            if (mappings.kind(address) or "host") != kind:  # unmapped since
-                del self._externals[address]
-                self._recorder.event(
-                    _core.ACTION_free_requested,
-                    device=0,
-                    memory_or_pool=_MEMORY_CODES[kind],
-                    address=address,
-                    size_bytes=0,
-                )
+    def _write_note(self, note: dict[str, Any]) -> None:
+        missing = {"root": None, "root_id": 0, "category": None, "label": None}
+        self._recorder.tensor_note(to_json({**missing, **note, "ticks": self._recorder.ticks()}))
 
 
 class _Unseen:
@@ -209,6 +185,17 @@ class _Unseen:
             self._c._set_tracing_state(self._tracing)
 
 
+def _outer_modules(module_class: type) -> list[Any]:
+    """The modules of this process that hang in no other one."""
+    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), module_class)]
+    inside = {
+        id(child)
+        for module in modules
+        for child in (module.__dict__.get("_modules") or {}).values()
+    }
+    return [module for module in modules if id(module) not in inside]
+
+
 def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
     """A module and all in it, by path; one that hangs in several places comes once for each."""
     # The modules around each one are kept: a model may contain itself.
@@ -229,13 +216,10 @@ def describe_tensor(tensor: Any) -> dict[str, Any] | None:
 
     Call it within _Unseen.
     """
-    # A DTensor (FSDP2, tensor parallel) holds this process's shard.
-    local = getattr(tensor, "__dict__", {}).get("_local_tensor")
-    if local is not None:
-        tensor = local
+    tensor = local_tensor(tensor)
     storage = tensor.untyped_storage()
     address = storage.data_ptr()
-    if not address:
+    if not address or not storage.nbytes():
         return None
     return {
         "address": address,
@@ -245,3 +229,9 @@ def describe_tensor(tensor: Any) -> dict[str, Any] | None:
         "shape": [int(size) for size in tensor.shape],
         "dtype": str(tensor.dtype).removeprefix("torch."),
     }
+
+
+def local_tensor(tensor: Any) -> Any:
+    """A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves."""
+    local = getattr(tensor, "__dict__", {}).get("_local_tensor")
+    return tensor if local is None else local

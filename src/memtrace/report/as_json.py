@@ -8,7 +8,8 @@ Of `peak` and `at`:
     process, pid, rank, device, of: what the answer is about;
     total_bytes: what was held of the measure; allocated_bytes, active_bytes, reserved_bytes: the
         device's totals then; pinned_bytes: of it pinned; external_bytes, external_resident_bytes:
-        beside it, not through the allocator; requested_bytes: asked for;
+        beside it, not through the allocator; external_unknown_bytes: of it, where it is not known
+        what is resident; requested_bytes: asked for;
     seq, time_ns: the event; at_ns (`at`): the time asked for;
     by, groups: each with kind, key, bytes, requested_bytes, allocations, share_percent, mostly (as
         analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
@@ -30,7 +31,7 @@ from typing import IO, Any
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
 from memtrace.analyse.peak import Peak
-from memtrace.analyse.snapshot import Snapshot
+from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
 from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
@@ -93,13 +94,20 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "active_bytes": moment.active_bytes,
         "reserved_bytes": moment.reserved_bytes,
         "pinned_bytes": snapshot.pinned_bytes,
-        "external_bytes": snapshot.external_bytes,
-        "external_resident_bytes": snapshot.external_resident_bytes,
+        **_external(snapshot.external),
         "lost_records": snapshot.process.row["lost_total"],
         **_breakdown(snapshot.breakdown),
         "stacks": {
             key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
         },
+    }
+
+
+def _external(external: External) -> dict[str, Any]:
+    return {
+        "external_bytes": external.total_bytes,
+        "external_resident_bytes": external.resident_bytes,
+        "external_unknown_bytes": external.unknown_bytes,
     }
 
 
@@ -147,6 +155,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "lost_total": summary.lost_total,
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
+        "unscanned_models": summary.unscanned_models,
         "reconciled": row["reconciled"],
         "mismatch_bytes": row["mismatch_bytes"],
         "reconcile_note": row["reconcile_note"],
@@ -157,6 +166,8 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 def _device(use: DeviceUse) -> dict[str, Any]:
     document = asdict(use)
     document |= document.pop("weights")
+    del document["external"]
+    document |= _external(use.external)
     document["operators"] = None if use.operators is None else _breakdown(use.operators)
     document["bf16_saving_estimate_bytes"] = use.bf16_saving_bytes
     return document

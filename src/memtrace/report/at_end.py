@@ -50,8 +50,8 @@ def _device_line(use: DeviceUse, owner: str) -> Line:
         words.append(f"weights {size(use.weights.weight_bytes)}")
     if use.pinned_bytes:
         words.append(f"pinned {size(use.pinned_bytes)}")
-    if use.external_bytes:
-        words.append(f"mapped {size(use.external_bytes)}")
+    if use.external.total_bytes:
+        words.append(f"{'/'.join(use.external.memory)} {size(use.external.total_bytes)}")
     groups = [] if use.operators is None else use.operators.rows
     biggest = next((row for row in groups if row.kind == "group"), None)
     if biggest is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from memtrace.analyse.breakdown import GROUP, OTHER, Breakdown, Row
+from memtrace.analyse.snapshot import External
 from memtrace.analyse.stack import Frame
 from memtrace.report.page import Column, Grid
-from memtrace.report.units import percent, size
+from memtrace.report.units import exact, percent, size
 
 _STACK_LINES = 4
 
@@ -86,3 +87,19 @@ def frame_text(frame: Frame) -> str:
     """As the column `source` has it: "model.py:120 forward"."""
     function = frame.function.rpartition("<locals>.")[2]
     return f"{frame.file.rpartition('/')[2]}:{frame.line} {function}"
+
+
+def external_text(external: External) -> str:
+    """Memory that torch was handed: "1.20 MiB (1,258,291 bytes), mapped, resident 1.00 MiB"."""
+    kinds = ", ".join(external.memory)
+    return f"{exact(external.total_bytes)}, {kinds}, {resident_text(external)}"
+
+
+def resident_text(external: External) -> str:
+    """How much of it is in RAM, as far as that is known."""
+    if external.unknown_bytes == external.total_bytes:
+        return "residency not known"
+    text = f"resident {size(external.resident_bytes)}"
+    if external.unknown_bytes:
+        text += f", of {size(external.unknown_bytes)} not known"
+    return text

@@ -37,6 +37,10 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
     unmatched = sum(process.unmatched_frees for process in shown)
     if unmatched:
         lines.append(Line(f"  {count(unmatched, 'free')} of memory from before recording", FAINT))
+    gone = sum(process.unscanned_models for process in shown)
+    if gone:
+        text = f"{count(gone, 'model')} gone before a scan: weights of theirs have no names"
+        lines.append(Line(f"  {text}", FAINT))
     lines += [Line(f"  {reason}", WARNING) for reason in _not_recorded(summary)]
     missed = sum(process.unrecorded_children for process in summary.processes)
     if missed:

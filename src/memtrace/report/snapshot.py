@@ -6,7 +6,7 @@ from memtrace.analyse.breakdown import not_recorded
 from memtrace.analyse.counters import BEFORE_FIRST, Moment
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
-from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
+from memtrace.report.breakdown import breakdown_grid, external_text, frame_text, told_frames
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Line
 from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
@@ -126,14 +126,8 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
         lines.append(Line(f"  of it pinned: {exact(snapshot.pinned_bytes)}"))
     if held.unattributed_bytes:
         lines.append(Line(f"  unattributed by {held.by}: {exact(held.unattributed_bytes)}"))
-    if snapshot.external_bytes:
-        lines.append(
-            Line(
-                f"  beside it, not through the allocator (mapped, shared): "
-                f"{exact(snapshot.external_bytes)}, resident "
-                f"{size(snapshot.external_resident_bytes)}"
-            )
-        )
+    if snapshot.external.total_bytes:
+        lines.append(Line(f"  beside it, not torch's own: {external_text(snapshot.external)}"))
     if held.excess_bytes:
         lines.append(
             Line(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
-from memtrace.report.breakdown import breakdown_grid
+from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
 from memtrace.report.losses import trouble_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
 _PROCESSES_SHOWN = 12
+_EXTERNAL = "not torch's"
 _COMMAND_COLUMNS = 100
 #: Savings below this are not worth a line.
 _HINT_MIN_BYTES = 8 * 2**20
@@ -126,19 +127,16 @@ def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
         buffers = f", buffers {size(weights.buffer_bytes)}" if weights.buffer_bytes else ""
         blocks.append(Line(f"  {'weights':<15}{exact(weights.weight_bytes)}{buffers}"))
     if weights.mapped_weight_bytes:
-        blocks.append(
-            Line(
-                f"  {'of it mapped':<15}{exact(weights.mapped_weight_bytes)}, "
-                f"resident {size(weights.mapped_weight_resident_bytes)}"
-            )
-        )
-    if use.external_bytes != weights.mapped_weight_bytes:
-        blocks.append(
-            Line(
-                f"  {'mapped, shared':<15}{exact(use.external_bytes)}, "
-                f"resident {size(use.external_resident_bytes)}, beside the allocator's"
-            )
-        )
+        all_of_it = use.external.total_bytes == weights.mapped_weight_bytes
+        kind = "/".join(use.external.memory) if all_of_it else "external"
+        resident = f"resident {size(weights.mapped_weight_resident_bytes)}"
+        if all_of_it:
+            resident = resident_text(use.external)
+        text = f"{exact(weights.mapped_weight_bytes)}, {resident}"
+        blocks.append(Line(f"  {f'of it {kind}':<14} {text}"))
+    if use.external.total_bytes != weights.mapped_weight_bytes:
+        text = f"{external_text(use.external)}, beside the allocator's"
+        blocks.append(Line(f"  {_EXTERNAL:<15}{text}"))
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))

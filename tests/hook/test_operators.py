@@ -1,0 +1,60 @@
+"""Operator calls of real programs: where they were made, and those that a kill cut off."""
+
+from __future__ import annotations
+
+import signal
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memtrace
+from program_runs import recorded
+
+pytest.importorskip("torch", exc_type=ImportError)  # or one that does not load
+
+
+def operators(tmp_path: Path, text: str, *, status: int = 0) -> list[dict[str, Any]]:
+    """The rows of `operators` that a program leaves."""
+    program = tmp_path / "program.py"
+    program.write_text("import os, torch, memtrace\nfrom torch import nn\n" + textwrap.dedent(text))
+    trace = tmp_path / "t.memtrace"
+    shown = recorded(trace, program, cwd=tmp_path)
+    assert shown.status == status, shown.err
+    return memtrace.open(trace).operators.to_pylist()
+
+
+def test_a_call_has_the_module_and_the_stack_of_what_was_allocated_in_it(tmp_path: Path) -> None:
+    rows = operators(tmp_path, """
+        from torch.profiler import record_function
+        net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        net(torch.ones(2, 8))  # from here on the model is known
+        with record_function("request"):
+            kept = net(torch.ones(2, 8))
+            alone = torch.ones(7)
+    """)  # fmt: skip
+    (request,) = (row for row in rows if row["name"] == "request")
+    found = [row for row in rows if row["parent_call_id"] == request["call_id"]]
+    assert [(row["name"], row["module"]) for row in found if row["module"]] == [
+        ("aten::linear", "0"), ("aten::relu", "1"), ("aten::linear", "2"),
+    ]  # fmt: skip
+    assert all(row["stack_id"] is not None for row in found if row["allocated_bytes"])
+    inner = [row for row in rows if row["name"] == "aten::addmm"]
+    assert [row["module"] for row in inner] == ["0", "2"] * 2
+    # A user's scope is Python code with many places in it.
+    assert (request["module"], request["stack_id"]) == (None, None)
+
+
+def test_the_calls_that_a_kill_cut_off_are_there(tmp_path: Path) -> None:
+    rows = operators(tmp_path, """
+        from torch.profiler import record_function
+        with record_function("request"):
+            kept = torch.ones(1000) + 1
+            os.kill(os.getpid(), 9)
+    """, status=-signal.SIGKILL)  # fmt: skip
+    ids = {row["call_id"] for row in rows}
+    assert {row["parent_call_id"] for row in rows} <= {*ids, None}
+    (request,) = (row for row in rows if row["end_time_ns"] is None)
+    assert request["name"] is None
+    assert request["allocated_bytes"] >= 8000
