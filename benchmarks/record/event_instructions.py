@@ -19,6 +19,7 @@ SOURCES = [
     "csrc/hook/thread_state.cpp",
     "csrc/record/recorder.cpp",
     "csrc/record/spool_file.cpp",
+    "csrc/record/writer_life.cpp",
 ]
 
 

@@ -64,7 +64,7 @@ class Program:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if os.fsencode(self.trace) in words and b"--pid-fd" in words:
+            if b"--trace=" + os.fsencode(self.trace) in words and b"--pid-fd" in words:
                 os.kill(int(pid), signal.SIGKILL)
         self._process.kill()
         self.end()

@@ -369,3 +369,29 @@ def test_labels(tmp_path: Path) -> None:
     assert "my view" in labels
     offsets = {row["name"]: row["offset_bytes"] for row in found["names"]}
     assert offsets["my view"] == 40
+
+
+def test_a_new_model_costs_a_look_at_itself_alone(tmp_path: Path) -> None:
+    # Programs make small modules all the time (a loss in each step): the large ones beside them
+    # are not walked again.
+    found = tables(tmp_path, """
+        from memtrace.hook import scan
+        large = nn.Sequential(*(nn.Linear(2, 2) for _ in range(300)))
+        large(torch.zeros(1, 2))
+        seen = 0
+        described = scan.describe_tensor
+        def count(tensor):
+            global seen
+            seen += 1
+            return described(tensor)
+        scan.describe_tensor = count
+        for _ in range(100):
+            nn.Linear(2, 2)(torch.zeros(1, 2))
+        assert 0 < seen <= 2 * 100, seen
+        large[7](torch.zeros(1, 2))  # a part of a known model is no new one
+        assert seen <= 2 * 100, seen
+        memtrace.stage("all are looked at again")
+        assert seen >= 600, seen
+    """)  # fmt: skip
+    assert {row["name"] for row in found["names"]} >= {"299.weight", "weight"}
+    assert len([row for row in found["names"] if row["name"] == "7.weight"]) == 1

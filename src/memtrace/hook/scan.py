@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Modules that hang in each other's places many times over have more paths than anyone can read.
 _PATHS_LIMIT = 200_000
+# Models that are gone are forgotten when so many are known.
+_LEAST_SWEEP = 64
 
 
 class _Root:
@@ -51,13 +53,14 @@ class Scan:
         self._torch = torch
         self._native = native
         self._roots: list[_Root] = []
+        self._sweep_at = _LEAST_SWEEP
         self._host = HostMemory(recorded)
         self._cpu_recorded = recorded.options.cpu
         self._every_stack = recorded.options.stacks and not recorded.options.stack_min_bytes
 
     def begin(self) -> None:
         """Look at each root soon after it was first seen, from then on."""
-        self._native.set_root_callback(lambda: guarded(self.look))
+        self._native.set_root_callback(lambda: guarded(self.look_at_new))
 
     def end(self) -> None:
         """No more looks."""
@@ -73,15 +76,36 @@ class Scan:
                     self._roots.append(_Root(module, self._native.module_id(module)))
         self.look()
 
+    def look_at_new(self) -> None:
+        """The same of the models alone that were seen for the first time: programs make many."""
+        new = self._take_new_roots()
+        with _Unseen(self._torch):
+            for root in new:
+                module = root.reference()
+                if module is not None and not self._is_part(root):
+                    self._look_at(root, list(walk_modules(module)))
+
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
-        for number, module in self._native.take_new_roots():
-            if not any(root.reference() is module for root in self._roots):
-                self._roots.append(_Root(module, number))
+        self._take_new_roots()
         with _Unseen(self._torch):
             self._host.begin_look()
             for root, modules in self._outer_roots():
                 self._look_at(root, modules)
+
+    def _take_new_roots(self) -> list[_Root]:
+        if len(self._roots) >= self._sweep_at:
+            self._roots = [root for root in self._roots if root.reference() is not None]
+            self._sweep_at = max(2 * len(self._roots), _LEAST_SWEEP)
+        known = {root.number for root in self._roots}
+        new = [_Root(m, number) for number, m in self._native.take_new_roots()]
+        new = [root for root in new if root.number not in known]
+        self._roots += new
+        return new
+
+    def _is_part(self, root: _Root) -> bool:
+        """Whether it is in a model that was looked at, which names it."""
+        return any(root.number in other.paths for other in self._roots)
 
     def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
         """The roots that lie in no other known root, with all modules in each by path.
