@@ -53,13 +53,16 @@ struct NameSlot {
   const char* pointer;
   const char* text; // our copy: pointers of dynamic names come back with other texts
   uint32_t id;
+  uint32_t
+      schema_generation; // of g_schema_generation when a schema's name was learnt; 0: no schema's
   bool factory;
 };
+constexpr uint32_t kNameWays = 4;
+using NameSet = NameSlot[kNameWays];
 
 struct ThreadState {
   static constexpr uint32_t kMaxDepth = 128;
   static constexpr uint32_t kNameSetBits = 6;
-  static constexpr uint32_t kNameWays = 4;
 
   alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
   uint32_t depth = 0;                       // running operators; may exceed kMaxDepth
@@ -68,7 +71,7 @@ struct ThreadState {
   uint32_t thread = 0;                          // id in text.log
   uint32_t last_call = 0;
   OperatorCall calls[kMaxDepth];
-  NameSlot names[1U << kNameSetBits][kNameWays];
+  NameSet names[1U << kNameSetBits];
   NameSlot spare_name;         // of a name that is not kept
   ThreadState* next = nullptr; // list of all states, for stop()
 

@@ -58,3 +58,23 @@ def test_the_calls_that_a_kill_cut_off_are_there(tmp_path: Path) -> None:
     (request,) = (row for row in rows if row["end_time_ns"] is None)
     assert request["name"] is None
     assert request["allocated_bytes"] >= 8000
+
+
+def test_an_operator_that_is_gone_does_not_lend_its_name(tmp_path: Path) -> None:
+    # Its name's place in memory is soon another one's, which the cache of names must notice.
+    rows = operators(tmp_path, """
+        from torch.library import Library
+        for number in range(300):
+            library = Library("mine", "FRAGMENT")
+            name = f"{'with_a_long_name' if number % 3 else 'n'}_{number:03}"
+            library.define(f"{name}(Tensor x) -> Tensor")
+            library.impl(name, lambda x: x + 1, "CPU")
+            operator = getattr(torch.ops.mine, name)
+            operator(torch.ones(3))
+            library._destroy()
+            if hasattr(torch.ops.mine, name):
+                delattr(torch.ops.mine, name)
+            del operator
+    """)  # fmt: skip
+    names = [row["name"] for row in rows if row["name"].startswith("mine::")]
+    assert [int(name[-3:]) for name in names] == list(range(300))

@@ -1,0 +1,43 @@
+// What an operator is called: from RecordFunction's pointer to the text id of this recording.
+//
+// Each thread has a cache by pointer (ThreadState::names). The name of an operator with a schema
+// lies in torch's dispatcher and stays until the operator is deregistered, which the dispatcher
+// tells: until then the pointer is enough. Any other name may come back at the same place with
+// another text, so its text is compared as well, which costs twice as much.
+#pragma once
+
+#include "hook/thread_state.h"
+
+#include <ATen/record_function.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+namespace memtrace {
+
+// Goes up at every deregistration; never 0.
+inline std::atomic<uint32_t> g_schema_generation{1};
+
+// Once, before the first name is asked for. Under the GIL.
+void prepare_operator_names();
+
+// A name that the cache does not know, or not any more.
+const NameSlot& learn_name(ThreadState& state, NameSet& set, const at::RecordFunction& function,
+                           Recording& recording) noexcept;
+
+inline const NameSlot& name_of(ThreadState& state, const at::RecordFunction& function,
+                               Recording& recording) noexcept {
+  constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
+  const char* name = function.name();
+  const uint64_t hash = reinterpret_cast<uintptr_t>(name) * kSpread;
+  NameSet& set = state.names[hash >> (64 - ThreadState::kNameSetBits)];
+  const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
+  for (const NameSlot& slot : set)
+    if (slot.pointer == name &&
+        (slot.schema_generation == generation || std::strcmp(slot.text, name) == 0)) [[likely]]
+      return slot;
+  return learn_name(state, set, function, recording);
+}
+
+} // namespace memtrace
