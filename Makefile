@@ -19,7 +19,7 @@ BUILD_TOOLS := cmake ninja pybind11 scikit-build-core
 CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench bench-cuda-sim clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -114,6 +114,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/record/event_instructions.py
 	$(BIN)/python benchmarks/record/stack_walk.py
 	$(BIN)/python benchmarks/finalise/throughput.py
+
+# Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
+bench-cuda-sim: $(CUDA_VENV)/.installed
+	$(CUDA_BIN)/python benchmarks/record/cuda_history.py
+	$(CUDA_BIN)/python benchmarks/exact/first_divergence.py
 
 clean:
 	rm -rf build .build .simcuda $(VENV) $(CUDA_VENV) demo.memtrace

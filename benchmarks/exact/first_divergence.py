@@ -107,8 +107,8 @@ def main() -> int:
     parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=["default"])
     options = parser.parse_args()
     print(
-        f"{'program':27}{'setting':12}{'events':>8}  {'first not torchs':18}"
-        f"{'blocks':>8}  {'first not torchs':18}{'peak bytes':>14}{'off by':>8}"
+        f"{'program':27}{'setting':12}{'events':>8}  {'differs at':18}"
+        f"{'blocks':>8}  {'differs at':18}{'peak bytes':>14}{'off by':>8}"
     )
     exact = True
     for program in options.programs or program_names():
