@@ -50,8 +50,8 @@ class Engine:
         generated = [ids]
         cache = None
         for _ in range(new_tokens):
-            output = self.model(ids, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = self.model(ids, cache, use_cache=True)
+            cache = output[1]  # its name depends on the version of transformers
             ids = output.logits[:, -1:].argmax(dim=-1)
             generated.append(ids)
         return torch.cat(generated, dim=1).tolist()
@@ -60,7 +60,7 @@ class Engine:
 def load_engine(size: str, device: str) -> Engine:
     """Builds the model with random weights on the device."""
     torch.manual_seed(0)
-    config = GPT2Config(n_positions=512, **SIZES[size])
+    config = GPT2Config(n_positions=512, bos_token_id=None, eos_token_id=None, **SIZES[size])
     model = GPT2LMHeadModel(config).eval().to(device)
     return Engine(model, torch.device(device))
 

@@ -22,7 +22,11 @@ REALISTIC = {"n_layer": 6, "n_head": 8, "n_embd": 512, "vocab_size": 8192, "n_po
 def decode(config: dict[str, int], *, batch: int, prompt: int, steps: int, device: str) -> Callable:
     """Returns one iteration: a prompt and `steps` tokens with a KV cache."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(**config)).eval().to(device)
+    model = (
+        GPT2LMHeadModel(GPT2Config(**config, bos_token_id=None, eos_token_id=None))
+        .eval()
+        .to(device)
+    )
     prompt_ids = torch.randint(0, config["vocab_size"], (batch, prompt)).to(device)
 
     def iteration() -> None:
@@ -31,8 +35,8 @@ def decode(config: dict[str, int], *, batch: int, prompt: int, steps: int, devic
             for _ in range(steps):
                 for prepare in BEFORE_FORWARD:
                     prepare()
-                output = model(ids, past_key_values=cache, use_cache=True)
-                cache = output.past_key_values
+                output = model(ids, cache, use_cache=True)
+                cache = output[1]  # "cache", in older versions "past_key_values"
                 ids = output.logits[:, -1:].argmax(-1)
 
     return iteration
@@ -41,7 +45,11 @@ def decode(config: dict[str, int], *, batch: int, prompt: int, steps: int, devic
 def train(config: dict[str, int], *, batch: int, length: int, device: str) -> Callable:
     """Returns one iteration: forward, backward and an AdamW step."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(**config)).train().to(device)
+    model = (
+        GPT2LMHeadModel(GPT2Config(**config, bos_token_id=None, eos_token_id=None))
+        .train()
+        .to(device)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.randint(0, config["vocab_size"], (batch, length)).to(device)
 

@@ -18,8 +18,8 @@ def main() -> None:
     ids = torch.arange(14).reshape(2, 7) % 97
     cache = None
     for step in range(5):
-        output = model(ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(ids, cache, use_cache=True)
+        cache = output[1]
         held_storages.mark(f"decode {step}")
         ids = output.logits[:, -1:].argmax(-1)
     copied = copy.deepcopy(cache)

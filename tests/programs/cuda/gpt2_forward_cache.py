@@ -21,8 +21,8 @@ def main() -> None:
         result = model(ids, use_cache=True)
         for _ in range(12):
             last = torch.zeros(4, 1, dtype=torch.long, device="cuda")
-            result = model(last, past_key_values=result.past_key_values, use_cache=True)
-    KEPT.append(result.past_key_values)
+            result = model(last, result[1], use_cache=True)
+    KEPT.append(result[1])
 
 
 if __name__ == "__main__":
