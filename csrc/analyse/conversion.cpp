@@ -28,11 +28,11 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
       lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
       tensors_(names_, lifetimes_, out_.names, scale_) {
   read_devices();
-  if (!reader.logs().empty()) {
-    stages_.foresee_blocks(reader.logs().front());
-    for (const ChunkRecords& chunk : reader.logs().front())
+  if (!reader.logs().empty()) // the recorder's own log, which holds the notes
+    for (const ChunkRecords& chunk : reader.logs().front()) {
+      stages_.foresee_blocks(chunk, reader.records());
       reader.release(chunk);
-  }
+    }
   tensors_.begin(reader);
 }
 

@@ -27,19 +27,14 @@ Stages::Stages(NameStrings& names, Table& stages, Table& steps)
   }
 }
 
-void Stages::foresee_blocks(const LogRecords& log) {
-  uint64_t records = 0; // ids count stages, so an honest one is no larger
-  for (const ChunkRecords& chunk : log)
-    records += chunk.count;
-  for (const ChunkRecords& chunk : log) {
-    for (const Record& record : std::span(chunk.records, chunk.count)) {
-      const Note& note = record.note;
-      if (note.tail.action != Action::stage_begin || note.value > records || !is_block(note))
-        continue;
-      if (blocks_.size() <= note.value)
-        blocks_.resize(note.value + 1);
-      blocks_[note.value] = true;
-    }
+void Stages::foresee_blocks(const ChunkRecords& chunk, size_t most_stages) {
+  for (const Record& record : std::span(chunk.records, chunk.count)) {
+    const Note& note = record.note;
+    if (note.tail.action != Action::stage_begin || note.value > most_stages || !is_block(note))
+      continue;
+    if (blocks_.size() <= note.value)
+      blocks_.resize(note.value + 1);
+    blocks_[note.value] = true;
   }
 }
 

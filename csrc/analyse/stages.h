@@ -26,9 +26,10 @@ class Stages {
 
   Stages(NameStrings& names, Table& stages, Table& steps);
 
-  // Before everything else, with the recorder's own log: which stages will be blocks. That shows
-  // only when one is entered, after a plain stage of the same id was begun.
-  void foresee_blocks(const LogRecords& log);
+  // Before everything else, with each chunk of the recorder's own log: which stages will be blocks.
+  // That shows only when one is entered, after a plain stage of the same id was begun. Ids count
+  // stages, so an honest one is not above `most_stages`.
+  void foresee_blocks(const ChunkRecords& chunk, size_t most_stages);
 
   void stage_begin(const Note& note, Place place);
   void stage_end(const Note& note, Place place);

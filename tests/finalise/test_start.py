@@ -21,3 +21,9 @@ def test_what_waits_for_the_program_imports_nothing_heavy() -> None:
 
 def test_what_converts_is_there_when_asked_for() -> None:
     assert loaded("from memtrace.finalise import finalise, recover") >= {"numpy", "pyarrow"}
+
+
+def test_functions_are_registered_before_a_second_thread_looks_for_one() -> None:
+    code = "import memtrace.finalise.background, sys; print('pyarrow._compute' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

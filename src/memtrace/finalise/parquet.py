@@ -11,10 +11,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from memtrace import _core
 from memtrace.schema import SCHEMAS
+
+# pyarrow.compute registers its functions when it is imported, which pyarrow itself does at the
+# first cast. A thread that looks one up meanwhile, as writing a dictionary does, may not find it
+# ("No function registered with name: unique"): so it is imported before there is such a thread.
 
 _COMPRESSION: Final[Literal["zstd"]] = "zstd"
 _COMPRESSION_LEVEL = 3
