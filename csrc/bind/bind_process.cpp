@@ -37,13 +37,23 @@ bool tell(PyObject* observer, PyObject* first, PyObject* second, PyObject* third
   return PyErr_Occurred() == nullptr;
 }
 
-// The exception goes on as it was, whatever the observer does.
+// The exception goes on as it was, unless a signal handler of the program raises another meanwhile:
+// then that one, in the context of the first, as in an `except` clause.
 void tell_of_failure(PyObject* observer) {
   PyObject *type = nullptr, *exception = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &exception, &traceback);
   PyErr_NormalizeException(&type, &exception, &traceback);
-  tell(observer, exception, nullptr);
-  PyErr_Restore(type, exception, traceback);
+  if (tell(observer, exception, nullptr))
+    return PyErr_Restore(type, exception, traceback);
+  Py_XDECREF(type);
+  PyObject *new_type = nullptr, *new_exception = nullptr, *new_traceback = nullptr;
+  PyErr_Fetch(&new_type, &new_exception, &new_traceback);
+  PyErr_NormalizeException(&new_type, &new_exception, &new_traceback);
+  if (traceback)
+    PyException_SetTraceback(exception, traceback);
+  Py_XDECREF(traceback);
+  PyException_SetContext(new_exception, exception); // takes the reference
+  PyErr_Restore(new_type, new_exception, new_traceback);
 }
 
 PyObject* call(PyObject* object, PyObject* args, PyObject* kwargs) {

@@ -47,8 +47,8 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         stack_min_bytes: Take the stack only of allocations of this size or more.
 
     Raises:
-        MemtraceError: on entry, when this process is being recorded already or the trace cannot be
-            made; on exit, when it cannot be finished.
+        MemtraceError: on entry, when another record() is under way or the trace cannot be made; on
+            exit, when it cannot be finished and the block has not failed.
     """
 
     def __init__(

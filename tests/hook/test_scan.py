@@ -167,6 +167,25 @@ def test_mapped_weights_are_external(tmp_path: Path) -> None:
     assert row["label"] == "weight"
 
 
+def test_models_that_are_mapped_one_after_another(tmp_path: Path) -> None:
+    # The memory map changes between the looks at them, and between labels.
+    found = tables(tmp_path, """
+        def mapped(name):
+            torch.save(nn.Linear(300, 300).state_dict(), name)
+            return torch.load(name, mmap=True)
+        models = []
+        for number in range(3):
+            models.append(nn.Linear(300, 300))
+            models[-1].load_state_dict(mapped(f"{number}.pt"), assign=True)
+            models[-1](torch.zeros(1, 300))
+        labelled = mapped("labelled.pt")["weight"]
+        memtrace.label(labelled, "by hand")
+    """)  # fmt: skip
+    external = [row for row in found["allocations"] if row["origin"] == "external"]
+    assert len(external) >= 4
+    assert {row["memory"] for row in external} == {"mapped"}
+
+
 def test_shared_weights_are_external(tmp_path: Path) -> None:
     found = tables(tmp_path, """
         net = nn.Linear(400, 500, bias=False).share_memory()

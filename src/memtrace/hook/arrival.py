@@ -71,10 +71,10 @@ def _arm(spec: ModuleSpec) -> None:
     assert loader is not None
 
     def before(*_: object) -> None:
-        guarded(loader.__dict__.pop, "exec_module", None)
+        loader.__dict__.pop("exec_module", None)
 
     def after(*_: object) -> None:
-        guarded(_arrived, spec.name)
+        _arrived(spec.name)
 
     def failed(error: BaseException) -> None:
         for _, tell in _waiting.get(spec.name, []):

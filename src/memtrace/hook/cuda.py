@@ -235,7 +235,7 @@ def replace_marked_calls(torch: ModuleType, native: NativeHook) -> None:
         original = getattr(owner, name, None)
         if original is None:
             return
-        marked = native.marked(original, kind, lambda *call: guarded(describe, *call), after)
+        marked = native.marked(original, kind, describe, after)
         setattr(owner, name, marked)
         if owner is c:  # and where it was imported by name
             for module in (torch.cuda, torch.cuda.memory, torch.cuda.graphs):

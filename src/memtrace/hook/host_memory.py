@@ -57,9 +57,13 @@ class HostMemory:
         self._mappings: Mappings | None = None
         self._sweep_at = _LEAST_SWEEP
 
-    def begin_look(self) -> None:
-        """Whatever is gone by now has ended; the memory map may have changed."""
+    def renew(self) -> None:
+        """The memory map may have changed; it is read again when it is asked for."""
         self._mappings = None
+
+    def begin_look(self) -> None:
+        """Likewise, and whatever is gone by now has ended."""
+        self.renew()
         for address, held in list(self._held.items()):
             if not held.is_held(address):
                 self._end(address, held)

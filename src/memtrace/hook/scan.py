@@ -60,7 +60,7 @@ class Scan:
 
     def begin(self) -> None:
         """Look at each root soon after it was first seen, from then on."""
-        self._native.set_root_callback(lambda: guarded(self.look_at_new))
+        self._native.set_root_callback(self.look_at_new)
 
     def end(self) -> None:
         """No more looks."""
@@ -76,15 +76,6 @@ class Scan:
                     self._roots.append(_Root(module, self._native.module_id(module)))
         self.look()
 
-    def look_at_new(self) -> None:
-        """The same of the models alone that were seen for the first time: programs make many."""
-        new = self._take_new_roots()
-        with _Unseen(self._torch):
-            for root in new:
-                module = root.reference()
-                if module is not None and not self._is_part(root):
-                    self._look_at(root, list(walk_modules(module)))
-
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
         self._take_new_roots()
@@ -92,6 +83,16 @@ class Scan:
             self._host.begin_look()
             for root, modules in self._outer_roots():
                 self._look_at(root, modules)
+
+    def look_at_new(self) -> None:
+        """Likewise, of the models alone that were first seen since; programs make many."""
+        new = self._take_new_roots()
+        with _Unseen(self._torch):
+            self._host.renew()
+            for root in new:
+                module = root.reference()
+                if module is not None and not self._is_part(root):
+                    self._look_at(root, list(walk_modules(module)))
 
     def _take_new_roots(self) -> list[_Root]:
         if len(self._roots) >= self._sweep_at:
@@ -161,6 +162,7 @@ class Scan:
     def label(self, tensor: Any, name: str | None, category: str | None) -> None:
         """memtrace.label: the user's word on one tensor."""
         with _Unseen(self._torch):
+            self._host.renew()
             facts = self._describe(tensor)
         if facts is not None:
             said = {"name": name, "kind": "label", "category": category, "label": name}

@@ -32,20 +32,16 @@ def watch() -> None:
     # subprocess and multiprocessing start everything through this one; subprocess, if it has been
     # imported, under a name of its own.
     original = _posixsubprocess.fork_exec
-    observed = _core.observed(original, after=lambda *call: guarded(_after_fork_exec, *call))
+    observed = _core.observed(original, after=_after_fork_exec)
     _posixsubprocess.fork_exec = observed
     names = getattr(sys.modules.get("subprocess"), "__dict__", {})
     if names.get("_fork_exec") is original:
         names["_fork_exec"] = observed
     for name in ("posix_spawn", "posix_spawnp"):
-        replace_in_os(name, after=lambda *call: guarded(_after_posix_spawn, *call))
+        replace_in_os(name, after=_after_posix_spawn)
     # All of os.exec* end in one of these two.
     for name in ("execv", "execve"):
-        replace_in_os(
-            name,
-            before=lambda *call: guarded(_before_exec, *call),
-            failed=lambda error: guarded(_exec_failed, error),
-        )
+        replace_in_os(name, before=_before_exec, failed=_exec_failed)
 
 
 def _after_fork() -> None:

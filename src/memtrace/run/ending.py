@@ -36,7 +36,7 @@ def at_exit() -> None:
 
 def watch_os_exit() -> None:
     """Note an end by os._exit, which runs no handler: every multiprocessing child ends so."""
-    replace_in_os("_exit", before=lambda *call: guarded(_before_os_exit, *call))
+    replace_in_os("_exit", before=_before_os_exit)
 
 
 def replace_in_os(

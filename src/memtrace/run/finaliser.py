@@ -50,7 +50,7 @@ def start(trace_dir: str, *, quiet: bool) -> int:
     """Start it for this process, which goes on to become the program.
 
     Returns:
-        Its process id, for stop(); 0: this process adopts orphans, see run_at_end().
+        Its process id, for stop(); 0: this process adopts orphans, see watch_end().
 
     Raises:
         MemtraceError: the trace's file system or the system's limits do not allow it.
