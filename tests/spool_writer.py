@@ -293,3 +293,10 @@ class SpoolWriter:
         (self.path / "windows.bin").write_bytes(b"".join(windows))
         (self.path / "text.log").write_bytes(bytes(self.text))
         return self.path
+
+
+def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
+    """What the finaliser made of the spools, in the order of the files."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(trace_dir / dataset).to_pylist()

@@ -8,7 +8,6 @@ import stat
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,14 +17,10 @@ from memtrace import _core
 from memtrace.errors import MemtraceError
 from memtrace.finalise import finalise, recover
 from memtrace.schema import SCHEMAS
-from spool_writer import SpoolWriter, Writer
+from spool_writer import SpoolWriter, Writer, rows
 
 MIB = 1 << 20
 TORCH = "/v/site-packages/torch/nn/modules"
-
-
-def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
-    return pq.read_table(trace_dir / dataset).to_pylist()
 
 
 def one_pinned_allocation(spool: SpoolWriter) -> None:
@@ -41,11 +36,6 @@ def one_cuda_allocation(spool: SpoolWriter) -> None:
     log.alloc(6, 1 << 40, 1000, device=0, order=2)
     log.event("free_requested", 10, 1 << 40, 1000, device=0, order=3)
     log.event("free_completed", 12, 1 << 40, 1000, device=0, order=4)
-
-
-@pytest.fixture
-def trace_dir(tmp_path: Path) -> Path:
-    return tmp_path / "t.memtrace"
 
 
 def test_every_dataset_has_the_columns_of_the_schema(trace_dir: Path) -> None:

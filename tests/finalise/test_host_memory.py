@@ -4,22 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
-import pytest
 
 from memtrace.finalise import finalise
-from spool_writer import SpoolWriter
-
-
-def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
-    return pq.read_table(trace_dir / dataset).to_pylist()
-
-
-@pytest.fixture
-def trace_dir(tmp_path: Path) -> Path:
-    return tmp_path / "t.memtrace"
+from spool_writer import SpoolWriter, rows
 
 
 def test_host_memory_from_before_the_recording_is_told_by_scans(trace_dir: Path) -> None:

@@ -7,22 +7,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finalise.mirror_oracle import FREE, Device
 from memtrace import _core
 from memtrace.finalise import finalise
-from spool_writer import SpoolWriter
+from spool_writer import SpoolWriter, rows
 
 _SETTINGS = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
-    return pq.read_table(trace_dir / dataset).to_pylist()
 
 
 def fresh(tmp_path: Path) -> Path:

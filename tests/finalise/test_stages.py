@@ -5,20 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-import pytest
-
 from memtrace.finalise import finalise
-from spool_writer import SpoolWriter
-
-
-def rows(trace_dir: Path, dataset: str) -> list[dict[str, Any]]:
-    return pq.read_table(trace_dir / dataset).to_pylist()
-
-
-@pytest.fixture
-def trace_dir(tmp_path: Path) -> Path:
-    return tmp_path / "t.memtrace"
+from spool_writer import SpoolWriter, rows
 
 
 def test_stages_and_steps(trace_dir: Path) -> None:
