@@ -12,7 +12,8 @@ namespace memtrace {
 
 class StackTable;
 
-// Under the GIL. `callback` is called without arguments; null: none. See own_call.h for what it raises.
+// Under the GIL. `callback` is called without arguments; null: none. See own_call.h for what it
+// raises.
 void set_root_callback(PyObject* callback);
 // From a hook, where no allocator lock is held; without the GIL. One relaxed load when there is
 // nothing new.
