@@ -130,7 +130,7 @@ void Conversion::mark(const Note& note, Place place) {
                  note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
                  names_.of(note.name),
                  about_pool ? labels_.mempool(note.value, note.value2) : StringId::null,
-                 names_.of(note.text));
+                 names_.of(note.text), or_null(note.tail.thread));
 }
 
 void Conversion::sample(const Note& note, Place place) {

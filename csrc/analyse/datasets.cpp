@@ -91,13 +91,14 @@ Datasets::Datasets()
       stages("stages",
              {id("stage_id"), id("parent_id"), text("name"), text("kind"), id("thread_id"),
               id("start_seq"), id("end_seq"), number("start_time_ns"), number("end_time_ns")}),
-      steps("steps", {id("step"), text("kind"), id("stage_id"), text("root_module"),
-                      id("thread_id"), id("start_seq"), id("end_seq"), number("start_time_ns"),
-                      number("end_time_ns"), number("batch_size"), text("input_shapes")}),
+      steps("steps",
+            {id("step"), text("kind"), id("stage_id"), text("root_module"), id("thread_id"),
+             id("start_seq"), id("end_seq"), number("start_time_ns"), number("end_time_ns"),
+             number("batch_size"), text("input_shapes"), flag("grad_enabled"), text("error")}),
       samples("samples", {number("time_ns"), id("seq"), text("target"), text("source"),
                           text("metric"), number("value_bytes"), text("text"), text("reason")}),
       marks("marks", {id("seq"), number("time_ns"), text("device"), text("kind"), text("pool"),
-                      text("text")}),
+                      text("text"), id("thread_id")}),
       timeline("timeline", {text("device"), text("metric"), text("key"), number("bin_start_ns"),
                             number("min_bytes"), number("max_bytes"), number("last_bytes")}) {}
 

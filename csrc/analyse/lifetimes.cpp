@@ -8,7 +8,7 @@ namespace {
 // More than any machine has: such a size or address is damage, and sums must not overflow.
 constexpr uint64_t kMostBytes = uint64_t{1} << 48;
 constexpr uint64_t kMostAddress = uint64_t{1} << 62;
-constexpr uint64_t kUnitOfPreexistingBlock = 512; // AllocatorEvent::reserved counts these
+constexpr uint64_t kUnitOfPreexistingBlock = 512; // AllocatorEvent::context counts these
 
 int64_t signed_bytes(uint64_t bytes) {
   return static_cast<int64_t>(bytes);
@@ -62,7 +62,7 @@ Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
 
 const Stages::Current& Lifetimes::stage_and_step(const AllocatorEvent& event) {
   ThreadState& state = thread_state(event.tail.thread);
-  const uint32_t forward = event.tail.action == Action::preexisting ? 0 : event.reserved;
+  const uint32_t forward = event.tail.action == Action::preexisting ? 0 : event.context;
   if (state.stages_version != stages_.version() || state.forward_thread != forward) {
     state.stages_version = stages_.version();
     state.forward_thread = forward;
@@ -373,7 +373,7 @@ void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place plac
       pool_.take(begin(event, place, preexisting ? Origin::preexisting : Origin::recorded));
   const Block& block =
       preexisting ? cuda.mirror.preexisting(event.address, event.size_bytes,
-                                            event.reserved * kUnitOfPreexistingBlock, holder)
+                                            event.context * kUnitOfPreexistingBlock, holder)
                   : cuda.mirror.alloc(event.address, event.size_bytes, holder);
   outcome.block_bytes = signed_bytes(block.size_bytes);
   if (const SegmentRange* range = cuda.mirror.segments().find(event.address)) {

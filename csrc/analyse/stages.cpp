@@ -128,7 +128,7 @@ void Stages::add_step(const OpenStep& step, Place end) {
       details["kind"].is_null() ? StringId::null : names_.intern(details["kind"].string());
   step_rows_.add(step.step, kind, step.stage_id, step.root_module, or_null(step.thread),
                  step.start.seq, end.seq, step.start.time_ns, end.time_ns,
-                 details["batch_size"].integer(kNull), shapes_text);
+                 details["batch_size"].integer(kNull), shapes_text, kNull, StringId::null);
 }
 
 // Of the thread's own.

@@ -54,7 +54,7 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   event.op_name = call ? call->owner : 0;
   event.top_name = call ? call->top : 0;
   event.order = facts.order;
-  event.reserved = call ? call->outer_forward_thread : 0;
+  event.context = call ? call->outer_forward_thread : 0;
   state.log->publish({state.thread, facts.pool, facts.device, facts.action});
 }
 

@@ -72,10 +72,10 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
   for (const CCA::BlockInfo& block : segment.blocks) {
     if (block.active) {
       event.size_bytes = block.requested_size;
-      event.reserved = static_cast<uint32_t>(block.size / kBlockUnit);
+      event.context = static_cast<uint32_t>(block.size / kBlockUnit);
       event.tail.action = Action::preexisting;
       write_listed(log, recording, event);
-      event.reserved = 0;
+      event.context = 0;
       if (!block.allocated) { // freed, but another stream may still use it
         event.tail.action = Action::free_requested;
         write_listed(log, recording, event);

@@ -35,6 +35,8 @@ enum class Action : uint8_t {
   stage_end = 36,
   step_begin = 37,
   step_end = 38,
+  context_begin = 39,
+  tensor = 40,
 };
 
 constexpr bool is_allocator_event(Action action) {
@@ -76,9 +78,48 @@ struct AllocatorEvent {
   uint32_t op_name;  // text id: innermost operator that is not a factory, else outermost factory
   uint32_t top_name; // text id: outermost operator
   uint32_t order;    // CUDA: place in the device's own order, counted under torch's lock; 0: none
-  // preexisting: its block's bytes / 512. Else RecordFunction's number of the thread that made the
-  // forward call whose backward the outermost running node of autograd is; 0: none.
-  uint32_t reserved;
+  // preexisting: its block's bytes / 512. Else ContextBegin::call of the context that the thread is
+  // in (0: none), and kRecordsGraph.
+  uint32_t context;
+  Tail tail;
+};
+
+// In AllocatorEvent::context: an operator is under way, inside the context if there is one, that
+// records autograd's graph (it has a sequence number).
+constexpr uint32_t kRecordsGraph = uint32_t{1} << 31;
+
+enum class ContextKind : uint32_t {
+  node = 1,      // a node of autograd runs
+  engine = 2,    // autograd's engine between two nodes: an operator that adds up gradients
+  optimizer = 3, // Optimizer.step
+};
+
+// The innermost running call that says why memory changes: written once, just before the first
+// event in it. Its own span comes later, as any call's.
+struct ContextBegin {
+  uint64_t ticks;
+  // Of the node (of an engine's: of the node that ran before it on this thread): the forward call
+  // that it is the backward of is the last that began with this number on that thread.
+  int64_t sequence_number; // -1: none
+  uint64_t forward_thread; // RecordFunction's number; 0: none
+  uint32_t call;           // number within the thread
+  ContextKind kind;
+  uint64_t reserved[3];
+  Tail tail;
+};
+
+// "At this tick, the storage at this address is that": an input or output of a model's call, a
+// gradient, a state of an optimizer. The device and the thread are the tail's.
+struct TensorRecord {
+  uint64_t ticks;
+  uint64_t address;      // of the storage
+  uint64_t size_bytes;   // of the storage
+  uint64_t offset_bytes; // of the tensor in it
+  uint32_t name;         // text id: "input_ids", "grad of h.0.mlp.c_fc.weight"
+  uint32_t kind;         // text id: FORMAT.md `names.kind`
+  uint32_t layout;       // text id: dtype and shape, "float32 2x8x64"; a scalar: "float32"
+  uint32_t reserved0;
+  uint64_t reserved;
   Tail tail;
 };
 
@@ -104,7 +145,12 @@ struct OperatorSpan {
 //   thread) or until that block ends. The second kind is written when it is not known yet whether
 //   a block will be made of it; with a "scope" of the same id later, the first was no stage.
 // stage_end: name, value
-// step_*:  name = root module, value = step number, text = JSON {kind, batch_size, input_shapes}
+// step_begin: name = class of the root module, value = step number, text = JSON
+//   {batch_size, input_shapes, grad_enabled}; input_shapes is an object: name -> list
+// step_end: value = step number, text = class of the exception that the call raised; 0: none
+// mark backward_begin, backward_end (value = autograd's graph task), optimizer_begin,
+// optimizer_end,
+//   recompute_begin, recompute_end (a model's call inside a backward): of the tail's thread
 struct Note {
   uint64_t ticks;
   uint64_t value;
@@ -118,10 +164,13 @@ union Record {
   AllocatorEvent event;
   OperatorSpan span;
   Note note;
+  ContextBegin context;
+  TensorRecord tensor;
 };
 
 static_assert(sizeof(Tail) == 8 && sizeof(AllocatorEvent) == 64 && sizeof(OperatorSpan) == 64 &&
-              sizeof(Note) == 64 && sizeof(Record) == 64);
+              sizeof(Note) == 64 && sizeof(ContextBegin) == 64 && sizeof(TensorRecord) == 64 &&
+              sizeof(Record) == 64);
 static_assert(std::is_trivially_copyable_v<Record>);
 
 } // namespace memtrace

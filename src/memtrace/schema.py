@@ -160,7 +160,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         start_time_ns=_ns,
         end_time_ns=_ns,
         batch_size=_id,
+        # JSON: {"input_ids": [2, 128], ...}.
         input_shapes=_text,
+        grad_enabled=_flag,
+        # Class of the exception that the call raised; null when it returned.
+        error=_text,
     ),
     "samples": _schema(
         time_ns=_ns,
@@ -172,7 +176,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         text=_text,
         reason=_text,
     ),
-    "marks": _schema(seq=_id, time_ns=_ns, device=_text, kind=_text, pool=_text, text=_text),
+    # Beyond FORMAT.md's kinds: backward_begin, backward_end (text: autograd's graph task),
+    # optimizer_begin, optimizer_end, recompute_begin, recompute_end (a model called in a backward).
+    "marks": _schema(
+        seq=_id,
+        time_ns=_ns,
+        device=_text,
+        kind=_text,
+        pool=_text,
+        text=_text,
+        thread_id=_id,
+    ),
     # Of each device of each process: metrics allocated, active and reserved (the CPU: allocated),
     # key null, at most 16,384 bins each. A bin lasts to the next one; `min_bytes` and `max_bytes`
     # include what stood as it began.

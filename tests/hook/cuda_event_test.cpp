@@ -61,7 +61,7 @@ class Model {
       event.call = call_->call;
       event.op_name = call_->owner;
       event.top_name = call_->top;
-      event.reserved = call_->outer_forward_thread;
+      event.context = call_->outer_forward_thread;
     }
     event.tail.thread = kMainThread + 1;
     event.tail.pool = pool(entry.mempool_);
