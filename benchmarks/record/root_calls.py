@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ INNER = 1000
 class Pass(nn.Module):
     """A module that does nothing: what is left is the call."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **_: Any) -> Any:
         return args[0] if args else None
 
 
@@ -57,26 +57,19 @@ class Many(nn.Module):
 def torch_hooks(model: nn.Module) -> Iterator[None]:
     """The rival: hooks on the root instance alone."""
     handles = [
-        model.register_forward_pre_hook(lambda module, args: None),
-        model.register_forward_hook(lambda module, args, result: None),
+        model.register_forward_pre_hook(lambda *_: None),
+        model.register_forward_hook(lambda *_: None),
     ]
     yield
     for handle in handles:
         handle.remove()
 
 
-@contextmanager
-def nothing(model: nn.Module) -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def memtrace_hook(model: nn.Module) -> Iterator[None]:
-    with HooksOn(operators=False, cpu=False):
-        yield
-
-
-WAYS = {"nothing": nothing, "memtrace": memtrace_hook, "hooks of torch": torch_hooks}
+WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
+    "nothing": lambda _: nullcontext(),
+    "memtrace": lambda _: HooksOn(operators=False, cpu=False),
+    "hooks of torch": torch_hooks,
+}
 
 
 def cases() -> dict[str, tuple[nn.Module, Callable[[], object], int, int]]:

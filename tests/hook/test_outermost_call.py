@@ -66,7 +66,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "the instance": lambda m: m(1),
     "__call__": lambda m: m.__call__(1),
     "of the class": lambda m: Module.__call__(m, 1),
-    "unpacked": lambda m: Module.__call__(*(m, 1), **{}),
+    "unpacked": lambda m: Module.__call__(*[m, 1]),
     "bound before": lambda m: [call := m.__call__, call(1)][1],
     "functools.partial": lambda m: functools.partial(m, 1)(),
     "map": lambda m: next(map(m, [1])),

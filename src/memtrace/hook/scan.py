@@ -121,7 +121,7 @@ class Scan:
 
     def _is_part(self, root: _Root) -> bool:
         """Whether it is in a model that was looked at, which names it."""
-        return any(root.number in other.paths for other in self._roots)
+        return any(root.number in other.paths for other in self._roots if other is not root)
 
     def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
         """The roots that lie in no other known root, with all modules in each by path.
