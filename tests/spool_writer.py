@@ -29,7 +29,7 @@ ACTIONS = {
     "alloc": 1, "free_requested": 2, "free_completed": 3, "segment_alloc": 4, "segment_free": 5,
     "segment_map": 6, "segment_unmap": 7, "oom": 8, "snapshot": 9, "preexisting": 10,
     "external": 11, "operator_span": 32, "mark": 33, "sample": 34, "stage_begin": 35,
-    "stage_end": 36, "step_begin": 37, "step_end": 38,
+    "stage_end": 36, "step_begin": 37, "step_end": 38, "tensor": 40,
 }  # fmt: skip
 MEMORY = {"device": 0, "host": 1, "pinned": 2, "mapped": 3, "shared": 4}
 KINDS = {
@@ -144,6 +144,24 @@ class LogWriter:
         self.records.append(
             struct.pack("<QQQ5I3I", ticks, value, value2, *ids, 0, 0, 0)
             + _tail(self.thread if thread is None else thread, 0, device, action)
+        )
+
+    def tensor(
+        self,
+        ticks: int,
+        address: int,
+        name: str,
+        kind: str,
+        layout: str,
+        *,
+        size: int = 0,
+        offset: int = 0,
+        device: int | None = CPU,
+    ) -> None:
+        ids = [self.spool.name(word) for word in (name, kind, layout)]
+        self.records.append(
+            struct.pack("<QQQQ4IQ", ticks, address, size, offset, *ids, 0, 0)
+            + _tail(self.thread, 0, device, "tensor")
         )
 
     def mark(self, ticks: int, kind: str, **more: Any) -> None:

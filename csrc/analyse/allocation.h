@@ -44,12 +44,13 @@ struct Allocation {
   uint32_t stack = 0;
   StringId pool{}, op{}, top_op{}, stage{}, label{};
   bool labelled = false; // the label is the user's, not a tensor's name
-  bool named = false;
+  bool named = false;    // TensorNotes keeps its names
   DeviceCode device = kCpu;
   Memory memory = Memory::device;
   Origin origin = Origin::recorded;
   Category category = Category::other;
   CategoryBy category_by = CategoryBy::nothing;
+  Category label_of = Category::other; // what the tensor whose name is the label proves
 };
 
 // Where live allocations lie: numbered places that are used again. Number 0 is nobody.

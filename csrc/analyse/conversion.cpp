@@ -82,6 +82,8 @@ void Conversion::record(const Record& record) {
       tensors_.external(record.event.address);
     return;
   }
+  if (action == Action::tensor)
+    return tensors_.tensor(record.tensor);
   const Place place{lifetimes_.next_seq(), time_ns};
   if (is_span(action)) {
     const OperatorSpan& span = record.span;

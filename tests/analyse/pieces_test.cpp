@@ -53,6 +53,15 @@ TEST_CASE("JSON is read") {
   CHECK((*json)["none"]["of this"].is_null());
 }
 
+TEST_CASE("JSON is written as it was read") {
+  for (const char* text :
+       {R"({"input_ids": [2, 128], "a\"\\\u0001": [], "x": {"y": -3}})", "null", R"(["\u00e9"])"}) {
+    const std::string dumped = Json::parse(text)->dump();
+    CHECK(Json::parse(dumped)->dump() == dumped);
+  }
+  CHECK(Json::parse(R"({"a":[1,2],"b\"":[ ]})")->dump() == R"({"a": [1, 2], "b\"": []})");
+}
+
 TEST_CASE("what is not JSON is nothing") {
   for (const char* text : {"", "{", "[1,]", "{\"a\":}", "\"open", "tru", "1 2", "{\"a\" 1}",
                            "\"\\u12\"", "nan?", "[", "-"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     main.alloc(2, 0x1000, 8)
     main.note("stage_end", 3, "load", value=1, text="auto")
     main.note("stage_begin", 4, "train", value=2, text="scope")
-    main.note("step_begin", 5, "Net", value=9, text='{"kind": "training", "batch_size": 4}')
+    facts = {"kind": "training", "batch_size": 4, "input_shapes": {'a"': [4, 2], "é": []}}
+    main.note("step_begin", 5, "Net", value=9, text=json.dumps({**facts, "grad_enabled": True}))
     main.alloc(6, 0x2000, 8)
-    autograd.alloc(7, 0x3000, 8)
+    autograd.alloc(7, 0x3000, 8, reserved=77)  # in a backward
     worker.note("stage_begin", 8, "fetch", value=3, value2=2, text="scope")
     worker.alloc(9, 0x4000, 8)
-    main.note("step_end", 10, "Net", value=9)
+    main.note("step_end", 10, "", value=9, text="ValueError")
     main.alloc(11, 0x5000, 8)
     spool.finish()
     finalise(trace_dir)
     found = [(row["stage"], row["step"]) for row in rows(trace_dir, "allocations")]
-    assert found == [("load", None), ("train", 9), ("train", 9), ("fetch", 9), ("train", None)]
+    assert found == [("load", None), ("train", 9), ("train", 9), ("fetch", None), ("train", None)]
     stages = {row["name"]: row for row in rows(trace_dir, "stages")}
     assert (stages["load"]["start_seq"], stages["load"]["end_seq"]) == (0, 1)
     assert (stages["load"]["thread_id"], stages["train"]["thread_id"]) == (None, 1)
@@ -36,6 +38,9 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     assert (step["step"], step["kind"], step["batch_size"], step["stage_id"]) == (
         9, "training", 4, 2,
     )  # fmt: skip
+    assert json.loads(step["input_shapes"]) == facts["input_shapes"]
+    assert (step["grad_enabled"], step["error"]) == (True, "ValueError")
+    assert (step["start_seq"], step["end_seq"]) == (1, 4)
 
 
 def test_what_plain_stages_end_and_lie_in_follows_from_the_order_of_the_notes(

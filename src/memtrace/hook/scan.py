@@ -63,10 +63,12 @@ class Scan:
     def begin(self) -> None:
         """Look at each root soon after it was first seen, from then on."""
         self._native.set_root_callback(self.look_at_new)
+        self._native.set_look(self.look_again)
 
     def end(self) -> None:
         """No more looks."""
         self._native.set_root_callback(None)
+        self._native.set_look(None)
         self._roots.clear()
 
     def look_last(self) -> None:
@@ -97,6 +99,19 @@ class Scan:
                 if module is not None and not self._is_part(root):
                     self._look_at(root, list(walk_modules(module)))
 
+    def look_again(self, module: Any) -> None:
+        """Before a call of a model: what it holds may have moved; None: all that are known."""
+        if module is None:
+            self.look()
+            return
+        self._take_new_roots()
+        number = self._native.module_id(module)
+        with _Unseen(self._torch):
+            self._host.renew()
+            for root in self._roots:
+                if root.number == number and not self._is_part(root):
+                    self._look_at(root, list(walk_modules(module)))
+
     def _take_new_roots(self) -> list[_Root]:
         if len(self._roots) >= self._sweep_at:
             self._roots = [root for root in self._roots if root.reference() is not None]
@@ -109,7 +124,7 @@ class Scan:
 
     def _is_part(self, root: _Root) -> bool:
         """Whether it is in a model that was looked at, which names it."""
-        return any(root.number in other.paths for other in self._roots)
+        return any(root.number in other.paths for other in self._roots if other is not root)
 
     def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
         """The roots that lie in no other known root, with all modules in each by path.

@@ -1,0 +1,151 @@
+#include "hook/root_calls.h"
+
+#include "hook/call_tensors.h"
+#include "hook/outermost_call.h"
+#include "hook/own_call.h"
+#include "hook/python_stack.h"
+#include "hook/step_records.h"
+#include "record/clock.h"
+
+#include <torch/csrc/autograd/graph_task.h>
+#include <unordered_map>
+#include <utility>
+
+namespace memtrace {
+namespace {
+
+CallClasses g_classes;
+uint64_t g_steps = 0; // of this recording, under the GIL
+
+// ---- looks at the weights
+// ------------------------------------------------------------------------
+
+// Of a program's time, at most one part in so many goes into them.
+constexpr uint64_t kLookShare = 200;
+PyObject* g_look = nullptr;
+uint64_t g_look_due_ns = 0;
+std::unordered_map<uint32_t, bool> g_called_twice; // by module id
+
+// The module that is to be looked at before this call, None for all, or null: nothing.
+PyObject* due_look(PyObject* module, const Recording* recording) {
+  if (!g_look || !recording->stacks)
+    return nullptr;
+  uint32_t id = 0;
+  if (const HookScope scope; scope && &scope.recording() == recording)
+    id = recording->stacks->module_id(module);
+  bool second = false;
+  if (id != 0) {
+    const auto [call, first] = g_called_twice.try_emplace(id, false);
+    second = !first && !std::exchange(call->second, true);
+  }
+  if (clock_ns(CLOCK_MONOTONIC) >= g_look_due_ns)
+    return Py_None;
+  return second ? module : nullptr;
+}
+
+// False: a signal handler of the program raised, and the call must not happen.
+bool look_at(PyObject* which) {
+  g_look_due_ns = UINT64_MAX; // no other thread meanwhile
+  const uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+  const OwnedObject look(Py_NewRef(g_look));
+  const OwnedObject done(call_own(look.get(), which));
+  const uint64_t end_ns = clock_ns(CLOCK_MONOTONIC);
+  g_look_due_ns = end_ns + kLookShare * (end_ns - start_ns);
+  return !PyErr_Occurred();
+}
+
+// ---- calls
+// ---------------------------------------------------------------------------------------
+
+struct Step {
+  const Recording* recording; // its hooks may be turned off at any time; it lives for ever
+  uint64_t number = 0;        // 0: the call is none
+  bool has_cache = false;
+};
+
+CallTensors inputs_of(const ModuleCall& call) {
+  CallTensors inputs(g_classes);
+  inputs.read_arguments(call.module(), call.positional(), call.positional_count(), call.names);
+  return inputs;
+}
+
+// False: the call must not happen (look_at).
+bool begin(Step& step, const ModuleCall& call) {
+  try {
+    CallTensors inputs = inputs_of(call);
+    if (inputs.only_stand_ins())
+      return true;
+    if (PyObject* which = due_look(call.module(), step.recording)) {
+      if (!look_at(which))
+        return false;
+      inputs = inputs_of(call); // other threads may have run meanwhile
+    }
+    step.has_cache = inputs.saw_cache();
+    step.number = ++g_steps;
+    const PyTypeObject* root_class = Py_TYPE(called_module(call.module(), g_classes));
+    write_step_begin(step.recording, step.number, root_class->tp_name, inputs);
+  } catch (...) { // no memory: less is written
+  }
+  return true;
+}
+
+void end(const Step& step, const ModuleCall& call, PyObject* result) {
+  PyObject *error = nullptr, *value = nullptr, *traceback = nullptr;
+  if (!result)
+    PyErr_Fetch(&error, &value, &traceback);
+  try {
+    CallTensors outputs(g_classes);
+    if (result)
+      outputs.read_result(result);
+    // Those that it was given, as they are now.
+    const CallTensors caches = step.has_cache ? inputs_of(call) : CallTensors(g_classes);
+    write_step_end(step.recording, step.number, error, outputs, caches);
+  } catch (...) {
+  }
+  if (!result)
+    PyErr_Restore(error, value, traceback);
+}
+
+PyObject* on_root_call(const ModuleCall& call) {
+  Step step{g_recording.load(std::memory_order_acquire)};
+  if (!step.recording)
+    return call.go_on();
+  PyObject* result = nullptr;
+  if (torch::autograd::get_current_graph_task_id() != -1) {
+    write_mark(step.recording, "recompute_begin");
+    result = call.go_on();
+    write_mark(step.recording, "recompute_end");
+  } else if (begin(step, call)) {
+    result = call.go_on();
+    if (step.number != 0)
+      end(step, call, result);
+  }
+  return result;
+}
+
+} // namespace
+
+bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
+  if (!PyType_Check(module_class) || !PyType_Check(tensor_class))
+    return false;
+  if (!g_classes.tensor)
+    g_classes = {reinterpret_cast<PyTypeObject*>(Py_NewRef(tensor_class)),
+                 reinterpret_cast<PyTypeObject*>(Py_NewRef(module_class)),
+                 PyImport_GetModuleDict()};
+  g_steps = 0;
+  g_look_due_ns = 0;
+  g_called_twice.clear();
+  return watch_outermost_calls(module_class, on_root_call);
+}
+
+void remove_root_calls() noexcept {
+  unwatch_outermost_calls();
+}
+
+void set_look(PyObject* look) {
+  PyObject* old = g_look;
+  g_look = look ? Py_NewRef(look) : nullptr;
+  Py_XDECREF(old);
+}
+
+} // namespace memtrace

@@ -1,0 +1,146 @@
+#include "hook/step_records.h"
+
+#include "record/clock.h"
+
+#include <ATen/core/grad_mode.h>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+
+namespace memtrace {
+namespace {
+
+constexpr size_t kMostShapes = 64; // in the text of a step
+
+uint32_t intern(const HookScope& scope, std::string_view text) noexcept {
+  const RecorderApi& api = scope.recording().api;
+  return api.intern(api.recorder, text.data(), text.size());
+}
+
+// A class of C has its module in its name.
+std::string_view class_name(const char* name) noexcept {
+  const char* dot = std::strrchr(name, '.');
+  return dot ? dot + 1 : name;
+}
+
+void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
+          uint32_t text) noexcept {
+  ThreadState& state = scope.state();
+  Record* record = state.log->reserve();
+  if (!record)
+    return scope.recording().lose(Loss::record_no_space);
+  record->note = {};
+  record->note.ticks = ticks_after();
+  record->note.value = value;
+  record->note.name = name;
+  record->note.text = text;
+  state.log->publish({state.thread, 0, kCpu, action});
+}
+
+// Those that are `wanted`.
+template <typename Wanted>
+void tensors(const HookScope& scope, const CallTensors& tensors, std::string_view kind,
+             const Wanted& wanted) noexcept {
+  ThreadState& state = scope.state();
+  const uint32_t plain = intern(scope, kind);
+  const uint32_t cache = intern(scope, "kv_cache");
+  for (const CallTensor& tensor : tensors.found()) {
+    if (tensor.address == 0 || tensor.size_bytes == 0 || !wanted(tensor))
+      continue;
+    const uint32_t name = intern(scope, tensor.name);
+    const uint32_t layout = intern(scope, tensor.layout);
+    Record* record = state.log->reserve();
+    if (!record)
+      return scope.recording().lose(Loss::record_no_space);
+    record->tensor = {};
+    record->tensor.ticks = ticks_after();
+    record->tensor.address = tensor.address;
+    record->tensor.size_bytes = tensor.size_bytes;
+    record->tensor.offset_bytes = tensor.offset_bytes;
+    record->tensor.name = name;
+    record->tensor.kind = tensor.in_cache ? cache : plain;
+    record->tensor.layout = layout;
+    state.log->publish({state.thread, 0, tensor.device, Action::tensor});
+  }
+  if (tensors.left_out() > 0)
+    note(scope, Action::mark, 0, intern(scope, "tensors_left_out"),
+         intern(scope, std::to_string(tensors.left_out())));
+}
+
+void append_quoted(std::string& json, std::string_view text) {
+  json += '"';
+  for (const char letter : text) {
+    if (letter == '"' || letter == '\\')
+      (json += '\\') += letter;
+    else
+      json += static_cast<unsigned char>(letter) < ' ' ? ' ' : letter;
+  }
+  json += '"';
+}
+
+std::string describe(const CallTensors& inputs) {
+  std::string batch = "null";
+  std::string shapes;
+  size_t count = 0;
+  for (const CallTensor& input : inputs.found()) {
+    if (input.in_cache)
+      continue;
+    const std::string_view shape = input.shape();
+    if (batch == "null" && !shape.empty())
+      batch = shape.substr(0, shape.find('x'));
+    if (++count > kMostShapes)
+      continue;
+    if (count > 1)
+      shapes += ", ";
+    append_quoted(shapes, input.name);
+    shapes += ": [";
+    for (const char letter : shape)
+      letter == 'x' ? shapes += ", " : shapes += letter;
+    shapes += ']';
+  }
+  std::string json = R"({"batch_size": )" + batch + R"(, "input_shapes": {)" + shapes;
+  json += R"(}, "grad_enabled": )";
+  return json + (at::GradMode::is_enabled() ? "true}" : "false}");
+}
+
+} // namespace
+
+void write_step_begin(const Recording* recording, uint64_t step, const char* root_class,
+                      const CallTensors& inputs) {
+  const std::string text = describe(inputs);
+  const HookScope scope;
+  if (!scope || &scope.recording() != recording)
+    return;
+  note(scope, Action::step_begin, step, intern(scope, class_name(root_class)), intern(scope, text));
+  tensors(scope, inputs, "input", [](const CallTensor&) { return true; });
+}
+
+void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
+                    const CallTensors& outputs, const CallTensors& caches) {
+  std::unordered_set<uint64_t> in_caches;
+  for (const CallTensor& tensor : caches.found())
+    if (tensor.in_cache)
+      in_caches.insert(tensor.address);
+  const HookScope scope;
+  if (!scope || &scope.recording() != recording)
+    return;
+  tensors(scope, caches, "input", [](const CallTensor& tensor) { return tensor.in_cache; });
+  // A cache that was given and is given back is named as the argument.
+  tensors(scope, outputs, "output", [&](const CallTensor& tensor) {
+    return !tensor.in_cache || !in_caches.contains(tensor.address);
+  });
+  const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;
+  note(scope, Action::step_end, step, 0, name ? intern(scope, class_name(name)) : 0);
+  const RecorderApi& api = recording->api;
+  if (scope.state().log->flush_pending) [[unlikely]]
+    api.flush(api.recorder, scope.state().log);
+}
+
+void write_mark(const Recording* recording, const char* kind) noexcept {
+  const HookScope scope;
+  if (scope && &scope.recording() == recording)
+    note(scope, Action::mark, 0, intern(scope, kind), 0);
+}
+
+} // namespace memtrace
