@@ -52,3 +52,9 @@ class NativeHook(Protocol):
 
     def set_root_callback(self, callback: Callable[[], object] | None) -> None:
         """Call back, in the main thread, soon after new roots were seen."""
+
+    def hold_parameter(self, parameter: object, name: str) -> None:
+        """Remember the name of a model's parameter, for its gradient and its optimizer's state."""
+
+    def set_unnamed_callback(self, callback: Callable[[], object] | None) -> None:
+        """Call back when an optimizer steps with a parameter that has no name yet."""
