@@ -29,6 +29,7 @@ class HooksOn:
             self.recorder.api,
             stack_min_bytes=0,
             module_class=torch.nn.Module,
+            tensor_class=torch.Tensor,
             runner_prefixes=[],
             **self.options,
         )

@@ -48,13 +48,14 @@ struct Allocation {
   StringId pool{}, op{}, top_op{}, forward_op{}, stage{}, label{};
   StringId module{}, module_class{}, source{};
   bool labelled = false; // the label is the user's, not a tensor's name
-  bool named = false;
+  bool named = false;    // TensorNotes keeps its names
   DeviceCode device = kCpu;
   Memory memory = Memory::device;
   Origin origin = Origin::recorded;
   Phase phase = Phase::other;
   Category category = Category::other;
   CategoryBy category_by = CategoryBy::nothing;
+  Category label_of = Category::other; // what the tensor whose name is the label proves
 };
 
 // Where live allocations lie: numbered places that are used again. Number 0 is nobody.

@@ -83,6 +83,8 @@ void Conversion::record(const Record& record) {
       tensors_.external(record.event.address);
     return;
   }
+  if (action == Action::tensor)
+    return tensors_.tensor(record.tensor);
   const Place place{lifetimes_.next_seq(), time_ns};
   if (is_span(action))
     return span(record.span, place);

@@ -1,6 +1,8 @@
 #include "analyse/json.h"
 
+#include <array>
 #include <charconv>
+#include <cstdio>
 #include <limits>
 
 namespace memtrace {
@@ -225,6 +227,54 @@ const Json& Json::operator[](std::string_view key) const {
     if (keys_[i] == key)
       return items_[i];
   return nothing;
+}
+
+namespace {
+
+void append_quoted(std::string& out, std::string_view text) {
+  out += '"';
+  for (const char letter : text) {
+    if (static_cast<unsigned char>(letter) < ' ') {
+      std::array<char, 8> escape{};
+      std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(letter));
+      out += escape.data();
+      continue;
+    }
+    if (letter == '"' || letter == '\\')
+      out += '\\';
+    out += letter;
+  }
+  out += '"';
+}
+
+} // namespace
+
+std::string Json::dump() const {
+  std::string out;
+  switch (type_) {
+  case Type::string:
+    append_quoted(out, text_);
+    return out;
+  case Type::number:
+    return whole_ ? std::to_string(integer()) : "null";
+  case Type::array:
+  case Type::object:
+    break;
+  default:
+    return "null";
+  }
+  const bool object = type_ == Type::object;
+  out += object ? '{' : '[';
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (i > 0)
+      out += ", ";
+    if (object) {
+      append_quoted(out, keys_[i]);
+      out += ": ";
+    }
+    out += items_[i].dump();
+  }
+  return out += object ? '}' : ']';
 }
 
 } // namespace memtrace

@@ -30,6 +30,8 @@ class Json {
   const std::vector<Json>& array() const { return items_; }
   // The member, or a null.
   const Json& operator[](std::string_view key) const;
+  // As json.dumps would write it; of integers, texts, arrays and objects, all else is null.
+  std::string dump() const;
 
  private:
   friend class JsonReader;

@@ -208,6 +208,8 @@ void Lifetimes::finish_allocation(uint32_t holder) {
   const Allocation& allocation = pool_[holder];
   if (allocation.device == kCpu && allocation.origin != Origin::recorded)
     told_.erase(allocation.address);
+  if (allocation.named)
+    ended_named_.push_back(allocation.id);
   finished_.push_back(pool_[holder]);
   pool_.give_back(holder);
 }

@@ -23,6 +23,7 @@
 #include <map>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace memtrace {
@@ -49,6 +50,9 @@ class Lifetimes {
   OperatorCalls::Thread& calls_of(uint32_t thread) { return thread_state(thread).calls; }
   // The allocation that is live at the address, or null.
   Allocation* find(DeviceCode code, uint64_t address);
+
+  // Named allocations that ended since the last call.
+  std::vector<int64_t> take_ended_named() { return std::exchange(ended_named_, {}); }
 
   // Finished allocations that wait to be written.
   size_t finished() const { return finished_.size(); }
@@ -133,6 +137,7 @@ class Lifetimes {
   std::map<uint64_t, uint32_t> told_;
   std::deque<Allocation> finished_; // grows without moving what is in it
   std::vector<uint32_t> lost_;
+  std::vector<int64_t> ended_named_;
   int64_t next_seq_ = 0, next_allocation_id_ = 1;
   int64_t last_time_ns_ = 0;
   LifetimeCounts counts_;

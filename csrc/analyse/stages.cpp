@@ -87,7 +87,7 @@ void Stages::step_end(const Note& note, Place place) {
                                        static_cast<int64_t>(note.value), &OpenStep::step);
   if (found == steps_.rend())
     return;
-  add_step(*found, place);
+  add_step(*found, place, names_.of(note.text));
   steps_.erase(std::next(found).base());
   ++version_;
 }
@@ -96,7 +96,7 @@ void Stages::finish() {
   for (const OpenStage& stage : stages_)
     add_stage(stage, kNoPlace);
   for (const OpenStep& step : steps_)
-    add_step(step, kNoPlace);
+    add_step(step, kNoPlace, StringId::null);
   stages_.clear();
   steps_.clear();
   ++version_;
@@ -107,17 +107,18 @@ void Stages::add_stage(const OpenStage& stage, Place end) {
                   stage.start.seq, end.seq, stage.start.time_ns, end.time_ns);
 }
 
-void Stages::add_step(const OpenStep& step, Place end) {
+void Stages::add_step(const OpenStep& step, Place end, StringId error) {
   const auto json = Json::parse(names_.text().name(step.text));
   const Json details = json.value_or(Json{});
   const Json& shapes = details["input_shapes"];
-  const StringId shapes_text =
-      shapes.type() == Json::Type::string ? names_.intern(shapes.string()) : StringId::null;
+  const Json& grad = details["grad_enabled"];
+  const StringId shapes_text = shapes.is_null() ? StringId::null : names_.intern(shapes.dump());
   const StringId kind =
       details["kind"].is_null() ? StringId::null : names_.intern(details["kind"].string());
   step_rows_.add(step.step, kind, step.stage_id, step.root_module, or_null(step.thread),
                  step.start.seq, end.seq, step.start.time_ns, end.time_ns,
-                 details["batch_size"].integer(kNull), shapes_text, kNull, StringId::null);
+                 details["batch_size"].integer(kNull), shapes_text,
+                 grad.is_null() ? kNull : int64_t{grad.boolean()}, error);
 }
 
 // Of the thread's own.
@@ -145,10 +146,11 @@ Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const 
   if (stage)
     current.stage = stage->name;
   for (const OpenStep& step : std::views::reverse(steps_)) {
-    if (current.step == kNull || step.thread == thread)
+    const bool own = step.thread == thread;
+    if (own || (forward_thread != 0 && current.step == kNull))
       current.step = step.step;
-    current.in_own_step = step.thread == thread;
-    if (current.in_own_step)
+    current.in_own_step = own;
+    if (own)
       break;
   }
   return current;

@@ -41,7 +41,8 @@ class Stages {
 
   // What an allocation of the thread belongs to: the innermost block of its own; else, in a
   // backward pass, that of the thread that ran the forward one (by RecordFunction's number; 0:
-  // none); else what the main thread or the whole process began last.
+  // none); else what the main thread or the whole process began last. Its step is its thread's own;
+  // in a backward pass else the one that was begun last.
   Current current(uint32_t thread, uint32_t forward_thread) const;
   // Changes whenever current() may give another answer.
   uint64_t version() const { return version_; }
@@ -70,7 +71,7 @@ class Stages {
   const OpenStage* plain_in(int64_t block) const;
   void end_plain_in(int64_t block, Place place);
   void add_stage(const OpenStage& stage, Place end);
-  void add_step(const OpenStep& step, Place end);
+  void add_step(const OpenStep& step, Place end, StringId error);
   const OpenStage* innermost(uint32_t thread) const;
   const OpenStage* shared() const;
 

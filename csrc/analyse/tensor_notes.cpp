@@ -54,13 +54,13 @@ void TensorNotes::read(std::string_view text) {
     note.name = names_.intern(names_.text().full_path(root, names_[note.name]));
   note.kind = string("kind");
   note.label = string("label");
-  note.dtype = string("dtype");
+  note.layout.dtype = string("dtype");
   note.category = category_of((*json)["kind"].string());
   note.label_category = category_of((*json)["category"].string());
   note.offset_bytes = (*json)["offset_bytes"].integer();
   note.resident_bytes = (*json)["resident_bytes"].integer(kNull);
   for (const Json& size : (*json)["shape"].array())
-    note.shape.push_back(size.integer());
+    note.layout.shape.push_back(size.integer());
   notes_.push_back(std::move(note));
 }
 
@@ -158,22 +158,70 @@ void TensorNotes::apply(const Note& note, Allocation& allocation) {
   if (note.label != StringId::null && !allocation.labelled) {
     allocation.label = note.label;
     allocation.labelled = true;
-  } else if (allocation.label == StringId::null) {
-    allocation.label = note.name;
   }
-  if (note.name == StringId::null)
+  offer_label(allocation, note.name, note.category);
+  add_name(allocation, note.name, note.kind, note.offset_bytes, note.layout);
+}
+
+void TensorNotes::tensor(const TensorRecord& record) {
+  Allocation* allocation = lifetimes_.find(record.tail.device, record.address);
+  if (!allocation)
     return;
-  uint64_t hash = mix(static_cast<uint64_t>(note.name), static_cast<uint64_t>(note.kind));
-  hash =
-      mix(mix(hash, static_cast<uint64_t>(note.offset_bytes)), static_cast<uint64_t>(note.dtype));
-  for (const int64_t size : note.shape)
+  const StringId name = names_.of(record.name);
+  offer_label(*allocation, name, category_of(names_.text().name(record.kind)));
+  add_name(*allocation, name, names_.of(record.kind), static_cast<int64_t>(record.offset_bytes),
+           layout_of(record.layout));
+}
+
+// A weight that is also an input is shown as the weight.
+void TensorNotes::offer_label(Allocation& allocation, StringId name, Category category) {
+  if (allocation.labelled || name == StringId::null)
+    return;
+  if (allocation.label != StringId::null && category >= allocation.label_of)
+    return;
+  allocation.label = name;
+  allocation.label_of = category;
+}
+
+void TensorNotes::add_name(Allocation& allocation, StringId name, StringId kind,
+                           int64_t offset_bytes, const Layout& layout) {
+  for (const int64_t ended : lifetimes_.take_ended_named())
+    named_.erase(ended);
+  if (name == StringId::null)
+    return;
+  uint64_t hash = mix(static_cast<uint64_t>(name), static_cast<uint64_t>(kind));
+  hash = mix(mix(hash, static_cast<uint64_t>(offset_bytes)), static_cast<uint64_t>(layout.dtype));
+  for (const int64_t size : layout.shape)
     hash = mix(hash, static_cast<uint64_t>(size));
+  allocation.named = true;
   auto& named = named_[allocation.id];
   if (std::ranges::find(named, hash) != named.end())
     return;
   named.push_back(hash);
-  rows_.add(allocation.id, note.name, note.kind, note.offset_bytes, note.shape, note.dtype,
+  rows_.add(allocation.id, name, kind, offset_bytes, layout.shape, layout.dtype,
             lifetimes_.next_seq());
+}
+
+// "float32 2x8x64"
+const TensorNotes::Layout& TensorNotes::layout_of(uint32_t text_id) {
+  const auto [known, is_new] = layouts_.try_emplace(text_id);
+  Layout& layout = known->second;
+  if (!is_new)
+    return layout;
+  std::string_view text = names_.text().name(text_id);
+  const size_t space = std::min(text.find(' '), text.size());
+  layout.dtype = names_.intern(text.substr(0, space));
+  text.remove_prefix(space);
+  while (!text.empty()) {
+    text.remove_prefix(1); // the space, or an x
+    int64_t size = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (error != std::errc{})
+      break;
+    layout.shape.push_back(size);
+    text.remove_prefix(static_cast<size_t>(rest - text.data()));
+  }
+  return layout;
 }
 
 } // namespace memtrace

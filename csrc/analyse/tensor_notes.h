@@ -1,6 +1,7 @@
-// What scans of models said of tensors: names, kinds and shapes, joined to allocations.
+// What was said of tensors while the program ran: names, kinds and shapes, joined to allocations.
 //
-// A note says "at this tick, the storage at this address is that weight"; the allocation live then
+// Scans of models leave notes, calls of models and others leave records in the order of events. One
+// says "at this tick, the storage at this address is that weight"; the allocation live then
 // is the one. Notes are applied in the order of ticks, as the events go by. Memory of torch's CPU
 // allocator that no recorded allocation explains was there before the recording: it is a
 // preexisting row from the first event on, as CUDA's is.
@@ -28,6 +29,8 @@ class TensorNotes {
     while (next_ < notes_.size() && notes_[next_].ticks < ticks)
       apply_next();
   }
+  // Of the allocation that is live there now; memory that nobody recorded gets no name.
+  void tensor(const TensorRecord& record);
   // An external allocation was described: a note that came just before it may mean it.
   void external(uint64_t address);
   void finish();
@@ -35,14 +38,18 @@ class TensorNotes {
   uint64_t unmatched() const { return unmatched_; }
 
  private:
+  struct Layout {
+    StringId dtype = StringId::null;
+    std::vector<int64_t> shape;
+  };
   struct Note {
     uint64_t ticks, address, bytes;
     DeviceCode device;
     bool torchs_own; // of host memory: its CPU allocator's, not handed to it
-    StringId name, kind, label, dtype;
+    StringId name, kind, label;
     Category category, label_category;
     int64_t offset_bytes, resident_bytes;
-    std::vector<int64_t> shape;
+    Layout layout;
   };
   // Noted memory of torch's CPU allocator that may have been there before the first record.
   class Candidates {
@@ -61,6 +68,11 @@ class TensorNotes {
   void apply_next();
   void add_preexisting(const Note& note, int64_t time_ns);
   void apply(const Note& note, Allocation& allocation);
+  // Of a tensor whose kind proves that category.
+  static void offer_label(Allocation& allocation, StringId name, Category category);
+  void add_name(Allocation& allocation, StringId name, StringId kind, int64_t offset_bytes,
+                const Layout& layout);
+  const Layout& layout_of(uint32_t text_id);
 
   NameStrings& names_;
   Lifetimes& lifetimes_;
@@ -69,8 +81,9 @@ class TensorNotes {
   std::vector<Note> notes_;
   size_t next_ = 0;
   std::unordered_map<uint64_t, std::vector<size_t>> waiting_; // address -> notes
-  // Names that an allocation already has: a model is scanned more than once.
+  // Names that a live allocation already has: a model is scanned more than once.
   std::unordered_map<int64_t, std::vector<uint64_t>> named_;
+  std::unordered_map<uint32_t, Layout> layouts_; // by text id
   uint64_t unmatched_ = 0;
 };
 

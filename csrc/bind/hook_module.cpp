@@ -3,6 +3,7 @@
 #include "hook/hook.h"
 #include "hook/marked_call.h"
 #include "hook/python_stack.h"
+#include "hook/root_calls.h"
 #include "hook/root_scan.h"
 #include "hook/thread_state.h"
 
@@ -50,7 +51,7 @@ std::string make_stacks(const RecorderApi& api, const py::object& module_class,
 
 std::string start(const py::capsule& capsule, bool cpu, bool operators, bool stacks,
                   uint64_t stack_min_bytes, const py::object& module_class,
-                  std::vector<std::string> runner_prefixes) {
+                  const py::object& tensor_class, std::vector<std::string> runner_prefixes) {
   if (g_recording.load())
     throw std::runtime_error("a recording is already on in this process");
   const auto* api =
@@ -69,6 +70,8 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   if (g_stacks)
     recording->stack_min_bytes = stack_min_bytes;
   g_recording.store(recording, std::memory_order_release);
+  if (g_stacks && !module_class.is_none())
+    install_root_calls(module_class.ptr(), tensor_class.ptr());
   if (operators)
     install_operators();
   if (cpu) {
@@ -85,6 +88,7 @@ bool stop() {
     py::gil_scoped_release unlocked; // a thread inside a hook may be waiting for the GIL elsewhere
     quiet = quiesce();
   }
+  remove_root_calls();
   remove_operators();
   remove_cpu_allocator();
   remove_pinned_allocator();
@@ -137,7 +141,7 @@ PYBIND11_MODULE(_hook, module) {
   module.attr("RECORDER_API_VERSION") = kRecorderApiVersion;
   module.def("start", &start, py::arg("recorder_api"), py::kw_only(), py::arg("cpu"),
              py::arg("operators"), py::arg("stacks"), py::arg("stack_min_bytes"),
-             py::arg("module_class"), py::arg("runner_prefixes"));
+             py::arg("module_class"), py::arg("tensor_class"), py::arg("runner_prefixes"));
   module.def("stop", &stop);
   module.def("recording", [] { return g_recording.load() != nullptr; });
   module.def("attach_cuda", &attach_cuda);
@@ -151,6 +155,8 @@ PYBIND11_MODULE(_hook, module) {
   module.def("set_unnamed_callback", [](const py::object& callback) {
     set_unnamed_callback(callback.is_none() ? nullptr : callback.ptr());
   });
+  module.def("set_look",
+             [](const py::object& look) { set_look(look.is_none() ? nullptr : look.ptr()); });
   module.def("module_id", &module_id, py::arg("module"));
   module.def("marked", &marked, py::arg("original"), py::arg("kind"),
              py::arg("describe") = py::none(), py::arg("after") = false);

@@ -159,6 +159,7 @@ class InstalledHook:
             stacks=options.stacks,
             stack_min_bytes=options.stack_min_bytes,
             module_class=torch.nn.Module,
+            tensor_class=torch.Tensor,
             runner_prefixes=[str(PACKAGE_DIR) + os.sep],
         )
         if no_stacks:

@@ -22,6 +22,7 @@ class NativeHook(Protocol):
         stacks: bool,
         stack_min_bytes: int,
         module_class: type,
+        tensor_class: type,
         runner_prefixes: list[str],
     ) -> str:
         """Record into this recorder from now on; why stacks are off, or an empty text."""
@@ -58,3 +59,6 @@ class NativeHook(Protocol):
 
     def set_unnamed_callback(self, callback: Callable[[], object] | None) -> None:
         """Call back when an optimizer steps with a parameter that has no name yet."""
+
+    def set_look(self, look: Callable[[object], object] | None) -> None:
+        """Call it with a model before its second call, and with None now and then."""

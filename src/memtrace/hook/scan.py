@@ -64,11 +64,13 @@ class Scan:
         """Look at each root soon after it was first seen, from then on."""
         self._native.set_root_callback(self.look_at_new)
         self._native.set_unnamed_callback(self.look)
+        self._native.set_look(self.look_again)
 
     def end(self) -> None:
         """No more looks."""
         self._native.set_root_callback(None)
         self._native.set_unnamed_callback(None)
+        self._native.set_look(None)
         self._roots.clear()
 
     def look_last(self) -> None:
@@ -97,6 +99,19 @@ class Scan:
             for root in new:
                 module = root.reference()
                 if module is not None and not self._is_part(root):
+                    self._look_at(root, list(walk_modules(module)))
+
+    def look_again(self, module: Any) -> None:
+        """Before a call of a model: what it holds may have moved; None: all that are known."""
+        if module is None:
+            self.look()
+            return
+        self._take_new_roots()
+        number = self._native.module_id(module)
+        with _Unseen(self._torch):
+            self._host.renew()
+            for root in self._roots:
+                if root.number == number and not self._is_part(root):
                     self._look_at(root, list(walk_modules(module)))
 
     def _take_new_roots(self) -> list[_Root]:

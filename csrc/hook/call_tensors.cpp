@@ -1,0 +1,397 @@
+#include "hook/call_tensors.h"
+
+#include <ATen/ATen.h>
+#include <ATen/SparseCsrTensorImpl.h>
+#include <ATen/SparseTensorImpl.h>
+#include <ATen/functorch/BatchedTensorImpl.h>
+#include <array>
+#include <cctype>
+#include <torch/csrc/autograd/python_variable.h>
+#include <utility>
+
+namespace memtrace {
+namespace {
+
+constexpr unsigned kMostDepth = 8;
+constexpr size_t kMostVisits = 16384; // a list may hold a million numbers
+constexpr size_t kMostObjects = 256;  // whose dictionaries are read
+
+bool is_a(PyObject* object, PyTypeObject* type) noexcept {
+  return type && PyType_IsSubtype(Py_TYPE(object), type);
+}
+
+// Borrowed; null without an exception. Strings as keys compare without the program's code.
+PyObject* item(PyObject* dict, const char* key) noexcept {
+  if (!dict || !PyDict_Check(dict))
+    return nullptr;
+  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyObject* found = PyDict_GetItemString(dict, key);
+  PyErr_Restore(type, value, traceback);
+  return found;
+}
+
+PyTypeObject* class_in(PyObject* modules, const char* module, const char* name) noexcept {
+  PyObject* home = item(modules, module);
+  if (!home || !PyModule_Check(home))
+    return nullptr;
+  PyObject* found = item(PyModule_GetDict(home), name);
+  return found && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
+}
+
+// Its instance dictionary, borrowed, or null.
+PyObject* dict_of(PyObject* object) noexcept {
+  PyObject** dict = _PyObject_GetDictPtr(object);
+  return dict && *dict && PyDict_Check(*dict) ? *dict : nullptr;
+}
+
+// Empty: not a text, or one that cannot be written as UTF-8.
+std::string_view text_of(PyObject* object) noexcept {
+  if (!object || !PyUnicode_Check(object))
+    return {};
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
+  if (!text) {
+    PyErr_Clear();
+    return {};
+  }
+  return {text, static_cast<size_t>(size)};
+}
+
+// torch's names; c10 knows the older types by others.
+std::string dtype_name(at::ScalarType type) {
+  static constexpr std::array<std::pair<at::ScalarType, const char*>, 11> kOwn = {
+      {{at::kByte, "uint8"},
+       {at::kChar, "int8"},
+       {at::kShort, "int16"},
+       {at::kInt, "int32"},
+       {at::kLong, "int64"},
+       {at::kHalf, "float16"},
+       {at::kFloat, "float32"},
+       {at::kDouble, "float64"},
+       {at::kComplexHalf, "complex32"},
+       {at::kComplexFloat, "complex64"},
+       {at::kComplexDouble, "complex128"}}};
+  for (const auto& [known, name] : kOwn)
+    if (known == type)
+      return name;
+  std::string name = c10::toString(type);
+  for (char& letter : name)
+    letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  return name;
+}
+
+// The function that forward is, behind decorators that say what they wrap; or null.
+PyObject* forward_of(PyTypeObject* type) noexcept {
+  static PyObject* const name = PyUnicode_InternFromString("forward");
+  PyObject* function = name ? _PyType_Lookup(type, name) : nullptr;
+  constexpr int kMostWrappers = 8;
+  for (int i = 0; function && PyFunction_Check(function) && i < kMostWrappers; ++i) {
+    PyObject* wrapped =
+        item(reinterpret_cast<PyFunctionObject*>(function)->func_dict, "__wrapped__");
+    if (!wrapped)
+      return function;
+    function = wrapped;
+  }
+  return nullptr;
+}
+
+// The name of a positional parameter of forward, or empty.
+std::string_view parameter(PyObject* forward, size_t place) noexcept {
+  if (!forward)
+    return {};
+  const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(forward));
+  if (place >= static_cast<size_t>(code->co_argcount))
+    return {};
+#if PY_VERSION_HEX >= 0x030B0000
+  return text_of(PyTuple_GET_ITEM(code->co_localsplusnames, static_cast<Py_ssize_t>(place)));
+#else
+  return text_of(PyTuple_GET_ITEM(code->co_varnames, static_cast<Py_ssize_t>(place)));
+#endif
+}
+
+} // namespace
+
+class CallTensors::Name {
+ public:
+  explicit Name(CallTensors& walk) : name_(walk.name_), length_(walk.name_.size()) {}
+  ~Name() { name_.resize(length_); }
+  Name(const Name&) = delete;
+  Name& operator=(const Name&) = delete;
+
+  void index(Py_ssize_t at) { (name_ += '[').append(std::to_string(at)) += ']'; }
+  void field(std::string_view field) {
+    if (length_ > 0)
+      name_ += '.';
+    name_ += field;
+  }
+  void word(std::string_view word) { (name_ += ' ') += word; }
+
+ private:
+  std::string& name_;
+  const size_t length_;
+};
+
+CallTensors::CallTensors(const CallClasses& classes)
+    : classes_(&classes),
+      cache_class_(class_in(classes.modules, "transformers.cache_utils", "Cache")),
+      old_cache_class_(class_in(classes.modules, "transformers.cache_utils", "MambaCache")),
+      proxy_class_(class_in(classes.modules, "torch.fx.proxy", "Proxy")) {}
+
+void CallTensors::read_arguments(PyObject* module, PyObject* const* args, size_t count,
+                                 PyObject* names) {
+  PyObject* const forward = forward_of(Py_TYPE(called_module(module, *classes_)));
+  for (size_t i = 0; i < count; ++i) {
+    Name name(*this);
+    if (const auto known = parameter(forward, i + 1); !known.empty()) { // 0 is self
+      name.field(known);
+    } else {
+      name.field("args");
+      name.index(static_cast<Py_ssize_t>(i));
+    }
+    object(args[i], 0);
+  }
+  for (Py_ssize_t i = 0; names && i < PyTuple_GET_SIZE(names); ++i) {
+    Name name(*this);
+    name.field(text_of(PyTuple_GET_ITEM(names, i)));
+    object(args[count + static_cast<size_t>(i)], 0);
+  }
+}
+
+void CallTensors::read_result(PyObject* result) {
+  // What has fields names its tensors by them, the rest is "output" and places in it.
+  Name name(*this);
+  const bool has_fields =
+      PyDict_Check(result) || (!PyTuple_Check(result) && !PyList_Check(result) &&
+                               !is_a(result, classes_->tensor) && !is_a(result, cache_class_));
+  if (!has_fields)
+    name.field("output");
+  object(result, 0);
+}
+
+void CallTensors::object(PyObject* object, unsigned depth) {
+  if (!object || object == Py_None || depth > kMostDepth || ++visits_ > kMostVisits)
+    return;
+  if (is_a(object, classes_->tensor))
+    return tensor(object, depth);
+  if (PyTuple_Check(object)) {
+    PyObject* fields = nullptr; // of a named tuple
+    if (!PyTuple_CheckExact(object) && Py_TYPE(object)->tp_dict)
+      fields = item(Py_TYPE(object)->tp_dict, "_fields");
+    return sequence(reinterpret_cast<PyTupleObject*>(object)->ob_item, PyTuple_GET_SIZE(object),
+                    fields, depth + 1);
+  }
+  if (PyList_Check(object))
+    return sequence(reinterpret_cast<PyListObject*>(object)->ob_item, PyList_GET_SIZE(object),
+                    nullptr, depth + 1);
+  if (PyDict_Check(object))
+    return dict(object, depth + 1);
+  if (!(Py_TYPE(object)->tp_flags & Py_TPFLAGS_HEAPTYPE) || PyType_Check(object))
+    return;
+  if (is_a(object, cache_class_) || is_a(object, old_cache_class_))
+    return cache(object, depth + 1);
+  if (is_stand_in(object)) {
+    ++stand_ins_;
+    return;
+  }
+  if (!is_a(object, classes_->module)) // whose tensors are the program's in another way
+    attributes(object, depth + 1);
+}
+
+void CallTensors::sequence(PyObject* const* items, Py_ssize_t count, PyObject* fields,
+                           unsigned depth) {
+  const bool named = fields && PyTuple_Check(fields) && PyTuple_GET_SIZE(fields) == count;
+  for (Py_ssize_t i = 0; i < count && visits_ <= kMostVisits; ++i) {
+    Name name(*this);
+    if (named)
+      name.field(text_of(PyTuple_GET_ITEM(fields, i)));
+    else
+      name.index(i);
+    object(items[i], depth);
+  }
+}
+
+void CallTensors::dict(PyObject* dict, unsigned depth) {
+  PyObject *key = nullptr, *value = nullptr;
+  for (Py_ssize_t at = 0; visits_ <= kMostVisits && PyDict_Next(dict, &at, &key, &value);) {
+    Name name(*this);
+    if (PyUnicode_Check(key)) {
+      name.field(text_of(key));
+    } else if (PyLong_CheckExact(key)) {
+      int overflow = 0;
+      name.index(PyLong_AsLongAndOverflow(key, &overflow));
+    } else {
+      name.index(at - 1);
+    }
+    object(value, depth);
+  }
+}
+
+void CallTensors::attributes(PyObject* object, unsigned depth) {
+  PyObject* const dict = ++objects_ <= kMostObjects ? dict_of(object) : nullptr;
+  PyObject *key = nullptr, *value = nullptr;
+  for (Py_ssize_t at = 0; dict && visits_ <= kMostVisits && PyDict_Next(dict, &at, &key, &value);) {
+    Name name(*this);
+    name.field(text_of(key));
+    this->object(value, depth);
+  }
+}
+
+// Layers with their keys and values; in older versions lists of keys and of values. One for an
+// encoder and a decoder holds two caches.
+void CallTensors::cache(PyObject* cache, unsigned depth) {
+  saw_cache_ = true;
+  PyObject* const dict = ++objects_ <= kMostObjects ? dict_of(cache) : nullptr;
+  const bool around = std::exchange(in_cache_, true);
+  PyObject *key = nullptr, *value = nullptr;
+  for (Py_ssize_t at = 0; dict && PyDict_Next(dict, &at, &key, &value);)
+    cache_part(key, value, depth);
+  in_cache_ = around;
+}
+
+void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
+  std::string_view part = text_of(key);
+  while (part.starts_with('_'))
+    part.remove_prefix(1);
+  const bool is_list = PyList_Check(value);
+  Name name(*this);
+  if (part == "layers" && is_list) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value) && depth <= kMostDepth; ++i) {
+      Name layer(*this);
+      layer.word("layer");
+      layer.word(std::to_string(i));
+      cache(PyList_GET_ITEM(value, i), depth + 1);
+    }
+    return;
+  }
+  for (const auto& [old, now] :
+       {std::pair("key_cache", "key"), std::pair("value_cache", "value")}) {
+    for (Py_ssize_t i = 0; part == old && is_list && i < PyList_GET_SIZE(value); ++i) {
+      Name layer(*this);
+      layer.word("layer");
+      layer.word(std::to_string(i));
+      layer.word(now);
+      object(PyList_GET_ITEM(value, i), depth);
+    }
+    if (part == old && is_list)
+      return;
+  }
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kWords = {
+      {{"keys", "key"},
+       {"values", "value"},
+       {"self_attention_cache", "self"},
+       {"cross_attention_cache", "cross"}}};
+  for (const auto& [attribute, word] : kWords)
+    if (part == attribute)
+      part = word;
+  // Nothing else that it refers to (a model's configuration) is part of it.
+  if (!is_list && !PyTuple_Check(value) && !PyDict_Check(value) && !is_a(value, classes_->tensor) &&
+      !is_a(value, cache_class_))
+    return;
+  name.word(part);
+  object(value, depth);
+}
+
+bool CallTensors::is_stand_in(PyObject* object) const {
+  return is_a(object, proxy_class_);
+}
+
+void CallTensors::tensor(PyObject* object, unsigned depth) {
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  if (!tensor.defined())
+    return;
+  // A wrapper may answer everything with Python code: what it holds are the tensors.
+  if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
+    return this->tensor(tensor);
+  PyObject* const dict = dict_of(object);
+  const size_t before = found_.size();
+  PyObject *key = nullptr, *value = nullptr;
+  for (Py_ssize_t at = 0; dict && depth <= kMostDepth && PyDict_Next(dict, &at, &key, &value);)
+    if (is_a(value, classes_->tensor) && ++visits_ <= kMostVisits)
+      this->tensor(value, depth + 1);
+  if (found_.size() != before)
+    return;
+  // A subclass with memory of its own, or else one that has none (a fake tensor).
+  this->tensor(tensor);
+}
+
+void CallTensors::tensor(const at::Tensor& given) {
+  const at::Tensor* tensor = &given;
+  while (const auto* batched = at::functorch::maybeGetBatchedImpl(*tensor)) // of vmap
+    tensor = &batched->value();
+  const c10::TensorImpl& impl = *tensor->unsafeGetTensorImpl();
+  const c10::DispatchKeySet keys = impl.key_set();
+  if (keys.has(c10::DispatchKey::Functionalize) || impl.has_symbolic_sizes_strides()) {
+    ++stand_ins_;
+    return;
+  }
+  if (keys.has_any(c10::sparse_ks)) {
+    const auto& sparse = static_cast<const at::SparseTensorImpl&>(impl);
+    for (const auto& [part, word] :
+         {std::pair(sparse.indices(), "indices"), std::pair(sparse.values(), "values")}) {
+      Name name(*this);
+      name.word(word);
+      plain_tensor(part);
+    }
+  } else if (keys.has_any(c10::sparse_csr_ks)) {
+    const auto& sparse = static_cast<const at::SparseCsrTensorImpl&>(impl);
+    for (const auto& [part, word] :
+         {std::pair(sparse.compressed_indices(), "compressed indices"),
+          std::pair(sparse.plain_indices(), "indices"), std::pair(sparse.values(), "values")}) {
+      Name name(*this);
+      name.word(word);
+      plain_tensor(part);
+    }
+  } else {
+    plain_tensor(*tensor);
+  }
+}
+
+// Asks only for what lies in the tensor itself: its own idea of sizes or device may be Python code.
+void CallTensors::plain_tensor(const at::Tensor& tensor) {
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  if (!tensor.defined() || impl->has_symbolic_sizes_strides())
+    return;
+  c10::StorageImpl* storage = nullptr;
+  if (impl->has_storage())
+    storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  // What holds its memory in another way (of a functorch transform, of a library) is no stand-in.
+  const bool is_opaque = !storage && !impl->is_python_dispatch();
+  if (!is_opaque &&
+      (!storage || storage->device().is_meta() || storage->sym_nbytes().is_heap_allocated())) {
+    ++stand_ins_;
+    return;
+  }
+  if (found_.size() >= kMostTensors) {
+    ++left_out_;
+    return;
+  }
+  CallTensor& found = found_.emplace_back();
+  found.name = name_;
+  found.in_cache = in_cache_;
+  found.layout = dtype_name(c10::typeMetaToScalarType(impl->dtype()));
+  char before = ' ';
+  for (const int64_t size : impl->sizes_default()) {
+    (found.layout += before).append(std::to_string(size));
+    before = 'x';
+  }
+  if (is_opaque)
+    return;
+  const c10::Device device = storage->device();
+  if (!device.is_cpu() && !device.is_cuda())
+    return;
+  found.device = device.is_cuda() ? cuda_device(device.index()) : kCpu;
+  found.address = reinterpret_cast<uintptr_t>(storage->_mutable_data_ptr_no_checks().get());
+  found.size_bytes = storage->nbytes();
+  if (!impl->is_python_dispatch())
+    found.offset_bytes = static_cast<uint64_t>(impl->storage_offset()) * impl->itemsize();
+}
+
+PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {
+  if (!is_a(module, classes.module))
+    return module;
+  PyObject* const inner = item(item(dict_of(module), "_modules"), "_orig_mod");
+  return inner && is_a(inner, classes.module) ? inner : module;
+}
+
+} // namespace memtrace

@@ -1,0 +1,93 @@
+// The tensors that a model's call is given, and gives back: found by a walk over its arguments or
+// its result that runs no code of the program.
+//
+// Under the GIL. Only what lies in tuples, lists, dicts, tensors and instances' dictionaries is
+// looked at, as it lies there: no attribute is asked for, no iterator made, no reference taken.
+// Bounded in depth and number: what a call is given may hang together with everything.
+#pragma once
+
+#include <Python.h>
+
+#include "record/event.h"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace at {
+class Tensor;
+}
+
+namespace memtrace {
+
+// Classes that the walk tells by identity. Those of modules which the program may import at any
+// time are looked up in sys.modules, never imported.
+struct CallClasses {
+  PyTypeObject* tensor = nullptr; // torch.Tensor
+  PyTypeObject* module = nullptr; // torch.nn.Module
+  PyObject* modules = nullptr;    // sys.modules
+};
+
+struct CallTensor {
+  std::string name; // "input_ids", "past_key_values layer 3 key", "hidden_states[2]"
+  // Of its storage. Address 0: it has no memory that is recorded (it is empty, or on another kind
+  // of device).
+  uint64_t address = 0, size_bytes = 0;
+  uint64_t offset_bytes = 0;
+  std::string layout; // "float32 2x8x64", "float32"
+  DeviceCode device = kCpu;
+  bool in_cache = false;
+
+  // "2x8x64", empty for a scalar.
+  std::string_view shape() const noexcept {
+    const size_t space = layout.find(' ');
+    return space == std::string::npos ? std::string_view{}
+                                      : std::string_view(layout).substr(space + 1);
+  }
+};
+
+class CallTensors {
+ public:
+  static constexpr size_t kMostTensors = 4096;
+
+  explicit CallTensors(const CallClasses& classes);
+
+  // Those of a call of the module with these arguments (as vectorcall has them, without self).
+  void read_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
+  void read_result(PyObject* result);
+
+  const std::vector<CallTensor>& found() const { return found_; }
+  size_t left_out() const { return left_out_; } // beyond kMostTensors
+  bool saw_cache() const { return saw_cache_; } // if only an empty one
+  // The call is one of a tracer: all that it was given stands for tensors, and has no memory.
+  bool only_stand_ins() const { return stand_ins_ > 0 && found_.empty(); }
+
+ private:
+  class Name; // a longer name for as long as it lives
+
+  void object(PyObject* object, unsigned depth);
+  void sequence(PyObject* const* items, Py_ssize_t count, PyObject* fields, unsigned depth);
+  void dict(PyObject* dict, unsigned depth);
+  void attributes(PyObject* object, unsigned depth);
+  void cache(PyObject* cache, unsigned depth);
+  void cache_part(PyObject* key, PyObject* value, unsigned depth);
+  void tensor(PyObject* object, unsigned depth);
+  void tensor(const at::Tensor& tensor);
+  void plain_tensor(const at::Tensor& tensor);
+  bool is_stand_in(PyObject* object) const;
+
+  const CallClasses* classes_;
+  PyTypeObject* cache_class_;     // transformers'; null: not imported
+  PyTypeObject* old_cache_class_; // of state space models, in older versions
+  PyTypeObject* proxy_class_;     // torch.fx's
+  std::string name_;
+  bool in_cache_ = false, saw_cache_ = false;
+  size_t visits_ = 0, objects_ = 0, left_out_ = 0, stand_ins_ = 0;
+  std::vector<CallTensor> found_;
+};
+
+// The module that is called through it: of one that torch.compile made, the program's own.
+PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept;
+
+} // namespace memtrace

@@ -1,0 +1,22 @@
+// What a root call writes into the log of its thread: the step, its tensors, marks.
+//
+// Under the GIL. `recording` is the one that was on when the call began: when another one is on by
+// now, or none, nothing is written.
+#pragma once
+
+#include "hook/call_tensors.h"
+#include "hook/thread_state.h"
+
+#include <cstdint>
+
+namespace memtrace {
+
+void write_step_begin(const Recording* recording, uint64_t step, const char* class_name,
+                      const CallTensors& inputs);
+// `error` is the class of the exception that the call raised, or null. `caches` are the arguments,
+// of which only what lies in caches is written.
+void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
+                    const CallTensors& outputs, const CallTensors& caches);
+void write_mark(const Recording* recording, const char* kind) noexcept;
+
+} // namespace memtrace
