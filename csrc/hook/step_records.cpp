@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 
 namespace memtrace {
 namespace {
@@ -37,16 +38,15 @@ void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
   state.log->publish({state.thread, 0, kCpu, action});
 }
 
-// Which tensors of a call are written, and as what.
-enum class Kind : uint8_t { input, output, cache_only };
-
-void tensors(const HookScope& scope, const CallTensors& tensors, Kind kind) noexcept {
+// Those that are `wanted`.
+template <typename Wanted>
+void tensors(const HookScope& scope, const CallTensors& tensors, std::string_view kind,
+             const Wanted& wanted) noexcept {
   ThreadState& state = scope.state();
-  const uint32_t kinds[] = {intern(scope, "input"), intern(scope, "output")};
+  const uint32_t plain = intern(scope, kind);
   const uint32_t cache = intern(scope, "kv_cache");
   for (const CallTensor& tensor : tensors.found()) {
-    if (tensor.address == 0 || tensor.size_bytes == 0 ||
-        (kind == Kind::cache_only && !tensor.in_cache))
+    if (tensor.address == 0 || tensor.size_bytes == 0 || !wanted(tensor))
       continue;
     const uint32_t name = intern(scope, tensor.name);
     const uint32_t layout = intern(scope, tensor.layout);
@@ -59,7 +59,7 @@ void tensors(const HookScope& scope, const CallTensors& tensors, Kind kind) noex
     record->tensor.size_bytes = tensor.size_bytes;
     record->tensor.offset_bytes = tensor.offset_bytes;
     record->tensor.name = name;
-    record->tensor.kind = tensor.in_cache ? cache : kinds[static_cast<size_t>(kind)];
+    record->tensor.kind = tensor.in_cache ? cache : plain;
     record->tensor.layout = layout;
     state.log->publish({state.thread, 0, tensor.device, Action::tensor});
   }
@@ -113,16 +113,23 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
   if (!scope || &scope.recording() != recording)
     return;
   note(scope, Action::step_begin, step, intern(scope, class_name(root_class)), intern(scope, text));
-  tensors(scope, inputs, Kind::input);
+  tensors(scope, inputs, "input", [](const CallTensor&) { return true; });
 }
 
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
                     const CallTensors& outputs, const CallTensors& caches) {
+  std::unordered_set<uint64_t> in_caches;
+  for (const CallTensor& tensor : caches.found())
+    if (tensor.in_cache)
+      in_caches.insert(tensor.address);
   const HookScope scope;
   if (!scope || &scope.recording() != recording)
     return;
-  tensors(scope, caches, Kind::cache_only);
-  tensors(scope, outputs, Kind::output);
+  tensors(scope, caches, "input", [](const CallTensor& tensor) { return tensor.in_cache; });
+  // A cache that was given and is given back is named as the argument.
+  tensors(scope, outputs, "output", [&](const CallTensor& tensor) {
+    return !tensor.in_cache || !in_caches.contains(tensor.address);
+  });
   const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;
   note(scope, Action::step_end, step, 0, name ? intern(scope, class_name(name)) : 0);
   const RecorderApi& api = recording->api;

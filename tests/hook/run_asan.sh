@@ -15,4 +15,5 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 # libstdc++ as well: without it the sanitizer finds no __cxa_throw to wrap.
 preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libstdc++.so)"
 exec env LD_PRELOAD="$preload" "${1:-python3}" -m pytest -q -p no:cacheprovider \
-  tests/hook/test_python_stack.py tests/hook/test_hazards_stack.py
+  tests/hook/test_python_stack.py tests/hook/test_hazards_stack.py \
+  tests/hook/test_outermost_call.py

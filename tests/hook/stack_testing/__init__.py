@@ -17,7 +17,10 @@ SOURCES = [
     Path(__file__).with_name("extension.cpp"),
     *(
         HOOK / f"{name}.cpp"
-        for name in ("code_text", "object_identity", "python_identity", "python_stack", "walk_gate")
+        for name in (
+            *("code_text", "object_identity", "outermost_call", "python_identity", "python_stack"),
+            "walk_gate",
+        )
     ),
 ]
 NAME = "memtrace_stack_testing"

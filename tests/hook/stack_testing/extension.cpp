@@ -1,6 +1,7 @@
 // `memtrace_stack_testing`: the stack table with names kept in memory, for the tests. Not shipped.
 #include <Python.h>
 
+#include "hook/outermost_call.h"
 #include "hook/python_stack.h"
 
 #include <time.h>
@@ -261,6 +262,37 @@ PyObject* last_at_dealloc(PyObject*, PyObject*) {
   return PyLong_FromUnsignedLong(g_last_at_dealloc.exchange(0));
 }
 
+// What watch_calls() appends to: ("begin", module) and ("end", module, result or None).
+PyObject* g_calls = nullptr;
+
+PyObject* log_call(const ModuleCall& call) {
+  PyObject* begun = Py_BuildValue("(sO)", "begin", call.module());
+  PyList_Append(g_calls, begun);
+  Py_DECREF(begun);
+  PyObject* result = call.go_on();
+  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyObject* ended = Py_BuildValue("(sOO)", "end", call.module(), result ? result : Py_None);
+  PyList_Append(g_calls, ended);
+  Py_DECREF(ended);
+  PyErr_Restore(type, value, traceback);
+  return result;
+}
+
+PyObject* watch_calls(PyObject*, PyObject* arguments) {
+  PyObject *module_class = nullptr, *calls = nullptr;
+  if (!PyArg_ParseTuple(arguments, "OO!", &module_class, &PyList_Type, &calls))
+    return nullptr;
+  Py_XDECREF(g_calls);
+  g_calls = Py_NewRef(calls);
+  return PyBool_FromLong(watch_outermost_calls(module_class, log_call));
+}
+
+PyObject* unwatch_calls(PyObject*, PyObject*) {
+  unwatch_outermost_calls();
+  Py_RETURN_NONE;
+}
+
 PyType_Slot g_tensor_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc_and_take)},
                                 {0, nullptr}};
 PyType_Spec g_tensor_spec{"memtrace_stack_testing.Tensor", sizeof(PyObject), 0,
@@ -285,6 +317,8 @@ PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
                            {"module_object", module_object, METH_O, nullptr},
                            {"module_id", module_id, METH_O, nullptr},
                            {"innermost_module", innermost_module, METH_O, nullptr},
+                           {"watch_calls", watch_calls, METH_VARARGS, nullptr},
+                           {"unwatch_calls", unwatch_calls, METH_NOARGS, nullptr},
                            {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
                            {"last_at_dealloc", last_at_dealloc, METH_NOARGS, nullptr},
                            {nullptr, nullptr, 0, nullptr}};
