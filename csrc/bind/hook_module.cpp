@@ -1,4 +1,5 @@
 // memtrace._hook: starting and stopping the hooks; compiled against one torch.
+#include "hook/held_tensors.h"
 #include "hook/hook.h"
 #include "hook/marked_call.h"
 #include "hook/python_stack.h"
@@ -92,6 +93,7 @@ bool stop() {
   remove_cpu_allocator();
   remove_pinned_allocator();
   uninstall_identity();
+  forget_held_tensors();
   return quiet;
 }
 
@@ -146,6 +148,12 @@ PYBIND11_MODULE(_hook, module) {
   module.def("take_new_roots", &take_new_roots);
   module.def("set_root_callback", [](const py::object& callback) {
     set_root_callback(callback.is_none() ? nullptr : callback.ptr());
+  });
+  module.def("hold_parameter", [](const py::object& parameter, std::string_view name) {
+    hold_parameter(parameter.ptr(), name);
+  });
+  module.def("set_unnamed_callback", [](const py::object& callback) {
+    set_unnamed_callback(callback.is_none() ? nullptr : callback.ptr());
   });
   module.def("set_look",
              [](const py::object& look) { set_look(look.is_none() ? nullptr : look.ptr()); });
