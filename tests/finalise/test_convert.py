@@ -491,7 +491,7 @@ def test_what_cannot_be_written_is_one_line_and_the_spool_stays(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memtrace.finalise.parquet.pq.ParquetWriter.write_table", full)
+    monkeypatch.setattr("memtrace.dataset_writer.pq.ParquetWriter.write_table", full)
     with pytest.raises(MemtraceError, match="No space left on device; the recording is kept"):
         finalise(trace_dir)
     assert path.is_dir()

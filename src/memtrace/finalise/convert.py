@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from memtrace import _core
+from memtrace.dataset_writer import DatasetWriter
 from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
-from memtrace.finalise.parquet import DatasetWriter, to_table
+from memtrace.finalise.parquet import to_table
 from memtrace.finalise.processes import process_table
 from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.spools import (
