@@ -54,7 +54,7 @@ class Calls:
         """
         callers, starts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for group in self._groups:
-            columns = Columns(
+            columns = Columns.read(
                 group, ["parent_call_id", "start_seq", "allocated_bytes", "freed_bytes"]
             )
             parents = columns.numbers("parent_call_id")
@@ -101,7 +101,7 @@ class Calls:
 
 
 def _sorted_by_id(group: RowGroup) -> dict[str, Int64s]:
-    columns = Columns(group, [*_COLUMNS, "scope"])
+    columns = Columns.read(group, [*_COLUMNS, "scope"])
     ids = columns.numbers("call_id")
     order = np.argsort(ids, kind="stable")
     rows = {name: columns.numbers(name)[order] for name in _COLUMNS}

@@ -24,11 +24,16 @@ NONE = -1
 
 
 class Columns:
-    """Some columns of one row group, decoded when asked for."""
+    """Columns of a table, decoded when asked for."""
 
-    def __init__(self, group: RowGroup, names: Sequence[str]) -> None:
-        self._table = group.read(names)
-        self.rows = self._table.num_rows
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self.rows: int = table.num_rows
+
+    @classmethod
+    def read(cls, group: RowGroup, names: Sequence[str]) -> Columns:
+        """These columns of a row group; one that an older trace lacks is null."""
+        return cls(group.read(list(dict.fromkeys(names))))
 
     def numbers(self, name: str) -> Int64s:
         """Integers, int64[rows]; null is NEVER, a handle above it wraps."""
@@ -55,7 +60,8 @@ def numbers(column: pa.ChunkedArray[Any]) -> Int64s:
     """An integer column as int64; null is NEVER."""
     if column.null_count:
         column = pc.fill_null(column, pa.scalar(NEVER, column.type))
-    return column.to_numpy().astype(np.int64, copy=False)
+    values: Int64s = column.to_numpy().astype(np.int64, copy=False)
+    return values
 
 
 def words_of(column: pa.ChunkedArray[Any]) -> tuple[Int32s, list[str]]:
@@ -83,7 +89,7 @@ def word_column(codes: npt.NDArray[Any], texts: Sequence[str]) -> pa.Array[Any]:
     renumbered[places] = np.arange(len(places), dtype=np.int32)
     null = codes == NONE
     indices = pa.array(renumbered[codes], pa.int32(), mask=null if null.any() else None)
-    words = pa.array([texts[i] for i in places], pa.string())
+    words = pa.array([texts[i] for i in places.tolist()], pa.string())
     return pa.DictionaryArray.from_arrays(indices, words)
 
 

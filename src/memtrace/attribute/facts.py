@@ -86,7 +86,7 @@ def _survey(parts: list[Part], names: Names, steps: Steps, candidates: Candidate
     births = [np.empty((2, 0), np.int64)]
     for group in row_groups_of(parts):
         wanted = ["allocation_id", "alloc_seq", "free_seq", "phase", "step"]
-        columns = Columns(group, [*wanted, "alloc_time_ns", "origin", *candidates.columns])
+        columns = Columns.read(group, [*wanted, "alloc_time_ns", "origin", *candidates.columns])
         ids = columns.numbers("allocation_id")
         if len(steps):
             _survey_steps(columns, ids, names, steps)
@@ -119,7 +119,7 @@ def _survey_steps(columns: Columns, ids: Int64s, names: Names, steps: Steps) -> 
 
 
 def _failed(events: list[Part], backward: Intervals) -> Flags:
-    failed = backward.end == NEVER
+    failed: Flags = backward.end == NEVER
     if not len(backward):
         return failed
     for group in row_groups_of(events):
@@ -128,7 +128,7 @@ def _failed(events: list[Part], backward: Intervals) -> Flags:
             place = backward.next_after(np.array([bounds.high])) - 1
             if place[0] < 0 or backward.latest_end[place[0]] <= bounds.low:
                 continue  # no backward here
-        columns = Columns(group, ["action", "seq"])
+        columns = Columns.read(group, ["action", "seq"])
         out_of_memory = columns.codes("action", ["oom"]) != NONE
         if out_of_memory.any():
             place = backward.covering(columns.numbers("seq")[out_of_memory])

@@ -118,7 +118,7 @@ def read_intervals(marks: Sequence[Part]) -> dict[str, Intervals]:
     """The intervals of each of KINDS."""
     matching = {kind: _Matching() for kind in KINDS}
     for group in row_groups_of(marks):
-        columns = Columns(group, ["seq", "time_ns", "kind", "pool", "text", "thread_id"])
+        columns = Columns.read(group, ["seq", "time_ns", "kind", "pool", "text", "thread_id"])
         codes = columns.codes("kind", _MARKS)
         chosen = np.flatnonzero(codes != NONE)
         seqs, times, threads = (columns.numbers(c)[chosen] for c in ("seq", "time_ns", "thread_id"))

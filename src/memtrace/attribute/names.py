@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from memtrace.attribute.columns import NONE, Columns, Int8s, Int32s, Int64s, places_of
+from memtrace.attribute.columns import NONE, Columns, Flags, Int8s, Int32s, Int64s, places_of
 from memtrace.dataset import Part, row_groups_of
 
 #: Earlier wins where two fit (FORMAT.md).
@@ -44,7 +44,8 @@ class Names:
 
     def of(self, category: str) -> Int64s:
         """Ids of the allocations that names prove to be of a category."""
-        return self.ids[self.category == CATEGORIES.index(category)]
+        chosen: Flags = self.category == CATEGORIES.index(category)
+        return self.ids[chosen]
 
     def places(self, ids: Int64s) -> Int64s:
         """Where each allocation is in the arrays; NONE: it has no name."""
@@ -56,7 +57,7 @@ def read_names(parts: Sequence[Part]) -> Names:
     texts: dict[str, int] = {}
     found: list[tuple[npt.NDArray[np.int64], ...]] = []
     for group in row_groups_of(parts):
-        columns = Columns(group, ["allocation_id", "name", "kind", "since_seq"])
+        columns = Columns.read(group, ["allocation_id", "name", "kind", "since_seq"])
         kinds = columns.codes("kind", _KINDS)
         codes, words = columns.words("name")
         shared = np.array([texts.setdefault(word, len(texts)) for word in words] + [NONE], np.int64)

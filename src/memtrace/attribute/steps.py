@@ -66,7 +66,7 @@ class Steps:
 
         One that allocated for it, or began after it and before the next step of its thread.
         """
-        training = self.trained.copy()
+        training: Flags = self.trained.copy()
         for thread in np.unique(self.thread):
             mine = np.flatnonzero(self.thread == thread)
             mine = mine[np.argsort(self.begin[mine], kind="stable")]
@@ -86,7 +86,7 @@ def read_steps(parts: Sequence[Part]) -> Steps:
     )  # fmt: skip
     found = []
     for group in row_groups_of(parts):
-        columns = Columns(group, [*names, "grad_enabled", "error", "root_module"])
+        columns = Columns.read(group, [*names, "grad_enabled", "error", "root_module"])
         codes, words = columns.words("root_module")
         shared = np.array([roots.setdefault(word, len(roots)) for word in words] + [NONE], np.int64)
         found.append(
@@ -95,9 +95,9 @@ def read_steps(parts: Sequence[Part]) -> Steps:
             + [(columns.words("error")[0] != NONE).astype(np.int64), shared[codes]]
         )
     columns_of = [np.concatenate(column) for column in zip(*found, strict=True)]
-    ids, begin, end, begin_ns, end_ns, thread, grad, failed, root = columns_of or [
-        np.empty(0, np.int64)
-    ] * 9
+    ids, begin, end, begin_ns, end_ns, thread, grad, failed, root = (
+        columns_of or [np.empty(0, np.int64)] * 9
+    )
     ids, order = np.unique(ids, return_index=True)
     return Steps(
         ids, begin[order], end[order], begin_ns[order], end_ns[order], thread[order],

@@ -25,8 +25,8 @@ PRODUCTS = (
     "aten::addbmm", "aten::mv", "aten::addmv", "aten::dot", "aten::vdot", "aten::linear",
     "aten::matmul", "aten::_int_mm", "aten::_scaled_mm", "aten::addmm_", "aten::baddbmm_",
 )  # fmt: skip
-#: Bytes; cuBLAS by device generation (:4096:2:16:8; Hopper and later), older torch's, :16:8, :4096:8
-#: (as Hopper's), cuBLASLt's default, its larger one, and AMD's.
+#: cuBLAS's by device (:4096:2:16:8; Hopper and later, as :4096:8), older torch's, :16:8;
+#: cuBLASLt's; AMD's two.
 SIZES_BYTES = np.array(
     sorted(
         {
@@ -76,7 +76,7 @@ def _first_lasting(
     """The first birth in each call of memory that outlives it; NEVER: there is none."""
     first = np.full(len(of_calls), NEVER, np.int64)
     for group in row_groups_of(allocations):
-        columns = Columns(group, ["operator_call_id", "alloc_seq", "free_time_ns"])
+        columns = Columns.read(group, ["operator_call_id", "alloc_seq", "free_time_ns"])
         place = places_of(of_calls, columns.numbers("operator_call_id"))
         rows = np.flatnonzero(place != NONE)
         free_time_ns = columns.numbers("free_time_ns")[rows]
