@@ -55,7 +55,6 @@ void TensorNotes::read(std::string_view text) {
   note.kind = string("kind");
   note.label = string("label");
   note.dtype = string("dtype");
-  note.category = category_of((*json)["kind"].string());
   note.label_category = category_of((*json)["category"].string());
   note.offset_bytes = (*json)["offset_bytes"].integer();
   note.resident_bytes = (*json)["resident_bytes"].integer(kNull);
@@ -144,15 +143,9 @@ void TensorNotes::finish() {
 }
 
 void TensorNotes::apply(const Note& note, Allocation& allocation) {
-  // The earlier category wins where two fit; a scan's identity and a user's word count alike.
-  const auto claim = [&](Category category, CategoryBy by) {
-    if (category >= allocation.category)
-      return;
-    allocation.category = category;
-    allocation.category_by = by;
-  };
-  claim(note.category, CategoryBy::identity);
-  claim(note.label_category, CategoryBy::label);
+  // The user's word; what names prove is worked out from the rows. Of two, the earlier category.
+  if (note.label_category < allocation.label_category)
+    allocation.label_category = note.label_category;
   if (note.resident_bytes != kNull)
     allocation.resident_bytes = note.resident_bytes;
   if (note.label != StringId::null && !allocation.labelled) {

@@ -40,7 +40,7 @@ class TensorNotes {
     DeviceCode device;
     bool torchs_own; // of host memory: its CPU allocator's, not handed to it
     StringId name, kind, label, dtype;
-    Category category, label_category;
+    Category label_category;
     int64_t offset_bytes, resident_bytes;
     std::vector<int64_t> shape;
   };
