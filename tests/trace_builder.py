@@ -168,12 +168,12 @@ class ProcessBuilder:
         self.time_ns += self.tick_ns
         row = {
             "stage_id": len(self.rows["stages"]) + 1, "name": name, "kind": "user",
-            "thread_id": thread_id, "start_seq": self.seq, "start_time_ns": self.time_ns,
+            "thread_id": thread_id, "start_seq": self.seq + 1, "start_time_ns": self.time_ns,
         }  # fmt: skip
         self.rows["stages"].append(row)
         yield
         self.time_ns += self.tick_ns
-        row |= {"end_seq": self.seq, "end_time_ns": self.time_ns}
+        row |= {"end_seq": self.seq + 1, "end_time_ns": self.time_ns}
 
     @contextmanager
     def step(self, **columns: Any) -> Iterator[dict[str, Any]]:
