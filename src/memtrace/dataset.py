@@ -70,14 +70,19 @@ class RowGroup:
 
 
 class Part:
-    """One Parquet file, opened when first needed and then kept open."""
+    """One Parquet file, opened when first needed and then kept open.
 
-    def __init__(self, dataset: str, path: Path) -> None:
+    `mapped`: into memory, as is best for who looks here and there; not for who reads all of it.
+    """
+
+    def __init__(self, dataset: str, path: Path, *, mapped: bool = True) -> None:
         self.dataset = dataset
         self.path = path
+        self._mapped = mapped
 
-    def _open(self) -> pa.MemoryMappedFile:
-        return pa.memory_map(os.fsencode(self.path))  # pyarrow takes no str that is not UTF-8
+    def _open(self) -> pa.NativeFile:
+        name = os.fsencode(self.path)  # pyarrow takes no str that is not UTF-8
+        return pa.memory_map(name) if self._mapped else pa.OSFile(name)
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
@@ -111,10 +116,10 @@ class Part:
         return {schema.column(i).path: i for i in range(len(schema))}
 
 
-def parts_in(folder: Path, dataset: str) -> list[Part]:
+def parts_in(folder: Path, dataset: str, *, mapped: bool = True) -> list[Part]:
     """The files that one process has of a dataset, in the order of their rows."""
     files = sorted(file for file in folder.iterdir() if file.suffix == ".parquet")
-    return [Part(dataset, file) for file in files]
+    return [Part(dataset, file, mapped=mapped) for file in files]
 
 
 def row_groups_of(parts: Sequence[Part]) -> Iterator[RowGroup]:

@@ -58,7 +58,7 @@ class Facts:
 def read_facts(folder: FolderOf) -> Facts:
     """Reads all of it; `allocations` in part, and not at all where nothing asks for it."""
     parts = {
-        name: parts_in(folder(name), name)
+        name: parts_in(folder(name), name, mapped=False)
         for name in ("names", "steps", "marks", "operators", "allocations", "events")
     }
     names = read_names(parts["names"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memtrace.attribute.categories import IDENTITY, Verdict
-from memtrace.attribute.columns import NONE, Columns, Flags, Int32s, Int64s
+from memtrace.attribute.columns import NONE, Columns, Int32s, Int64s
 from memtrace.attribute.facts import Facts
 from memtrace.attribute.names import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
@@ -34,16 +34,16 @@ class ParameterModules:
         self._classes = _classes(stacks)
         self._by_end = np.argsort(facts.steps.begin, kind="stable")
 
-    def fill(
+    def of(
         self, columns: Columns, verdict: Verdict
-    ) -> tuple[Flags, tuple[Int32s, list[str]], tuple[Int32s, list[str]]]:
-        """Which rows get one, and the columns module and module_class with it, as words."""
+    ) -> tuple[tuple[Int32s, list[str]], tuple[Int32s, list[str]]]:
+        """The columns module and module_class as codes and words, those that lack one filled in."""
         modules, module_words = columns.words("module")
         classes, class_words = columns.words("module_class")
-        filled: Flags = np.isin(verdict.category, _OF_PARAMETERS) & (modules == NONE)
-        filled &= verdict.proof == IDENTITY
-        rows = np.flatnonzero(filled)
-        modules, classes = modules.copy(), classes.copy()
+        wanted = np.isin(verdict.category, _OF_PARAMETERS) & (modules == NONE)
+        rows = np.flatnonzero(wanted & (verdict.proof == IDENTITY))
+        if not len(rows):
+            return (modules, module_words), (classes, class_words)
         names = self._facts.names
         name = names.name[names.places(columns.numbers("allocation_id")[rows])]
         pairs = np.stack([name, self._roots(columns, rows)])
@@ -53,10 +53,10 @@ class ParameterModules:
             for name, root in unique.T.tolist()
         ]
         place = place.reshape(-1)
+        modules, classes = modules.copy(), classes.copy()
         modules[rows] = _codes(module_words, [path for path, _ in owners])[place]
         classes[rows] = _codes(class_words, [of_class for _, of_class in owners])[place]
-        filled[rows] = modules[rows] != NONE
-        return filled, (modules, module_words), (classes, class_words)
+        return (modules, module_words), (classes, class_words)
 
     def _owner(self, name: str, root: int) -> tuple[str | None, str | None]:
         parameter = name.rpartition(_OF)[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memtrace.attribute.categories import PROOFS, Verdict, categorise
+from memtrace.attribute.categories import PROOFS, categorise
 from memtrace.attribute.columns import NEVER, NONE, Columns, word_column
 from memtrace.attribute.facts import Facts, FolderOf, read_facts
 from memtrace.attribute.names import CATEGORIES
@@ -34,17 +34,20 @@ from memtrace.schema import SCHEMAS
 
 #: The datasets that attribution writes; of the last two, the number of rows may change.
 DATASETS = ("allocations", "steps", "stages", "timeline")
-# Parts of `allocations` that are in memory at a time.
-_WORKERS = 2
+# Of `allocations`, which the rules look at together: what they need meanwhile stays small.
+_ROWS_AT_A_TIME = 65_536
 
 
-def attribute_rows(folder: FolderOf, target: FolderOf, end: Place) -> dict[str, int]:
+def attribute_rows(
+    folder: FolderOf, target: FolderOf, end: Place, *, parts: int = 2
+) -> dict[str, int]:
     """Writes DATASETS, each file under the name that it has, into empty folders.
 
     Args:
         folder: where the process's files of each dataset are.
         target: where to write those of DATASETS.
         end: of the recording.
+        parts: of `allocations` that are worked on, and in memory, at a time.
 
     Returns:
         How many rows the datasets have of which that may have changed.
@@ -52,7 +55,7 @@ def attribute_rows(folder: FolderOf, target: FolderOf, end: Place) -> dict[str, 
     Raises:
         OSError, pyarrow.ArrowException: what is written there is not whole.
     """
-    return _Attribution(folder, target, end).write()
+    return _Attribution(folder, target, end).write(parts)
 
 
 @dataclass
@@ -69,15 +72,16 @@ class _Attribution:
     def __init__(self, folder: FolderOf, target: FolderOf, end: Place) -> None:
         self._target = target
         self._parts = {
-            name: parts_in(folder(name), name) for name in (*DATASETS, "events", "stacks")
+            name: parts_in(folder(name), name, mapped=False)
+            for name in (*DATASETS, "events", "stacks")
         }
         self._facts = read_facts(folder)
         self._training = self._facts.steps.is_training(self._facts.backward, self._facts.optimizer)
         self._stages = find_stages(self._facts, self._training, end)
 
-    def write(self) -> dict[str, int]:
+    def write(self, at_a_time: int) -> dict[str, int]:
         users, largest_id = self._user_stages()
-        category_of = self._write_allocations(StageOf(self._stages, users))
+        category_of = self._write_allocations(StageOf(self._stages, users), at_a_time)
         rows = stage_rows(self._stages, largest_id + 1)
         auto = pa.Table.from_pylist(rows, schema=SCHEMAS["stages"])
         timeline = category_rows(self._parts["events"], self._parts["allocations"], category_of)
@@ -99,13 +103,13 @@ class _Attribution:
                 largest_id = max(largest_id, row["stage_id"] or 0)
         return users, largest_id
 
-    def _write_allocations(self, stages: StageOf) -> CategoryOf:
+    def _write_allocations(self, stages: StageOf, at_a_time: int) -> CategoryOf:
         parts = self._parts["allocations"]
         facts = self._facts
         modules = ParameterModules(facts, self._parts["stacks"])
         shared = _Shared(facts, stages, modules, CategoryOf(_largest_id(parts)))
         target = self._target("allocations")
-        with ThreadPoolExecutor(_WORKERS, "memtrace-attribute") as pool:
+        with ThreadPoolExecutor(at_a_time, "memtrace-attribute") as pool:
             written = [
                 pool.submit(_write_part, part, target / part.path.name, shared) for part in parts
             ]
@@ -183,23 +187,37 @@ def _write_part(part: Part, path: Path, shared: _Shared) -> None:
             writer.abandon()
         raise
     writer.close()
+    pa.default_memory_pool().release_unused()  # else it keeps a part's worth for each thread
 
 
 def _attributed(table: pa.Table, shared: _Shared) -> pa.Table:
     """The rows with their columns of meaning; all others as they are, strings as dictionaries."""
-    columns = Columns(table)
+    pieces = [
+        _meaning(Columns(table.slice(at, _ROWS_AT_A_TIME)), shared)
+        for at in range(0, max(table.num_rows, 1), _ROWS_AT_A_TIME)
+    ]
+    changed = {
+        # One dictionary for the row group: Parquet writes the words themselves where there are two.
+        name: pa.chunked_array([piece[name] for piece in pieces]).unify_dictionaries()
+        for name in pieces[0]
+    }
+    return _replaced(table, changed)
+
+
+def _meaning(columns: Columns, shared: _Shared) -> dict[str, pa.Array[Any]]:
     facts = shared.facts
     verdict = categorise(columns, facts)
     shared.category_of.note(columns, verdict.category)
     label = labels(columns.numbers("allocation_id"), verdict, facts)
-    changed = {
+    modules, classes = shared.modules.of(columns, verdict)
+    return {
         "category": word_column(verdict.category, CATEGORIES),
         "category_by": word_column(verdict.proof, PROOFS),
         "label": word_column(label, facts.names.texts),
         "stage": _stage(columns, shared.stages),
-        **_modules(columns, verdict, shared.modules),
+        "module": word_column(*modules),
+        "module_class": word_column(*classes),
     }
-    return _replaced(table, changed)
 
 
 def _stage(columns: Columns, stages: StageOf) -> pa.Array[Any]:
@@ -211,20 +229,9 @@ def _stage(columns: Columns, stages: StageOf) -> pa.Array[Any]:
     return word_column(codes, [*words, *AUTO_NAMES])
 
 
-def _modules(
-    columns: Columns, verdict: Verdict, modules: ParameterModules
-) -> dict[str, pa.Array[Any]]:
-    filled, *of_columns = modules.fill(columns, verdict)
-    if not filled.any():
-        return {}
-    names = ("module", "module_class")
-    return {
-        name: word_column(codes, words)
-        for name, (codes, words) in zip(names, of_columns, strict=True)
-    }
-
-
-def _replaced(table: pa.Table, changed: dict[str, pa.Array[Any]]) -> pa.Table:
+def _replaced(
+    table: pa.Table, changed: Mapping[str, pa.Array[Any] | pa.ChunkedArray[Any]]
+) -> pa.Table:
     for name, column in changed.items():
         table = table.set_column(table.column_names.index(name), name, column)
     return table

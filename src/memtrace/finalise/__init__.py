@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memtrace.finalise.convert import FinaliseResult, finalise, recover
+    from memtrace.finalise.convert import FinaliseResult, finalise, recover, use_little_memory
 
-__all__ = ["FinaliseResult", "finalise", "recover"]
+__all__ = ["FinaliseResult", "finalise", "recover", "use_little_memory"]
 
 
 def __getattr__(name: str) -> Any:

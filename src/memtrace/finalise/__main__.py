@@ -122,8 +122,9 @@ def _is_running(pid: int) -> bool:
 
 
 def _convert(trace_dir: Path, *, quiet: bool) -> None:
-    from memtrace.finalise import finalise
+    from memtrace.finalise import finalise, use_little_memory
 
+    use_little_memory()
     finalise(trace_dir, progress=not quiet and sys.stderr.isatty())
 
 

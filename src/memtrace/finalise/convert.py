@@ -102,6 +102,14 @@ def _check_writable(folder: Path) -> None:
         raise MemtraceError(f"cannot write {folder}: {reason}")
 
 
+def use_little_memory() -> None:
+    """For a process of the finaliser's own: what pyarrow frees is given back, at some 8 % of time.
+
+    Its other pools keep much of it for each thread that allocated.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
 class _Conversion:
     """One pass over the spools of a trace."""
 
@@ -208,6 +216,17 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
         # The clock still runs: reading it now tells its rate better than a short recording can.
         ticks, monotonic_ns = _core.clock_now()
         spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
+    totals, rows = _write_events(spool, work, progress=progress)
+    rows |= _attribute(spool, work, totals)
+    with DatasetWriter(work / "processes", "processes") as writer:
+        writer.write(process_table(spool, totals, rows))
+    return int(totals["events"])
+
+
+def _write_events(
+    spool: Spool, work: Path, *, progress: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """All datasets but `processes`: the totals of the conversion, and the numbers of rows."""
     conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
     bar = ProgressBar(spool.reader.records, shown=progress)
     try:
@@ -222,14 +241,9 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
                         table = to_table(batch.dataset, list(batch.columns))
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
-        totals = conversion.totals()
-        rows = {name: writer.rows for name, writer in writers.items()}
-        rows |= _attribute(spool, work, totals)
-        with DatasetWriter(work / "processes", "processes") as writer:
-            writer.write(process_table(spool, totals, rows))
     finally:
         bar.close()
-    return int(totals["events"])
+    return conversion.totals(), {name: writer.rows for name, writer in writers.items()}
 
 
 def _attribute(spool: Spool, work: Path, totals: dict[str, Any]) -> dict[str, int]:
@@ -238,7 +252,8 @@ def _attribute(spool: Spool, work: Path, totals: dict[str, Any]) -> dict[str, in
     for name in DATASETS:
         (attributed / name).mkdir(mode=0o700, parents=True)
     end = Place(totals["events"], end_time_ns(spool, totals) or 0)
-    rows = attribute_rows(lambda name: work / name, lambda name: attributed / name, end)
+    # One part of `allocations` at a time: this process may run beside the program's others.
+    rows = attribute_rows(lambda name: work / name, lambda name: attributed / name, end, parts=1)
     for name in DATASETS:
         for file in (attributed / name).iterdir():
             file.replace(work / name / file.name)
