@@ -40,7 +40,7 @@ from memtrace.schema import SCHEMAS
 
 _ATTRIBUTED = "attributed"  # where what attribution writes waits for what it replaces
 _BATCH_ROWS = 131_072
-_PART_ROWS = 262_144  # of `allocations`: sorted in memory, at some 500 bytes a row
+_PART_ROWS = 131_072  # of `allocations`: sorted in memory, at some 500 bytes a row
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,6 @@ def _check_writable(folder: Path) -> None:
         read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
         reason = os.strerror(errno.EROFS if read_only else errno.EACCES).lower()
         raise MemtraceError(f"cannot write {folder}: {reason}")
-
-
-def use_little_memory() -> None:
-    """For a process of the finaliser's own: what pyarrow frees is given back, at some 8 % of time.
-
-    Its other pools keep much of it for each thread that allocated.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
 
 
 class _Conversion:
