@@ -58,6 +58,7 @@ class ProcessBuilder:
         self.time_ns = 0
         self.tick_ns = 1_000
         self.totals: dict[str, dict[str, int]] = {}
+        self._calls = 0
         self.row = {
             "host": "box", "boot_id": "boot", "pid": pid, "start_method": "main",
             "argv": json.dumps(["serve.py", "--requests", "3"]), "argv_withheld": False,
@@ -167,12 +168,54 @@ class ProcessBuilder:
         self.time_ns += self.tick_ns
         row = {
             "stage_id": len(self.rows["stages"]) + 1, "name": name, "kind": "user",
-            "thread_id": thread_id, "start_seq": self.seq, "start_time_ns": self.time_ns,
+            "thread_id": thread_id, "start_seq": self.seq + 1, "start_time_ns": self.time_ns,
         }  # fmt: skip
         self.rows["stages"].append(row)
         yield
         self.time_ns += self.tick_ns
-        row |= {"end_seq": self.seq, "end_time_ns": self.time_ns}
+        row |= {"end_seq": self.seq + 1, "end_time_ns": self.time_ns}
+
+    @contextmanager
+    def step(self, **columns: Any) -> Iterator[dict[str, Any]]:
+        """A root model's call around what happens inside it."""
+        self.time_ns += self.tick_ns
+        row = {
+            "step": len(self.rows["steps"]) + 1, "root_module": "Model", "thread_id": 1,
+            "start_seq": self.seq + 1, "start_time_ns": self.time_ns, "grad_enabled": False,
+            **columns,
+        }  # fmt: skip
+        self.rows["steps"].append(row)
+        yield row
+        self.time_ns += self.tick_ns
+        row |= {"end_seq": self.seq + 1, "end_time_ns": self.time_ns}
+
+    def mark(self, kind: str, **columns: Any) -> None:
+        """A mark of the main thread's."""
+        self.time_ns += self.tick_ns
+        self.rows["marks"].append(
+            {"seq": self.seq + 1, "time_ns": self.time_ns, "kind": kind, "thread_id": 1, **columns}
+        )
+
+    @contextmanager
+    def marked(self, kind: str, **columns: Any) -> Iterator[None]:
+        """`kind` is backward, optimizer or recompute."""
+        self.mark(f"{kind}_begin", **columns)
+        yield
+        self.mark(f"{kind}_end", **columns)
+
+    @contextmanager
+    def call(self, name: str, **columns: Any) -> Iterator[int]:
+        """An operator's call around what happens inside it: its id."""
+        self.time_ns += self.tick_ns
+        self._calls += 1
+        row = {
+            "call_id": self._calls, "name": name, "scope": "function", "thread_id": 1,
+            "start_seq": self.seq + 1, "start_time_ns": self.time_ns,
+            "allocated_bytes": 1, "freed_bytes": 0, **columns,
+        }  # fmt: skip
+        yield row["call_id"]
+        self.time_ns += self.tick_ns
+        self.rows["operators"].append(row | {"end_time_ns": self.time_ns})
 
     def _add(self, device: str, **deltas: int) -> None:
         totals = self.totals.setdefault(device, {"allocated": 0, "active": 0, "reserved": 0})

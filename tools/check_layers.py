@@ -40,14 +40,17 @@ PYTHON = {
     "hook": BASE | {"_core", "_hook", "recording"},
     "run": BASE | {"_core", "recording", "stages", "session", "hook"},
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
-    "finalise": BASE | {"_core", "run", "report"},
-    # On the trace. Trace.peak() and .at() are a convenience over analyse, imported when called.
+    "finalise": BASE | {"_core", "run", "report", "dataset_writer", "attribute"},
+    # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
+    # called.
     "dataset": BASE,
+    "dataset_writer": BASE,
+    "attribute": BASE | {"dataset", "dataset_writer", "run"},
     "trace": BASE | {"dataset", "finalise", "analyse"},
     "analyse": BASE | {"dataset", "trace"},
     "report": BASE | {"dataset", "trace", "analyse"},
     "export": BASE | {"dataset", "trace", "analyse"},
-    "cli": BASE | {"trace", "analyse", "report", "export", "finalise", "run", "hook"},
+    "cli": BASE | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json"}

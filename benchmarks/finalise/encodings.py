@@ -2,7 +2,7 @@
 
     python benchmarks/finalise/encodings.py TRACE ...
 
-What src/memtrace/finalise/parquet.py chose rests on this, on training and decoding of GPT-2.
+What src/memtrace/dataset_writer.py chose rests on this, on training and decoding of GPT-2.
 """
 
 from __future__ import annotations

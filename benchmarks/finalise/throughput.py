@@ -135,6 +135,8 @@ def write_spool(trace_dir: Path, events: int) -> None:
 _MEASURED = """
 import resource, sys, time
 from pathlib import Path
+from memtrace.finalise import use_little_memory
+use_little_memory()
 from memtrace.finalise import finalise
 own = resource.getrusage(resource.RUSAGE_SELF)
 start_s = time.perf_counter()

@@ -12,7 +12,8 @@ namespace memtrace {
 
 enum class Origin : uint8_t { recorded, preexisting, external };
 
-// In the order that decides where two fit (FORMAT.md).
+// In the order that decides where two fit (FORMAT.md). Which one an allocation has is for
+// src/memtrace/attribute/; here is only what the user said.
 enum class Category : uint8_t {
   weight,
   buffer,
@@ -24,9 +25,9 @@ enum class Category : uint8_t {
   activation,
   workspace,
   temporary,
-  other
+  other,
+  none
 };
-enum class CategoryBy : uint8_t { nothing, identity, lifetime, label };
 
 enum class Phase : uint8_t { forward, backward, optimizer, other };
 
@@ -53,9 +54,7 @@ struct Allocation {
   Memory memory = Memory::device;
   Origin origin = Origin::recorded;
   Phase phase = Phase::other;
-  Category category = Category::other;
-  CategoryBy category_by = CategoryBy::nothing;
-  Category label_of = Category::other; // what the tensor whose name is the label proves
+  Category label_category = Category::none; // that the user gave it
 };
 
 // Where live allocations lie: numbered places that are used again. Number 0 is nobody.

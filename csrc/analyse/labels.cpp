@@ -12,10 +12,9 @@ constexpr std::array<const char*, 12> kActions = {
 constexpr std::array<const char*, 5> kMemories = {"device", "host", "pinned", "mapped", "shared"};
 constexpr std::array<const char*, 3> kOrigins = {"recorded", "preexisting", "external"};
 constexpr std::array<const char*, 4> kPhases = {"forward", "backward", "optimizer", "other"};
-constexpr std::array<const char*, 11> kCategories = {
+constexpr std::array<const char*, 12> kCategories = {
     "weight", "buffer",     "gradient",  "optimizer_state", "kv_cache", "input",
-    "output", "activation", "workspace", "temporary",       "other"};
-constexpr std::array<const char*, 4> kBys = {nullptr, "identity", "lifetime", "label"};
+    "output", "activation", "workspace", "temporary",       "other",    nullptr};
 
 std::string numbered(std::string text, uint64_t number) {
   text += std::to_string(number);
@@ -33,13 +32,12 @@ void intern_all(NameStrings& names, const std::array<const char*, Words>& words,
 
 } // namespace
 
-Labels::Labels(NameStrings& names) : names_(names) {
+Labels::Labels(NameStrings& names) : names_(names), by_label_(names.intern("label")) {
   intern_all(names, kActions, actions_);
   intern_all(names, kMemories, memories_);
   intern_all(names, kOrigins, origins_);
   intern_all(names, kPhases, phases_);
   intern_all(names, kCategories, categories_);
-  intern_all(names, kBys, bys_);
 }
 
 StringId Labels::device(DeviceCode device) {
@@ -81,9 +79,9 @@ StringId Labels::find_pool(uint16_t pool) {
 
 Category category_of(std::string_view kind) {
   for (size_t i = 0; i < kCategories.size(); ++i)
-    if (kind == kCategories[i])
+    if (kCategories[i] && kind == kCategories[i])
       return static_cast<Category>(i);
-  return Category::other;
+  return Category::none;
 }
 
 } // namespace memtrace

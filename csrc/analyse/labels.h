@@ -21,7 +21,10 @@ class Labels {
   StringId origin(Origin origin) const { return origins_[static_cast<size_t>(origin)]; }
   StringId phase(Phase phase) const { return phases_[static_cast<size_t>(phase)]; }
   StringId category(Category category) const { return categories_[static_cast<size_t>(category)]; }
-  StringId category_by(CategoryBy by) const { return bys_[static_cast<size_t>(by)]; }
+  // What proves it, where the user said so.
+  StringId category_by(Category category) const {
+    return category == Category::none ? StringId::null : by_label_;
+  }
   // "default", "graph:7", "mempool:3": of the pool id of a CUDA event.
   StringId pool(uint16_t pool) {
     return pool < pools_.size() && pools_[pool] != StringId::null ? pools_[pool] : find_pool(pool);
@@ -38,12 +41,12 @@ class Labels {
   std::array<StringId, 8> memories_{};
   std::array<StringId, 3> origins_{};
   std::array<StringId, 4> phases_{};
-  std::array<StringId, 11> categories_{};
-  std::array<StringId, 4> bys_{};
+  std::array<StringId, 12> categories_{};
+  StringId by_label_;
   std::vector<StringId> pools_; // by pool id
 };
 
-// The category that a name of that kind proves, or `other`.
+// The category of that name, or `none`.
 Category category_of(std::string_view kind);
 
 } // namespace memtrace

@@ -55,7 +55,6 @@ void TensorNotes::read(std::string_view text) {
   note.kind = string("kind");
   note.label = string("label");
   note.layout.dtype = string("dtype");
-  note.category = category_of((*json)["kind"].string());
   note.label_category = category_of((*json)["category"].string());
   note.offset_bytes = (*json)["offset_bytes"].integer();
   note.resident_bytes = (*json)["resident_bytes"].integer(kNull);
@@ -144,22 +143,15 @@ void TensorNotes::finish() {
 }
 
 void TensorNotes::apply(const Note& note, Allocation& allocation) {
-  // The earlier category wins where two fit; a scan's identity and a user's word count alike.
-  const auto claim = [&](Category category, CategoryBy by) {
-    if (category >= allocation.category)
-      return;
-    allocation.category = category;
-    allocation.category_by = by;
-  };
-  claim(note.category, CategoryBy::identity);
-  claim(note.label_category, CategoryBy::label);
+  // The user's word; what names prove is worked out from the rows. Of two, the earlier category.
+  if (note.label_category < allocation.label_category)
+    allocation.label_category = note.label_category;
   if (note.resident_bytes != kNull)
     allocation.resident_bytes = note.resident_bytes;
   if (note.label != StringId::null && !allocation.labelled) {
     allocation.label = note.label;
     allocation.labelled = true;
   }
-  offer_label(allocation, note.name, note.category);
   add_name(allocation, note.name, note.kind, note.offset_bytes, note.layout);
 }
 
@@ -167,20 +159,8 @@ void TensorNotes::tensor(const TensorRecord& record) {
   Allocation* allocation = lifetimes_.find(record.tail.device, record.address);
   if (!allocation)
     return;
-  const StringId name = names_.of(record.name);
-  offer_label(*allocation, name, category_of(names_.text().name(record.kind)));
-  add_name(*allocation, name, names_.of(record.kind), static_cast<int64_t>(record.offset_bytes),
-           layout_of(record.layout));
-}
-
-// A weight that is also an input is shown as the weight.
-void TensorNotes::offer_label(Allocation& allocation, StringId name, Category category) {
-  if (allocation.labelled || name == StringId::null)
-    return;
-  if (allocation.label != StringId::null && category >= allocation.label_of)
-    return;
-  allocation.label = name;
-  allocation.label_of = category;
+  add_name(*allocation, names_.of(record.name), names_.of(record.kind),
+           static_cast<int64_t>(record.offset_bytes), layout_of(record.layout));
 }
 
 void TensorNotes::add_name(Allocation& allocation, StringId name, StringId kind,

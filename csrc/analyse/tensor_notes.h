@@ -47,7 +47,7 @@ class TensorNotes {
     DeviceCode device;
     bool torchs_own; // of host memory: its CPU allocator's, not handed to it
     StringId name, kind, label;
-    Category category, label_category;
+    Category label_category;
     int64_t offset_bytes, resident_bytes;
     Layout layout;
   };
@@ -69,7 +69,6 @@ class TensorNotes {
   void add_preexisting(const Note& note, int64_t time_ns);
   void apply(const Note& note, Allocation& allocation);
   // Of a tensor whose kind proves that category.
-  static void offer_label(Allocation& allocation, StringId name, Category category);
   void add_name(Allocation& allocation, StringId name, StringId kind, int64_t offset_bytes,
                 const Layout& layout);
   const Layout& layout_of(uint32_t text_id);

@@ -1,8 +1,8 @@
 // Operators: a thread-local stack of running calls, kept by torch's RecordFunction callbacks.
 //
 // A span is written when a call ends in which something was allocated or freed, or a node of
-// autograd was made. The start callback asks for no inputs, so torch copies nothing; what remains is
-// torch's own slow path (40-60 ns). Contexts: a node of autograd, an optimizer's step, and what
+// autograd was made. The start callback asks for no inputs, so torch copies nothing; what remains
+// is torch's own slow path (40-60 ns). Contexts: a node of autograd, an optimizer's step, and what
 // autograd's engine calls between two nodes.
 #include "hook/allocator_event.h"
 #include "hook/backward_pass.h"

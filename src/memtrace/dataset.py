@@ -70,14 +70,19 @@ class RowGroup:
 
 
 class Part:
-    """One Parquet file, opened when first needed and then kept open."""
+    """One Parquet file, opened when first needed and then kept open.
 
-    def __init__(self, dataset: str, path: Path) -> None:
+    `mapped`: into memory, as is best for who looks here and there; not for who reads all of it.
+    """
+
+    def __init__(self, dataset: str, path: Path, *, mapped: bool = True) -> None:
         self.dataset = dataset
         self.path = path
+        self._mapped = mapped
 
-    def _open(self) -> pa.MemoryMappedFile:
-        return pa.memory_map(os.fsencode(self.path))  # pyarrow takes no str that is not UTF-8
+    def _open(self) -> pa.NativeFile:
+        name = os.fsencode(self.path)  # pyarrow takes no str that is not UTF-8
+        return pa.memory_map(name) if self._mapped else pa.OSFile(name)
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
@@ -111,6 +116,21 @@ class Part:
         return {schema.column(i).path: i for i in range(len(schema))}
 
 
+def parts_in(folder: Path, dataset: str, *, mapped: bool = True) -> list[Part]:
+    """The files that one process has of a dataset, in the order of their rows."""
+    files = sorted(file for file in folder.iterdir() if file.suffix == ".parquet")
+    return [Part(dataset, file, mapped=mapped) for file in files]
+
+
+def row_groups_of(parts: Sequence[Part]) -> Iterator[RowGroup]:
+    """The rows of these files, in order, a row group at a time."""
+    place = 0
+    for part in parts:
+        for index in range(part.metadata.num_row_groups):
+            yield RowGroup(part, index, place, part.metadata.row_group(index).num_rows)
+            place += 1
+
+
 class Dataset:
     """All files of one dataset; `keys` are the processes that wrote into it.
 
@@ -134,8 +154,7 @@ class Dataset:
                 continue
             for place in sorted(folder.iterdir()):  # glob() would be silent where it may not look
                 if place.name.startswith(_PARTITION) and place.is_dir():
-                    files = sorted(file for file in place.iterdir() if file.suffix == ".parquet")
-                    found[place.name[len(_PARTITION) :]] = [Part(self.name, file) for file in files]
+                    found[place.name[len(_PARTITION) :]] = parts_in(place, self.name)
         return found
 
     @property
@@ -144,11 +163,7 @@ class Dataset:
 
     def row_groups(self, key: str) -> Iterator[RowGroup]:
         """The process's rows, in order, a row group at a time."""
-        place = 0
-        for part in self.parts.get(key, []):
-            for index in range(part.metadata.num_row_groups):
-                yield RowGroup(part, index, place, part.metadata.row_group(index).num_rows)
-                place += 1
+        return row_groups_of(self.parts.get(key, []))
 
     def num_rows(self, key: str | None = None) -> int:
         keys = self.keys if key is None else [key]

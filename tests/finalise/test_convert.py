@@ -265,11 +265,28 @@ def test_a_label_is_shown_before_a_name(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir)
     spool.log().alloc(10, 0x1000, 64)
     spool.tensor(address=0x1000, device="cpu", ticks=11, name="w", kind="weight")
-    spool.tensor(address=0x1000, device="cpu", ticks=12, label="mine", category="kv_cache")
+    said = {"name": "mine", "kind": "label", "label": "mine"}
+    spool.tensor(address=0x1000, device="cpu", ticks=12, category="kv_cache", **said)
     spool.finish()
     finalise(trace_dir)
     (row,) = rows(trace_dir, "allocations")
     assert (row["label"], row["category"], row["category_by"]) == ("mine", "weight", "identity")
+
+
+def test_what_the_user_says_is_a_category(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    spool.log().alloc(10, 0x1000, 64)
+    said = {"address": 0x1000, "device": "cpu"}
+    spool.tensor(**said, ticks=11, name="x", kind="input")
+    spool.tensor(**said, ticks=12, name="no category", kind="label", label="no category")
+    spool.tensor(**said, ticks=13, category="output")
+    spool.tensor(**said, ticks=14, category="kv_cache")
+    spool.finish()
+    finalise(trace_dir)
+    (row,) = rows(trace_dir, "allocations")
+    assert (row["label"], row["category"], row["category_by"]) == (
+        "no category", "kv_cache", "label",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("peak", [1024, 1536])
@@ -491,7 +508,7 @@ def test_what_cannot_be_written_is_one_line_and_the_spool_stays(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memtrace.finalise.parquet.pq.ParquetWriter.write_table", full)
+    monkeypatch.setattr("memtrace.dataset_writer.pq.ParquetWriter.write_table", full)
     with pytest.raises(MemtraceError, match="No space left on device; the recording is kept"):
         finalise(trace_dir)
     assert path.is_dir()

@@ -13,11 +13,11 @@ from spool_writer import SpoolWriter, rows
 def test_stages_and_steps(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir)
     main, worker, autograd = spool.log(1), spool.log(2), spool.log(3)
-    main.note("stage_begin", 1, "load", value=1, text="auto", thread=0)
+    main.note("stage_begin", 1, "load", value=1, text="user", thread=0)
     main.alloc(2, 0x1000, 8)
-    main.note("stage_end", 3, "load", value=1, text="auto")
+    main.note("stage_end", 3, "load", value=1, text="user")
     main.note("stage_begin", 4, "train", value=2, text="scope")
-    facts = {"kind": "training", "batch_size": 4, "input_shapes": {'a"': [4, 2], "é": []}}
+    facts = {"kind": "request", "batch_size": 4, "input_shapes": {'a"': [4, 2], "é": []}}
     main.note("step_begin", 5, "Net", value=9, text=json.dumps({**facts, "grad_enabled": True}))
     main.alloc(6, 0x2000, 8)
     autograd.alloc(7, 0x3000, 8, reserved=77)  # in a backward
@@ -36,7 +36,7 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     assert stages["fetch"]["parent_id"] == 2
     (step,) = rows(trace_dir, "steps")
     assert (step["step"], step["kind"], step["batch_size"], step["stage_id"]) == (
-        9, "training", 4, 2,
+        9, "request", 4, 2,
     )  # fmt: skip
     assert json.loads(step["input_shapes"]) == facts["input_shapes"]
     assert (step["grad_enabled"], step["error"]) == (True, "ValueError")

@@ -21,6 +21,7 @@ COMMANDS = (
     CommandSpec("peak", "Who held every byte at the exact peak.", "memtrace.cli.peak"),
     CommandSpec("at", "Who held every byte at a time.", "memtrace.cli.at"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
+    CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),
     CommandSpec("build-hook", "Compile the hook for this torch.", "memtrace.cli.build_hook"),
 )

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from memtrace import _core
+from memtrace.finalise import use_little_memory
 from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
 from memtrace.run.output import pid_of_key
 
@@ -122,6 +123,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _convert(trace_dir: Path, *, quiet: bool) -> None:
+    use_little_memory()
     from memtrace.finalise import finalise
 
     finalise(trace_dir, progress=not quiet and sys.stderr.isatty())

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import pyarrow as pa
 
-from memtrace.finalise.parquet import DatasetWriter
+from memtrace.dataset_writer import DatasetWriter
 
 # Batches that may wait: enough to keep both threads busy, few enough to bound memory.
 _MOST_WAITING = 3

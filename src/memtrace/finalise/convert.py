@@ -9,14 +9,18 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from memtrace import _core
+from memtrace.attribute.rows import DATASETS, attribute_rows
+from memtrace.attribute.stages import Place
+from memtrace.dataset_writer import DatasetWriter
 from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
-from memtrace.finalise.parquet import DatasetWriter, to_table
-from memtrace.finalise.processes import process_table
+from memtrace.finalise.parquet import to_table
+from memtrace.finalise.processes import end_time_ns, process_table
 from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.spools import (
     Spool,
@@ -34,8 +38,9 @@ from memtrace.finalise.spools import (
 from memtrace.run.output import UNFINISHED
 from memtrace.schema import SCHEMAS
 
+_ATTRIBUTED = "attributed"  # where what attribution writes waits for what it replaces
 _BATCH_ROWS = 131_072
-_PART_ROWS = 262_144  # of `allocations`: sorted in memory, at some 500 bytes a row
+_PART_ROWS = 131_072  # of `allocations`: sorted in memory, at some 500 bytes a row
 
 
 @dataclass(frozen=True)
@@ -203,12 +208,24 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
         # The clock still runs: reading it now tells its rate better than a short recording can.
         ticks, monotonic_ns = _core.clock_now()
         spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
+    totals, rows = _write_events(spool, work, progress=progress)
+    rows |= _attribute(spool, work, totals)
+    with DatasetWriter(work / "processes", "processes") as writer:
+        writer.write(process_table(spool, totals, rows))
+    return int(totals["events"])
+
+
+def _write_events(
+    spool: Spool, work: Path, *, progress: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """All datasets but `processes`: the totals of the conversion, and the numbers of rows."""
     conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
     bar = ProgressBar(spool.reader.records, shown=progress)
     try:
         with ExitStack() as stack:
+            names = [name for name in SCHEMAS if name != "processes"]
             writers = {
-                name: stack.enter_context(DatasetWriter(work / name, name)) for name in SCHEMAS
+                name: stack.enter_context(DatasetWriter(work / name, name)) for name in names
             }
             with BackgroundWriter() as background:
                 while not conversion.finished:
@@ -216,12 +233,24 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
                         table = to_table(batch.dataset, list(batch.columns))
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
-            totals = conversion.totals()
-            rows = {name: writer.rows for name, writer in writers.items() if name != "processes"}
-            writers["processes"].write(process_table(spool, totals, rows))
     finally:
         bar.close()
-    return int(totals["events"])
+    return conversion.totals(), {name: writer.rows for name, writer in writers.items()}
+
+
+def _attribute(spool: Spool, work: Path, totals: dict[str, Any]) -> dict[str, int]:
+    """Gives the rows their meaning; the numbers of rows that changed thereby."""
+    attributed = work / _ATTRIBUTED
+    for name in DATASETS:
+        (attributed / name).mkdir(mode=0o700, parents=True)
+    end = Place(totals["events"], end_time_ns(spool, totals) or 0)
+    # One part of `allocations` at a time: this process may run beside the program's others.
+    rows = attribute_rows(lambda name: work / name, lambda name: attributed / name, end, parts=1)
+    for name in DATASETS:
+        for file in (attributed / name).iterdir():
+            file.replace(work / name / file.name)
+    shutil.rmtree(attributed)
+    return rows
 
 
 def _put_in_place(work: Path, target: Path, key: str) -> None:

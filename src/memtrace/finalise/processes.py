@@ -66,15 +66,13 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
     lost = lost_events(spool, totals)
     exited = complete or control["exit_status"] is not None
     end_reason = notes.text("end_reason") or ("exit" if exited else "killed")
-    end_ns = control["end_monotonic_ns"] - control["start_monotonic_ns"] if complete else None
     return {
         "pid": _as_int64(control["pid"]),
         "format_version": FORMAT_VERSION,
         "attribution_version": ATTRIBUTION_VERSION,
         "clock_origin_ns": _as_int64(control["start_monotonic_ns"]),
         "clock_origin_unix_ns": _as_int64(control["start_unix_ns"]),
-        # Of a killed process: the last thing that it recorded.
-        "end_time_ns": totals["last_time_ns"] if end_ns is None else _as_int64(end_ns),
+        "end_time_ns": end_time_ns(spool, totals),
         "end_unix_ns": _as_int64(control["end_unix_ns"]) if complete else None,
         "end_reason": end_reason,
         "exit_status": control["exit_status"],
@@ -88,6 +86,14 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
         "allocator_settings": totals["settings"] or None,
         "spool_threads": totals["threads"],
     }
+
+
+def end_time_ns(spool: Spool, totals: dict[str, Any]) -> int | None:
+    """When the recording ended; of a killed process, the last thing that it recorded."""
+    control = spool.control
+    if not control["complete"]:
+        return int(totals["last_time_ns"])
+    return _as_int64(control["end_monotonic_ns"] - control["start_monotonic_ns"])
 
 
 def _lost_total(lost: dict[str, int]) -> int:

@@ -1,0 +1,105 @@
+"""Steps, the calls of root models: when, and what is known of what happened in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from memtrace.attribute.columns import NEVER, NONE, Columns, Flags, Int32s, Int64s, places_of
+from memtrace.attribute.intervals import Intervals
+from memtrace.dataset import Part, row_groups_of
+
+TRAINING, INFERENCE = "training", "inference"
+
+
+@dataclass
+class Steps:
+    """Every step, by its number.
+
+    Attributes (arrays of n; what a survey of `allocations` fills is marked so):
+        ids: int64, sorted.
+        begin, end, begin_time_ns, end_time_ns: int64; NEVER: it did not end.
+        thread: int64; NEVER: not known.
+        grad_enabled, failed: whether autograd recorded it; whether it raised.
+        root: int32 code in `roots` of the model's class; NONE.
+        births: int64, surveyed: allocations made in it.
+        outputs_freed_first, outputs_freed_last: int64, surveyed: seqs of the frees of what it
+            allocated and returned; NEVER: of none, of not all. `has_outputs`: there are any.
+        trained: surveyed: a backward allocated for it.
+    """
+
+    ids: Int64s
+    begin: Int64s
+    end: Int64s
+    begin_time_ns: Int64s
+    end_time_ns: Int64s
+    thread: Int64s
+    grad_enabled: Flags
+    failed: Flags
+    root: Int32s
+    roots: list[str]
+    births: Int64s = field(init=False)
+    outputs_freed_first: Int64s = field(init=False)
+    outputs_freed_last: Int64s = field(init=False)
+    has_outputs: Flags = field(init=False)
+    trained: Flags = field(init=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        self.births = np.zeros(n, np.int64)
+        self.outputs_freed_first = np.full(n, NEVER, np.int64)
+        self.outputs_freed_last = np.full(n, NONE, np.int64)
+        self.has_outputs = np.zeros(n, np.bool_)
+        self.trained = np.zeros(n, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def places(self, ids: Int64s) -> Int64s:
+        """Where each step is in the arrays; NONE: no step, or none that is known."""
+        return places_of(self.ids, ids)
+
+    def is_training(self, backward: Intervals, optimizer: Intervals) -> Flags:
+        """Whether a backward or an optimizer belongs to each step.
+
+        One that allocated for it, or began after it and before the next step of its thread.
+        """
+        training: Flags = self.trained.copy()
+        for thread in np.unique(self.thread):
+            mine = np.flatnonzero(self.thread == thread)
+            mine = mine[np.argsort(self.begin[mine], kind="stable")]
+            until = np.append(self.begin[mine][1:], NEVER)
+            for work in (backward, optimizer):
+                begins = work.begin[(work.thread == thread) | (work.thread == NEVER)]
+                first = np.searchsorted(begins, self.begin[mine], side="left")
+                training[mine] |= first < np.searchsorted(begins, until, side="left")
+        return training
+
+
+def read_steps(parts: Sequence[Part]) -> Steps:
+    """Reads `steps`."""
+    roots: dict[str, int] = {}
+    names = (
+        "step", "start_seq", "end_seq", "start_time_ns", "end_time_ns", "thread_id",
+    )  # fmt: skip
+    found = []
+    for group in row_groups_of(parts):
+        columns = Columns.read(group, [*names, "grad_enabled", "error", "root_module"])
+        codes, words = columns.words("root_module")
+        shared = np.array([roots.setdefault(word, len(roots)) for word in words] + [NONE], np.int64)
+        found.append(
+            [columns.numbers(name) for name in names]
+            + [columns.flags("grad_enabled").astype(np.int64)]
+            + [(columns.words("error")[0] != NONE).astype(np.int64), shared[codes]]
+        )
+    columns_of = [np.concatenate(column) for column in zip(*found, strict=True)]
+    ids, begin, end, begin_ns, end_ns, thread, grad, failed, root = (
+        columns_of or [np.empty(0, np.int64)] * 9
+    )
+    ids, order = np.unique(ids, return_index=True)
+    return Steps(
+        ids, begin[order], end[order], begin_ns[order], end_ns[order], thread[order],
+        grad[order] != 0, failed[order] != 0, root[order].astype(np.int32), list(roots),
+    )  # fmt: skip
