@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -222,8 +223,12 @@ struct StateOf {
     };
     std::string owner;
     if (THPVariable_Check(parameter)) {
-      const auto found = held().places.find(THPVariable_Unpack(parameter).unsafeGetTensorImpl());
-      if (found != held().places.end())
+      const auto [first, end] =
+          held().places.equal_range(THPVariable_Unpack(parameter).unsafeGetTensorImpl());
+      // Of several names (tied weights) the one that named_parameters() gives, too.
+      const auto found = std::min_element(
+          first, end, [](const auto& a, const auto& b) { return a.second < b.second; });
+      if (found != end)
         owner = held().parameters[found->second].name;
     }
     return owner.empty() ? as_text(key) : as_text(key) + " of " + owner;

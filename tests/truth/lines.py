@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 _FRAME = re.compile(r'File "(.+)", line (\d+), in ')
 
@@ -23,21 +26,31 @@ def line_of(node: Any) -> str | None:
 
 
 class Modules:
-    """Which numbers of nodes were given out while which module was the innermost."""
+    """Which numbers of nodes were given out while which module was the innermost.
+
+    One that hangs in no module of the model (an activation in a list) is known by its class.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.spans: list[tuple[int, int, str]] = []  # inner ones come first
         self._begun: list[int] = []
-        for name, module in model.named_modules():
-            shown = name or type(module).__name__
-            module.register_forward_pre_hook(self._enter)
-            module.register_forward_hook(partial(self._leave, shown))
+        self._names = {module: name for name, module in model.named_modules()}
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave),
+        ]
 
     def _enter(self, *_: object) -> None:
         self._begun.append(torch.autograd._get_sequence_nr())
 
-    def _leave(self, shown: str, *_: object) -> None:
+    def _leave(self, module: nn.Module, *_: object) -> None:
+        shown = self._names.get(module) or type(module).__name__
         self.spans.append((self._begun.pop(), torch.autograd._get_sequence_nr(), shown))
+
+    def remove(self) -> None:
+        """No hooks any more."""
+        for handle in self._handles:
+            handle.remove()
 
     def of(self, number: int) -> str | None:
         """The module of the node with that number."""
@@ -67,6 +80,7 @@ def step_with_lines(
     modules = Modules(model)
     with torch.autograd.set_detect_anomaly(True, check_nan=False):
         loss = forward()
+        modules.remove()
         facts = {
             node._sequence_nr(): (node.name(), line_of(node), modules.of(node._sequence_nr()))
             for node in nodes_of(loss.grad_fn)

@@ -61,12 +61,17 @@ def cache_in(result: Any) -> tuple[str, Any]:
 def cached(cache: Any) -> list[Any]:
     """The tensors of a transformers cache, and of those inside it."""
     found: list[Any] = []
-    for value in list(getattr(cache, "__dict__", {}).values()):
-        for item in value if type(value) is list else [value]:
-            if isinstance(item, torch.Tensor):
-                found.append(item)
-            elif type(item).__module__ == "transformers.cache_utils":
-                found += cached(item)
+    waiting = list(getattr(cache, "__dict__", {}).values())
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += item.values()
+        elif type(item).__module__ == "transformers.cache_utils":
+            found += cached(item)
     return found
 
 

@@ -47,7 +47,10 @@ def test_nothing_else_has_such_a_category(recorded: Run) -> None:
     for instant, categories in recorded.truth["instants"].items():
         known = {address: name for name, items in categories.items() for address, _ in items}
         for address, row in recorded.live_at(instant).items():
-            if row["category"] in categories and row["size_bytes"]:
+            # A number beside a tensor (`x * 0.5`) is saved for the backward as well, but
+            # saved_tensors_hooks leave it out.
+            is_number = row["operator"] is None and row["size_bytes"] == 8
+            if row["category"] in categories and row["size_bytes"] and not is_number:
                 assert known.get(address) == row["category"], (instant, row)
 
 
@@ -104,5 +107,5 @@ def test_memory_of_the_backward_has_the_line_and_the_module_of_its_forward(recor
         _, line, module = recorded.truth["nodes"][str(forward["sequence_number"])]
         file, _, number = line.rpartition(":")
         assert row["source"].split()[0].endswith(f"{Path(file).name}:{number}"), (row, line)
-        assert row["module"] == module, (row, line, module)
+        assert module in (row["module"], row["module_class"]), (row, line, module)
         assert row["forward_operator"] == forward["name"]
