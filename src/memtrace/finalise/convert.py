@@ -15,9 +15,10 @@ import pyarrow as pa
 from memtrace import _core
 from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
-from memtrace.finalise.parquet import DatasetWriter, to_table
+from memtrace.finalise.parquet import DatasetWriter, encoded, to_table
 from memtrace.finalise.processes import process_table
 from memtrace.finalise.progress import ProgressBar
+from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import (
     Spool,
     UnreadableSpoolError,
@@ -204,6 +205,7 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
         ticks, monotonic_ns = _core.clock_now()
         spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
     conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
+    outside = OutsideSamples(spool)
     bar = ProgressBar(spool.reader.records, shown=progress)
     try:
         with ExitStack() as stack:
@@ -213,9 +215,12 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
             with BackgroundWriter() as background:
                 while not conversion.finished:
                     for batch in conversion.advance():
+                        outside.look(batch)
                         table = to_table(batch.dataset, list(batch.columns))
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
+            for name, table in outside.tables():
+                writers[name].write(encoded(table))
             totals = conversion.totals()
             rows = {name: writer.rows for name, writer in writers.items() if name != "processes"}
             writers["processes"].write(process_table(spool, totals, rows))
