@@ -3,8 +3,8 @@
 Each process is looked at ten times a second at first, then ever less often: the pause grows with
 the time that it has been watched, so the number of samples grows with the logarithm of that, and
 is some 600 in a minute, 3,000 in an hour, 5,000 in a day. What is dear (shares of pages, whether
-the process uses a GPU) is looked at a tenth as often. And whatever it is that takes its time, the
-sampler sleeps fifty times as long.
+the process uses a GPU) is looked at a tenth as often. And whatever takes its time: the sampler
+sleeps fifty times as long, and a hundred times as long until the next dear look.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PERIODS = 600
 _DEAR_PERIOD_S = 1.0
 _DEAR_PERIODS = 60
 _IDLE_FACTOR = 50
-_DEAR_IDLE_FACTOR = 200
+_DEAR_IDLE_FACTOR = 100
 # Each takes two descriptors; what is beyond is recorded, but not sampled.
 _MOST_PROCESSES = 250
 _MOST_TRIES = 10
@@ -69,6 +69,7 @@ class Sampler:
         self._tries: dict[str, int] = {}
         self._gpus: Gpus | None = None
         self._no_gpus = ""  # why there are none
+        self._dear_s = 0.0  # of this step
 
     def step(self) -> float:
         """Take what is due, of processes that have come since too.
@@ -77,6 +78,7 @@ class Sampler:
             Seconds until it should be called again.
         """
         began_s = monotonic()
+        self._dear_s = 0.0
         self._look_for_processes()
         now_s = began_s
         for name, watched in self._watched.items():
@@ -86,7 +88,7 @@ class Sampler:
                 except OSError:  # it is gone
                     watched.close()
                     self._watched[name] = None
-        took_s = monotonic() - began_s
+        took_s = monotonic() - began_s - self._dear_s
         dues = [watched.due_s for watched in self._watched.values() if watched is not None]
         until_s = min(dues, default=0.0) - monotonic()
         # New processes are looked for at every step, so it is not put off for long.
@@ -159,6 +161,7 @@ class Sampler:
         if dear:
             readings += self._dear(watched, resident)
             took_s = monotonic() - now_s
+            self._dear_s += took_s
             pause_s = max(min(_DEAR_PERIOD_S, age_s), PERIOD_S, age_s / _DEAR_PERIODS)
             watched.dear_due_s = now_s + max(pause_s, _DEAR_IDLE_FACTOR * took_s)
         if watched.container is not None:
