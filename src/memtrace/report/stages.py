@@ -65,7 +65,8 @@ _ORDER = {name: place for place, name in enumerate(_WORDS)}
 # Memory that was allocated and never written to is not resident.
 _UNTOUCHED = "never touched, less Python and other"
 _LARGEST = {"rss": "RSS", "process": "process", "container_usage": "container"}
-_SAME_MOMENT_NS = 5_000_000
+# How far off a sample may be without a word. What is in no sum is looked at less often.
+_SAME_MOMENT_NS = {TOTAL: 5_000_000, BESIDE: 1_000_000_000}
 _BATCHES_SHOWN = 20
 _NONE = "-"
 
@@ -83,7 +84,7 @@ def ledger_page(ledger: Ledger, path: str) -> list[Block]:
 
 
 def _device_blocks(device: DeviceLedger) -> list[Block]:
-    name = f" ({device.device_name})" if device.device_name else ""
+    name = f" ({readable(device.device_name)})" if device.device_name else ""
     blocks: list[Block] = [Text(f"{device.device}{name}", TITLE), _overview(device)]
     if device.left_out:
         left = count(device.left_out, "other stage")
@@ -105,13 +106,13 @@ def _overview(device: DeviceLedger) -> Grid:
         Column("At the end", right=True),
         *(() if cpu else (Column("Reserved", right=True),)),
         Column("RSS" if cpu else "Process", right=True),
-        Column("Batch", right=True),
+        *((Column("Batch", right=True),) if device.batches else ()),
     )
     rows = []
     for ledger in device.stages:
         reserved = [] if cpu else [_size(ledger.peak.size_bytes("reserved"))]
-        step = ledger.peak_step or {}
-        batch = step.get("batch_size")
+        batch = (ledger.peak_step or {}).get("batch_size")
+        batch_cell = ["" if batch is None else f"{batch:,}"] if device.batches else []
         rows.append(
             (
                 _name(ledger),
@@ -120,7 +121,7 @@ def _overview(device: DeviceLedger) -> Grid:
                 _size(ledger.end.size_bytes(held)),
                 *reserved,
                 _size(ledger.peak.size_bytes(system)),
-                "" if batch is None else f"{batch:,}",
+                *batch_cell,
             )
         )
     return Grid(columns, tuple(rows), indent=2)
@@ -199,6 +200,7 @@ def _sum_grid(peak: Instant, end: Instant) -> Grid:
     at_peak, at_end = ({line.name: line for line in instant.lines} for instant in (peak, end))
     names = sorted({**at_peak, **at_end}, key=lambda name: _ORDER.get(name, _ORDER["other"]))
     rows, faint = [], set()
+    notes: set[str] = set()  # that of the process holds for its device
     for name in names:
         lines = [lines[name] for lines in (at_peak, at_end) if name in lines]
         kind = lines[0].kind
@@ -207,7 +209,9 @@ def _sum_grid(peak: Instant, end: Instant) -> Grid:
         if kind == BESIDE:
             faint.add(len(rows))
         cells = [_cell(lines.get(name), kind) for lines in (at_peak, at_end)]
-        rows.append((_label(name, kind, lines), *cells, _note(at_peak.get(name), at_end.get(name))))
+        note = _note(at_peak.get(name), at_end.get(name))
+        rows.append((_label(name, kind, lines), *cells, "" if note in notes else note))
+        notes.add(note)
     columns = (
         Column("", wide=True),
         Column("At the peak", right=True),
@@ -241,9 +245,9 @@ def _note(peak: Line | None, end: Line | None) -> str:
     told = [
         f"{'peak' if line is peak else 'end'}{_off(line.off_ns)}"
         for line in (peak, end)
-        if line is not None and abs(line.off_ns or 0) > _SAME_MOMENT_NS
+        if line is not None and abs(line.off_ns or 0) > _SAME_MOMENT_NS[line.kind]
     ]
-    return f"sampled at {', '.join(told)}" if told else ""
+    return f"sampled {', '.join(told)}" if told else ""
 
 
 def _off(off_ns: int | None) -> str:
