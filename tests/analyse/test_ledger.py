@@ -116,7 +116,7 @@ def test_a_gpu_line_by_line(tmp_path: Path) -> None:
         "device_free": 79 * GIB - 90 * MIB, "device_total": 80 * GIB, "rounding": 24,
         "graph_pools_reserved": 20 * MIB, "graph_pools_allocated": 2 * MIB,
     }  # fmt: skip
-    assert inference.largest == {"process": 430 * MIB}
+    assert inference.largest == {"process_bytes": 430 * MIB}
     assert inference.peak_step is not None
     assert inference.peak_step["batch_size"] == 8
     assert load.peak_step is None
@@ -192,7 +192,7 @@ def test_a_cpu_line_by_line(tmp_path: Path) -> None:
         "container_usage": 600 * MIB, "container_peak": 700 * MIB, "container_limit": GIB,
     }  # fmt: skip
     assert untouched.peak.size_bytes("python_and_other") == 520 * MIB - (GIB + 43 * MIB)
-    assert untouched.largest == {"rss": 520 * MIB}
+    assert untouched.largest == {"rss_bytes": 520 * MIB}
 
 
 def test_at_a_sample_that_is_off_torch_held_something_else(tmp_path: Path) -> None:
@@ -231,6 +231,7 @@ def test_what_was_not_sampled_says_why(tmp_path: Path) -> None:
     p = builder.process(cpu_on=False)
     p.segment("cuda:0", 2 * MIB)
     p.alloc("cuda:0", MIB)
+    p.sample("host", "rss", "rss", 200 * MIB)
     ledger = make_ledger(open_trace(builder.write()))
     check_sums(ledger)
     gpu, cpu = ledger.devices
@@ -239,7 +240,8 @@ def test_what_was_not_sampled_says_why(tmp_path: Path) -> None:
     assert "beside the program" in str(why["process"])
     why = {line.name: line.why for line in cpu.stages[0].end.lines if line.why}
     assert "--no-cpu" in str(why["tensors"])
-    assert {"rss", "pss", "uss", "container_usage"} < set(why)
+    assert {"pss", "uss", "container_usage"} < set(why)
+    assert cpu.stages[0].end.size_bytes("python_and_other") == 200 * MIB
 
 
 def test_nvml_that_cannot_be_used_says_why(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class StageLedger:
         count: how many stages have its name; this is the one whose peak is the largest.
         peak: where most was allocated, at the first such instant.
         peak_step: the call of a model that was under way then: its row of `steps`.
-        largest: by metric (rss, process, container_usage), the largest value sampled within it.
+        largest: by metric (rss_bytes, process_bytes, container_usage_bytes), the largest value
+            sampled within it.
     """
 
     stage: Stage
@@ -119,8 +120,9 @@ def make_ledger(
     target = choose_target(trace, device=device, process=process, of="allocated")
     chosen = target.process
     used = trace.devices_by_process[chosen.key]
-    shown = [d for d in sorted({*used, _CPU}, key=device_order) if device in (None, d)]
     maker = _Maker(trace, chosen, used, top)
+    known = {*used, _CPU} if maker.knows_host else {*used}
+    shown = [d for d in sorted(known, key=device_order) if device in (None, d)]
     others = [p for p in trace.process_list if p.key != chosen.key and _uses(trace, p, shown)]
     return Ledger(chosen, tuple(maker.device(name) for name in shown), tuple(others))
 
@@ -148,6 +150,11 @@ class _Maker:
         cuts.append(np.array([*bounds, 0, END], np.int64))
         self._windows = read_windows(trace, process.key, used, np.concatenate(cuts))
         self._none = read_windows(trace, "", [_CPU], [0, END])[_CPU]
+
+    @property
+    def knows_host(self) -> bool:
+        """Whether anything was sampled of the process as a whole."""
+        return bool(len(self._readings.seqs("host", "rss")))
 
     def device(self, device: str) -> DeviceLedger:
         windows = self._windows.get(device, self._none)
@@ -223,9 +230,12 @@ class _Maker:
         return Instant(totals.seq, time_ns, lines)
 
     def _largest(self, device: str, stage: Stage) -> dict[str, int]:
-        targets = {"process": (device, "process")}
+        targets = {"process_bytes": (device, "process")}
         if device == _CPU:
-            targets = {"rss": ("host", "rss"), "container_usage": ("container", "usage")}
+            targets = {
+                "rss_bytes": ("host", "rss"),
+                "container_usage_bytes": ("container", "usage"),
+            }
         found = {
             name: self._readings.largest(*target, stage.start_time_ns, stage.end_time_ns)
             for name, target in targets.items()

@@ -25,7 +25,7 @@ NO_CATEGORY = "no_category"
 _POOLS = (("graph_pools", "graph:"), ("mempools", "mempool:"))
 #: A sample that is farther off than this is used only where no nearer one is.
 _NEAR_NS = 1_000_000_000
-_NOBODY_BESIDE = "nobody sampled it from beside the program"
+_NOBODY_BESIDE = "no sampler beside the program"
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def cpu_lines(
     for metric in ("pss", "uss"):
         found.sampled_beside(metric, readings.nearest("host", metric, time_ns), why)
     usage = readings.nearest("container", "usage", time_ns)
-    found.sampled_beside("container_usage", usage, "no memory cgroup was found")
+    found.sampled_beside("container_usage", usage, "no memory cgroup")
     for metric in ("inactive_file", "peak", "limit"):
         reading = readings.nearest("container", metric, time_ns)
         found.sampled_beside(f"container_{metric}", reading)

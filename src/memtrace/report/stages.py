@@ -64,9 +64,11 @@ _WORDS = {
 _ORDER = {name: place for place, name in enumerate(_WORDS)}
 # Memory that was allocated and never written to is not resident.
 _UNTOUCHED = "never touched, less Python and other"
-_LARGEST = {"rss": "RSS", "process": "process", "container_usage": "container"}
+_LARGEST = {
+    "rss_bytes": "RSS", "process_bytes": "process", "container_usage_bytes": "container",
+}  # fmt: skip
 # How far off a sample may be without a word. What is in no sum is looked at less often.
-_SAME_MOMENT_NS = {TOTAL: 5_000_000, BESIDE: 1_000_000_000}
+_SAME_MOMENT_NS, _SAME_SECOND_NS = 5_000_000, 1_000_000_000
 _BATCHES_SHOWN = 20
 _NONE = "-"
 
@@ -84,7 +86,7 @@ def ledger_page(ledger: Ledger, path: str) -> list[Block]:
 
 
 def _device_blocks(device: DeviceLedger) -> list[Block]:
-    name = f" ({readable(device.device_name)})" if device.device_name else ""
+    name = f" ({device.device_name})" if device.device_name else ""
     blocks: list[Block] = [Text(f"{device.device}{name}", TITLE), _overview(device)]
     if device.left_out:
         left = count(device.left_out, "other stage")
@@ -128,7 +130,7 @@ def _overview(device: DeviceLedger) -> Grid:
 
 
 def _name(ledger: StageLedger) -> str:
-    name = readable(ledger.stage.name)
+    name = ledger.stage.name
     return name if ledger.count == 1 else f"{name} (largest of {ledger.count:,})"
 
 
@@ -193,7 +195,7 @@ def _step_text(step: dict[str, Any]) -> str:
             for name, shape in list(shapes.items())[:4]
             if isinstance(shape, list)
         ]
-    return readable(", ".join(words))
+    return ", ".join(words)
 
 
 def _sum_grid(peak: Instant, end: Instant) -> Grid:
@@ -242,16 +244,16 @@ def _note(peak: Line | None, end: Line | None) -> str:
         return f"not sampled: {why}" if "not recorded" not in why else why
     if peak is not None and peak.kind == GAP:
         return ""  # the total below says it
-    told = [
-        f"{'peak' if line is peak else 'end'}{_off(line.off_ns)}"
-        for line in (peak, end)
-        if line is not None and abs(line.off_ns or 0) > _SAME_MOMENT_NS[line.kind]
-    ]
+    told = []
+    for word, line in (("peak", peak), ("end", end)):
+        if line is not None and line.off_ns is not None:
+            untold_ns = _SAME_SECOND_NS if line.kind == BESIDE else _SAME_MOMENT_NS
+            told += [f"{word}{_off(line.off_ns)}"] if abs(line.off_ns) > untold_ns else []
     return f"sampled {', '.join(told)}" if told else ""
 
 
-def _off(off_ns: int | None) -> str:
-    milliseconds = round((off_ns or 0) / 1e6)
+def _off(off_ns: int) -> str:
+    milliseconds = round(off_ns / 1e6)
     if abs(milliseconds) < 10_000:
         return f" {milliseconds:+,} ms"
     return f" {milliseconds / 1e3:+,.0f} s"

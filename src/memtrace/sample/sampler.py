@@ -160,6 +160,8 @@ class Sampler:
         dear = watched.dear_due_s <= now_s
         if dear:
             readings += self._dear(watched, resident)
+            if watched.uses_cuda:
+                self._find_gpus()
             took_s = monotonic() - now_s
             self._dear_s += took_s
             pause_s = max(min(_DEAR_PERIOD_S, age_s), PERIOD_S, age_s / _DEAR_PERIODS)
@@ -173,19 +175,25 @@ class Sampler:
         watched.write(readings)
 
     def _dear(self, watched: _Watched, resident: int) -> list[Reading]:
-        if not watched.uses_cuda:
-            watched.uses_cuda = process.uses_cuda(watched.folder)
-        if resident > process.SHARES_LIMIT_BYTES:
+        try:
+            if not watched.uses_cuda:
+                watched.uses_cuda = process.uses_cuda(watched.folder)
+            if resident > process.SHARES_LIMIT_BYTES:
+                return []
+            shares = process.share_bytes(watched.folder)
+            return [_host(name, value) for name, value in shares.items()]
+        except PermissionError:  # it is another user's, or hides itself
+            watched.uses_cuda = True  # for all that is known
             return []
-        shares = process.share_bytes(watched.folder)
-        return [_host(name, value) for name, value in shares.items()]
 
-    def _gpu(self, watched: _Watched, *, everywhere: bool) -> list[Reading]:
+    def _find_gpus(self) -> None:
         if self._gpus is None and not self._no_gpus:
             try:
                 self._gpus = Gpus()
             except NvmlError as error:
                 self._no_gpus = str(error)
+
+    def _gpu(self, watched: _Watched, *, everywhere: bool) -> list[Reading]:
         if self._gpus is None:
             return self._unavailable(watched, self._no_gpus)
         uuids = self._gpus.uuids if everywhere or not watched.gpus else watched.gpus
