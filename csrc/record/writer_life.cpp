@@ -235,9 +235,10 @@ int writer_pid(const std::string& directory) noexcept {
     close(fd);
   const Writer& writer = control.writer;
   const Writer here = this_writer();
-  if (!read || control.magic != kSpoolMagic || control.complete != 0 || control.pid - 1 >= INT_MAX ||
-      !same_text(writer.boot_id, here.boot_id) || writer.pid_namespace == 0 ||
-      writer.pid_namespace != here.pid_namespace || writer.start_ticks == 0)
+  if (!read || control.magic != kSpoolMagic || control.complete != 0 ||
+      control.pid - 1 >= INT_MAX || !same_text(writer.boot_id, here.boot_id) ||
+      writer.pid_namespace == 0 || writer.pid_namespace != here.pid_namespace ||
+      writer.start_ticks == 0)
     return 0;
   const auto pid = static_cast<pid_t>(control.pid);
   const auto found = stat_of(pid);

@@ -254,7 +254,6 @@ class Trace:
 
         return take_snapshot(self, time_ns, device=device, of=of, by=by, process=process)
 
-
     def stages_ledger(
         self, device: str | None = None, *, process: str | int | None = None
     ) -> Ledger:

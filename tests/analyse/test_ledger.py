@@ -270,9 +270,7 @@ def test_a_driver_that_hides_the_process(tmp_path: Path) -> None:
     p.sample("cuda:0", "nvml", "total", 80 * GIB, reason="period")
     ledger = make_ledger(open_trace(builder.write()), device="cuda:0")
     check_sums(ledger)
-    (process,) = (
-        line for line in ledger.devices[0].stages[0].end.lines if line.name == "process"
-    )
+    (process,) = (line for line in ledger.devices[0].stages[0].end.lines if line.name == "process")
     assert "container" in str(process.why)
 
 

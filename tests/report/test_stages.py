@@ -59,7 +59,9 @@ cuda:0: peak allocated by batch size, over idle (16.00 MiB, at the end of idle)
       8      1  24.00 MiB  +8.00 MiB         1.50
 """)
     request = text[text.index("cuda:0, request") :]
-    assert request == """\
+    assert (
+        request
+        == """\
 cuda:0, request (largest of 2): peak at 200.000 ms
   in call 2 of GPT, batch 8, input_ids 8x128
                                   At the peak  At the end
@@ -77,6 +79,7 @@ cuda:0, request (largest of 2): peak at 200.000 ms
   = device, all of it               80.00 GiB   80.00 GiB
   largest sampled in the stage: process 340.0 MiB
 """
+    )
 
 
 def test_gaps_have_signs_and_names(tmp_path: Path) -> None:

@@ -162,9 +162,7 @@ def _kinds(rows: pa.Table, external: Flags) -> list[tuple[Kind, Int64s]]:
     return kinds
 
 
-def _active_blocks(
-    group: RowGroup, device: str, instants: Int64s
-) -> tuple[Int64s, Int64s, Int64s]:
+def _active_blocks(group: RowGroup, device: str, instants: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     chosen, first, last = _lifetimes(group, device, instants, "release_seq")
     return integers(group.read(["address"]), "address")[chosen], first, last
 
@@ -188,9 +186,11 @@ def _segments(
     start = integers(table, "alloc_seq", missing=_NEVER)
     end = integers(table, "free_seq", missing=_NEVER)
     pool = np.array([word or "default" for word in table.column("pool").to_pylist()])
-    blocks, first, last = (np.concatenate(column) for column in zip(*active, strict=True)) if (
-        active
-    ) else (np.zeros(0, np.int64),) * 3
+    blocks, first, last = (
+        (np.concatenate(column) for column in zip(*active, strict=True))
+        if (active)
+        else (np.zeros(0, np.int64),) * 3
+    )
     for i, seq in enumerate(instants):
         there = np.flatnonzero((start <= seq) & (seq < end))
         there = there[np.argsort(address[there], kind="stable")]

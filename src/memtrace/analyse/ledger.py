@@ -170,9 +170,7 @@ class _Maker:
         for (stage, count), (_, *pair) in zip(chosen, instants, strict=True):
             peak, end = (self._instant(device, windows, held, *at) for at in pair)
             step = step_at(self._trace, self._process, peak.seq)
-            ledgers.append(
-                StageLedger(stage, count, peak, end, step, self._largest(device, stage))
-            )
+            ledgers.append(StageLedger(stage, count, peak, end, step, self._largest(device, stage)))
         idle_bytes, idle_is_stage = self._idle(windows)
         return DeviceLedger(
             device=device,

@@ -21,7 +21,7 @@ Int64s = npt.NDArray[np.int64]
 
 
 class OutsideSamples:
-    """Of one process. All batches of its conversion pass through look(); then the rows are known."""
+    """Of one process. Its rows are known when all batches of its conversion went through look()."""
 
     def __init__(self, spool: Spool) -> None:
         origin_ns = spool.control["start_monotonic_ns"]

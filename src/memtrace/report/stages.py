@@ -227,7 +227,9 @@ def _label(name: str, kind: str, lines: list[Line]) -> str:
     words = _WORDS.get(name, name.replace("_", " "))
     if name == "python_and_other" and all((line.size_bytes or 0) < 0 for line in lines):
         words = _UNTOUCHED
-    return {PART: f"  {words}", GAP: f"  {words}", TOTAL: f"= {words}", BESIDE: f"  ({words})"}[kind]
+    return {PART: f"  {words}", GAP: f"  {words}", TOTAL: f"= {words}", BESIDE: f"  ({words})"}[
+        kind
+    ]
 
 
 def _cell(line: Line | None, kind: str) -> str:
