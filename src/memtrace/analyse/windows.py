@@ -97,7 +97,8 @@ class Windows:
 
     def _places(self, cuts: Int64s) -> Int64s:
         # Of the events that end at the cut.
-        return np.searchsorted(self._cuts, cuts, side="left").astype(np.int64)
+        places: Int64s = np.searchsorted(self._cuts, cuts, side="left").astype(np.int64)
+        return places
 
 
 def read_windows(

@@ -11,7 +11,6 @@ from memtrace.analyse.ledger_lines import (
     CATEGORIES,
     GAP,
     NO_CATEGORY,
-    PART,
     TOTAL,
     Line,
 )
@@ -201,7 +200,8 @@ def _step_text(step: dict[str, Any]) -> str:
 def _sum_grid(peak: Instant, end: Instant) -> Grid:
     at_peak, at_end = ({line.name: line for line in instant.lines} for instant in (peak, end))
     names = sorted({**at_peak, **at_end}, key=lambda name: _ORDER.get(name, _ORDER["other"]))
-    rows, faint = [], set()
+    rows: list[tuple[str, ...]] = []
+    faint: set[int] = set()
     notes: set[str] = set()  # that of the process holds for its device
     for name in names:
         lines = [lines[name] for lines in (at_peak, at_end) if name in lines]
@@ -227,9 +227,9 @@ def _label(name: str, kind: str, lines: list[Line]) -> str:
     words = _WORDS.get(name, name.replace("_", " "))
     if name == "python_and_other" and all((line.size_bytes or 0) < 0 for line in lines):
         words = _UNTOUCHED
-    return {PART: f"  {words}", GAP: f"  {words}", TOTAL: f"= {words}", BESIDE: f"  ({words})"}[
-        kind
-    ]
+    if kind == BESIDE:
+        words = f"({words})"
+    return f"{'=' if kind == TOTAL else ' '} {words}"
 
 
 def _cell(line: Line | None, kind: str) -> str:

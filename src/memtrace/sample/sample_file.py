@@ -68,4 +68,5 @@ def _from_line(line: bytes) -> Reading | None:
         return None
     if not 0 <= time_ns < _MOST_BYTES or (value is not None and not 0 <= value < _MOST_BYTES):
         return None
-    return Reading(time_ns, *words[1:4], value, words[5] if len(words) > 5 else None)
+    target, source, metric = words[1:4]
+    return Reading(time_ns, target, source, metric, value, words[5] if len(words) > 5 else None)
