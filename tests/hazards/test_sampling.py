@@ -164,7 +164,7 @@ def test_a_program_that_records_itself_samples_itself(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=plain_environment(), check=True)
     trace = memtrace.open(tmp_path / "r.memtrace")
     found = [(r["metric"], r["reason"]) for r in trace.samples.to_pylist()]
-    assert [reason for metric, reason in found if metric == "rss"][0] == "begin"
+    assert next(reason for metric, reason in found if metric == "rss") == "begin"
     assert ("pss", "end") in found
     assert ("uss", "end") in found
     assert not any(reason == "period" for _, reason in found)

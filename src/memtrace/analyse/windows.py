@@ -90,7 +90,8 @@ class Windows:
         padded = np.append(self._most[0], [_NOTHING, _NOTHING])
         inside = np.maximum.reduceat(padded, pairs)[::2]
         inside[last <= first] = _NOTHING
-        return np.maximum(inside, self._last[0, first])
+        peaks: Int64s = np.maximum(inside, self._last[0, first])
+        return peaks
 
     def _place(self, cut: int) -> int:
         return int(self._places(np.array([cut], np.int64))[0])
