@@ -122,6 +122,21 @@ def test_a_gpu_line_by_line(tmp_path: Path) -> None:
     assert load.peak_step is None
 
 
+def test_a_pool_that_a_graph_was_captured_into_is_the_graphs(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    for number in (1, 2):
+        pool = f"mempool:{number}"
+        p.segment("cuda:0", 2 * MIB, address=number * 100 * MIB, pool=pool)
+        p.alloc("cuda:0", number * KIB, address=number * 100 * MIB, pool=pool)
+    p.rows["marks"].append({"kind": "capture_begin", "pool": "mempool:2", "seq": 0})
+    (gpu,) = make_ledger(open_trace(builder.write())).devices
+    end = gpu.stages[0].end
+    assert end.size_bytes("graph_pools_allocated") == 2 * KIB
+    assert end.size_bytes("mempools_allocated") == KIB
+    assert end.size_bytes("graph_pools_reserved") == end.size_bytes("mempools_reserved") == 2 * MIB
+
+
 def test_peak_over_idle_by_batch_size(tmp_path: Path) -> None:
     gpu = make_ledger(gpu_trace(tmp_path / "x.memtrace"), device="cuda:0").devices[0]
     assert (gpu.idle_bytes, gpu.idle_is_stage) == (16 * MIB + KIB, True)

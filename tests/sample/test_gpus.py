@@ -77,7 +77,7 @@ def test_context_is_what_is_neither_reserved_nor_another_process(tmp_path: Path)
     load, idle, work = (stage.end for stage in gpu.stages)
     assert load.size_bytes("process") == (20 + 40 + 100) * MIB + CONTEXT_BYTES
     assert idle.size_bytes("cached_segments") == 100 * MIB
-    assert work.size_bytes("process") == (20 + 40 + 30) * MIB + CONTEXT_BYTES
+    assert work.size_bytes("process") == (20 + 40 + 30 + 2) * MIB + CONTEXT_BYTES
     assert work.size_bytes("graph_pools_allocated") == 30 * MIB
     assert work.size_bytes("graph_pools_reserved") == 30 * MIB
     cpu = make_ledger(trace, device="cpu").devices[0]

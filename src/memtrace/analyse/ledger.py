@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from memtrace.analyse.counters import equals
 from memtrace.analyse.held import Held, held_at
 from memtrace.analyse.ledger_lines import Line, cpu_lines, external_bytes, gpu_lines
 from memtrace.analyse.readings import Readings
@@ -143,6 +145,7 @@ class _Maker:
         self._readings = Readings(trace, process.key)
         self._stages = _without_doubles(stages_of(trace, process))
         self._steps = steps_of(trace, process)
+        self._graph_pools = _graph_pools(trace, process)
         targets = [("host", "rss")] + [(d, m) for d in used for m in ("process", "used")]
         cuts = [self._readings.seqs(*target) for target in targets]
         cuts += [self._steps.start_seq, self._steps.end_seq]
@@ -214,7 +217,7 @@ class _Maker:
         if device != _CPU:
             lines = gpu_lines(
                 device, totals, time_ns, now, self._readings,
-                lambda seq: windows.before(seq).reserved_bytes,
+                lambda seq: windows.before(seq).reserved_bytes, self._graph_pools,
             )  # fmt: skip
             return Instant(totals.seq, time_ns, lines)
         off = self._process.row.get("cpu_on") is False
@@ -251,6 +254,14 @@ class _Maker:
         if seq is None:
             return None, False
         return windows.before(seq).allocated_bytes, idle is not None
+
+
+def _graph_pools(trace: Trace, process: Process) -> frozenset[str]:
+    """Pools that graphs were captured into: of one that was made beforehand, the name says not."""
+    table = trace.datasets["marks"].read(["kind", "pool"], key=process.key)
+    captures = equals(table, "kind", "capture_begin") | equals(table, "kind", "capture_end")
+    pools = table.filter(pa.array(captures)).column("pool").unique().to_pylist()
+    return frozenset(pool for pool in pools if pool is not None)
 
 
 def _without_doubles(stages: list[Stage]) -> list[Stage]:

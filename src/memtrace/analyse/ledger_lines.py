@@ -7,7 +7,7 @@ counted has no bytes and says why; the next gap then spans it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 
 from memtrace.analyse.held import Held
@@ -22,9 +22,9 @@ CATEGORIES = (
     "activation", "workspace", "temporary", "other",
 )  # fmt: skip
 NO_CATEGORY = "no_category"
-_POOLS = (("graph_pools", "graph:"), ("mempools", "mempool:"))
 #: A sample that is farther off than this is used only where no nearer one is.
 _NEAR_NS = 1_000_000_000
+_DEFAULT = "default"
 _NOBODY_BESIDE = "no sampler beside the program"
 
 
@@ -90,11 +90,13 @@ def gpu_lines(
     held: Held,
     readings: Readings,
     reserved_before: Callable[[int], int],
+    graph_pools: Set[str] = frozenset(),
 ) -> tuple[Line, ...]:
     """A GPU at one instant: categories = allocated <= active <= reserved <= process <= device.
 
     Args:
         reserved_before: what was reserved at a place in the order of events, that of a sample.
+        graph_pools: those into which graphs were captured.
     """
     found = _Sum(time_ns)
     _add_categories(found, held)
@@ -125,17 +127,23 @@ def gpu_lines(
         found.missing("device_used", _why_no_device(device, readings))
     ours = [sums for kind, sums in held.kinds.items() if not kind.external]
     found.beside("rounding", sum(sums.block_bytes - sums.size_bytes for sums in ours))
-    for name, prefix in _POOLS:
-        reserved = sum(size for pool, size in held.pools.items() if pool.startswith(prefix))
-        allocated = sum(
-            sums.block_bytes
-            for kind, sums in held.kinds.items()
-            if (kind.pool or "").startswith(prefix)
-        )
-        if reserved or allocated:
-            found.beside(f"{name}_reserved", reserved)
-            found.beside(f"{name}_allocated", allocated)
+    _add_pools(found, held, graph_pools)
     return tuple(found.lines)
+
+
+def _add_pools(found: _Sum, held: Held, graph_pools: Set[str]) -> None:
+    reserved = {"graph_pools": 0, "mempools": 0}
+    allocated = dict(reserved)
+    sizes = [(pool, size, reserved) for pool, size in held.pools.items()]
+    sizes += [(k.pool or _DEFAULT, sums.block_bytes, allocated) for k, sums in held.kinds.items()]
+    for pool, size, sums_of in sizes:
+        if pool != _DEFAULT:
+            is_graphs = pool.startswith("graph:") or pool in graph_pools
+            sums_of["graph_pools" if is_graphs else "mempools"] += size
+    for name, size in reserved.items():
+        if size or allocated[name]:
+            found.beside(f"{name}_reserved", size)
+            found.beside(f"{name}_allocated", allocated[name])
 
 
 def _why_no_process(device: str, readings: Readings, used: Reading | None) -> str:
