@@ -4,7 +4,7 @@ Each process is looked at ten times a second at first, then ever less often: the
 the time that it has been watched, so the number of samples grows with the logarithm of that, and
 is some 600 in a minute, 3,000 in an hour, 5,000 in a day. What is dear (shares of pages, whether
 the process uses a GPU) is looked at a tenth as often. And whatever takes its time: the sampler
-sleeps fifty times as long, and a hundred times as long until the next dear look.
+sleeps fifty times as long, and two hundred times as long until the next dear look.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PERIODS = 600
 _DEAR_PERIOD_S = 1.0
 _DEAR_PERIODS = 60
 _IDLE_FACTOR = 50
-_DEAR_IDLE_FACTOR = 100
+_DEAR_IDLE_FACTOR = 200
 # Each takes two descriptors; what is beyond is recorded, but not sampled.
 _MOST_PROCESSES = 250
 _MOST_TRIES = 10
