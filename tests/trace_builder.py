@@ -178,16 +178,16 @@ class ProcessBuilder:
         row |= {"end_seq": self.seq + 1, "end_time_ns": self.time_ns}
 
     @contextmanager
-    def step(self, batch_size: int | None, **columns: Any) -> Iterator[None]:
-        """A call of a model around what happens inside it."""
+    def step(self, **columns: Any) -> Iterator[dict[str, Any]]:
+        """A root model's call around what happens inside it."""
         self.time_ns += self.tick_ns
         row = {
-            "step": len(self.rows["steps"]) + 1, "kind": "inference", "root_module": "GPT",
-            "thread_id": 1, "start_seq": self.seq + 1, "start_time_ns": self.time_ns,
-            "batch_size": batch_size, **columns,
+            "step": len(self.rows["steps"]) + 1, "root_module": "Model", "thread_id": 1,
+            "start_seq": self.seq + 1, "start_time_ns": self.time_ns, "grad_enabled": False,
+            **columns,
         }  # fmt: skip
         self.rows["steps"].append(row)
-        yield
+        yield row
         self.time_ns += self.tick_ns
         row |= {"end_seq": self.seq + 1, "end_time_ns": self.time_ns}
 

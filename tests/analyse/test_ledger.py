@@ -63,12 +63,12 @@ def gpu_trace(path: Path) -> Trace:
         p.segment("cuda:0", 20 * MIB, address=400 * MIB, pool="graph:0-1")
         p.alloc("cuda:0", 2 * MIB, category="activation", pool="graph:0-1", address=400 * MIB)
         kept = p.alloc("cuda:0", 6 * MIB, category="kv_cache", address=300 * MIB)
-        with p.step(2, input_shapes='{"input_ids": [2, 128]}'):
+        with p.step(batch_size=2, input_shapes='{"input_ids": [2, 128]}'):
             small = p.alloc("cuda:0", 10 * MIB, category="activation", address=310 * MIB)
         p.free(small)
         held = p.alloc("cuda:0", 3 * MIB, category="activation", address=320 * MIB)
         p.free(held, hold=True)
-        with p.step(8, input_shapes='{"input_ids": [8, 128]}'):
+        with p.step(batch_size=8, input_shapes='{"input_ids": [8, 128]}'):
             large = p.alloc("cuda:0", 30 * MIB - 100, category="activation", address=330 * MIB)
             sampled(430 * MIB, GIB + 90 * MIB)
         p.segment("cuda:0", 2 * MIB, address=500 * MIB)
@@ -150,9 +150,9 @@ def test_without_an_idle_stage_it_is_what_stood_before_the_first_call(tmp_path: 
     builder = TraceBuilder(tmp_path / "x.memtrace")
     p = builder.process()
     p.alloc("cpu", 1000)
-    with p.step(None):
+    with p.step(batch_size=None):
         p.alloc("cpu", 500)
-    with p.step(None):
+    with p.step(batch_size=None):
         p.alloc("cpu", 500)
     (cpu,) = make_ledger(open_trace(builder.write())).devices
     assert (cpu.idle_bytes, cpu.idle_is_stage) == (1000, False)
@@ -165,7 +165,7 @@ def test_an_idle_stage_that_goes_on_while_the_model_works(tmp_path: Path) -> Non
     p = builder.process()
     with p.stage("idle"):
         p.alloc("cpu", 1000)
-        with p.step(1):
+        with p.step(batch_size=1):
             p.alloc("cpu", 500)
     (cpu,) = make_ledger(open_trace(builder.write())).devices
     assert cpu.idle_bytes == 1000

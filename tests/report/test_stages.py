@@ -63,7 +63,7 @@ cuda:0: peak allocated by batch size, over idle (16.00 MiB, at the end of idle)
         request
         == """\
 cuda:0, request (largest of 2): peak at 200.000 ms
-  in call 2 of GPT, batch 8, input_ids 8x128
+  in call 2 of Model, batch 8, input_ids 8x128
                                   At the peak  At the end
     weight                          16.00 MiB   16.00 MiB
     kv cache                         8.00 MiB
@@ -100,7 +100,7 @@ def test_many_stages_and_batches_are_few_lines(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     p = builder.process()
     for number in range(40):
-        with p.stage(f"request {number}"), p.step(number):
+        with p.stage(f"request {number}"), p.step(batch_size=number):
             p.free(p.alloc("cpu", 1000 * number))
     text = page(builder.write(), top=5)
     assert "35 other stages with smaller peaks left out (--top)" in text
@@ -114,7 +114,7 @@ def test_odd_steps_and_names(tmp_path: Path) -> None:
     p = builder.process()
     with p.stage("warm up"):
         for shapes in ("no json", "[1]", '{"x": 3, "y": [2, 3]}', None):
-            with p.step(None, input_shapes=shapes, root_module=None):
+            with p.step(batch_size=None, input_shapes=shapes, root_module=None):
                 p.alloc("cpu", 100)
     text = page(builder.write())
     assert "  in call 4 of a model\n" in text
