@@ -31,7 +31,7 @@ def server(path: Path) -> Path:
     with p.stage("idle"):
         p.time_ns += p.tick_ns
     for batch in (1, 8):
-        with p.stage("request"), p.step(batch, input_shapes='{"input_ids": [8, 128]}'):
+        with p.stage("request"), p.step(batch_size=batch, input_shapes='{"input_ids": [8, 128]}'):
             block = p.alloc(
                 "cuda:0", batch * MIB, category="kv_cache", address=0x7F00_0000_0000 + 17 * MIB
             )
