@@ -23,6 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import memtrace
 
+IDLE_S = 0.5  # before the first request, as a server has it between requests
 SIZES = {
     "tiny": {"n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 512},
     "small": {"n_layer": 6, "n_head": 8, "n_embd": 512, "vocab_size": 8192},
@@ -116,12 +117,13 @@ def main() -> None:
         return
 
     serving = threading.Thread(target=server.run, name="server")
-    serving.start()
-    while not server.started:
-        if not serving.is_alive():
-            raise SystemExit("the server did not start")
-        threading.Event().wait(0.05)
-    memtrace.stage("idle")
+    with memtrace.stage("idle"):
+        serving.start()
+        while not server.started:
+            if not serving.is_alive():
+                raise SystemExit("the server did not start")
+            threading.Event().wait(0.05)
+        threading.Event().wait(IDLE_S)
     try:
         with memtrace.stage("inference"):
             drive(f"http://127.0.0.1:{port}", options.requests, SIZES[options.size]["vocab_size"])

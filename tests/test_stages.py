@@ -103,8 +103,8 @@ def test_the_host_is_sampled_at_stage_marks_and_at_the_end(tmp_path: Path) -> No
     """,
     )
     samples = [s for s in table(trace, "samples") if s["metric"] == "rss"]
-    assert [s["reason"] for s in samples] == ["mark", "mark", "end"]
-    assert samples[1]["value_bytes"] - samples[0]["value_bytes"] >= 60 << 20
+    assert [s["reason"] for s in samples] == ["begin", "mark", "mark", "end"]
+    assert samples[2]["value_bytes"] - samples[1]["value_bytes"] >= 60 << 20
 
 
 def test_a_block_that_is_entered_later_is_sampled_then(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_block_that_is_entered_later_is_sampled_then(tmp_path: Path) -> None:
     """,
     )
     samples = [s for s in table(trace, "samples") if s["metric"] == "rss"]
-    assert [s["reason"] for s in samples] == ["mark", "mark", "mark", "end"]
+    assert [s["reason"] for s in samples] == ["begin", "mark", "mark", "mark", "end"]
 
 
 def test_a_plain_stage_begins_when_it_is_called_whatever_becomes_of_the_object(

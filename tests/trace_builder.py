@@ -121,7 +121,7 @@ class ProcessBuilder:
         self._event(row["device"], "free_completed", row)
         row |= {"release_seq": self.seq, "release_time_ns": self.time_ns}
 
-    def segment(self, device: str, size_bytes: int) -> dict[str, Any]:
+    def segment(self, device: str, size_bytes: int, **columns: Any) -> dict[str, Any]:
         """The allocator takes memory of the device."""
         self._add(device, reserved=size_bytes)
         row = {
@@ -129,6 +129,7 @@ class ProcessBuilder:
             "device": device,
             "address": 0x7F00_0000_0000,
             "size_bytes": size_bytes,
+            **columns,
         }
         self._event(device, "segment_alloc", row)
         row |= {"alloc_seq": self.seq, "alloc_time_ns": self.time_ns}
@@ -154,20 +155,22 @@ class ProcessBuilder:
             )  # fmt: skip
         return stack_id
 
-    def sample(self, target: str, source: str, metric: str, value_bytes: int) -> None:
-        """A reading of a counter."""
+    def sample(
+        self, target: str, source: str, metric: str, value_bytes: int | None, **columns: Any
+    ) -> None:
+        """A reading of a counter: its place is that of the next event."""
         self.time_ns += self.tick_ns
         self.rows["samples"].append(
-            {"time_ns": self.time_ns, "seq": self.seq, "target": target, "source": source,
-             "metric": metric, "value_bytes": value_bytes, "reason": "mark"}
+            {"time_ns": self.time_ns, "seq": self.seq + 1, "target": target, "source": source,
+             "metric": metric, "value_bytes": value_bytes, "reason": "mark", **columns}
         )  # fmt: skip
 
     @contextmanager
-    def stage(self, name: str, *, thread_id: int | None = 1) -> Iterator[None]:
-        """A stage around what happens inside it."""
+    def stage(self, name: str, *, thread_id: int | None = 1, kind: str = "user") -> Iterator[None]:
+        """A stage around what happens inside it, from the next event on."""
         self.time_ns += self.tick_ns
         row = {
-            "stage_id": len(self.rows["stages"]) + 1, "name": name, "kind": "user",
+            "stage_id": len(self.rows["stages"]) + 1, "name": name, "kind": kind,
             "thread_id": thread_id, "start_seq": self.seq + 1, "start_time_ns": self.time_ns,
         }  # fmt: skip
         self.rows["stages"].append(row)

@@ -34,13 +34,14 @@ PYTHON = {
     "errors": set(),
     "schema": set(),
     # In the watched program.
-    "recording": BASE | {"_core", "run", "stages", "hook"},
+    "sample": BASE | {"_core"},
+    "recording": BASE | {"_core", "run", "stages", "hook", "sample"},
     "stages": BASE | {"_core", "recording"},
     "session": BASE | {"_core", "recording", "stages", "hook", "run"},
     "hook": BASE | {"_core", "_hook", "recording"},
     "run": BASE | {"_core", "recording", "stages", "session", "hook"},
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
-    "finalise": BASE | {"_core", "run", "report", "dataset_writer", "attribute"},
+    "finalise": BASE | {"_core", "run", "report", "dataset_writer", "attribute", "sample"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
     # called.
     "dataset": BASE,
@@ -53,7 +54,7 @@ PYTHON = {
     "cli": BASE | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"},
 }
 # The watched program must never load these because of us.
-RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json"}
+RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample"}
 HEAVY = {"pyarrow", "numpy", "pandas", "rich", "click", "psutil"}
 
 

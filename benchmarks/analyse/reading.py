@@ -24,6 +24,7 @@ COMMANDS = {
     "peak": [],
     "peak --by stack": ["--by", "stack"],
     "at": ["--time", "5s"],
+    "stages": [],
     "export": ["--to", "perfetto", "--force", "-o", "t.pftrace"],
 }
 

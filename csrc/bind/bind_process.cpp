@@ -180,6 +180,10 @@ const char* life_name(const std::filesystem::path& directory) {
   return "unknown";
 }
 
+int pid_of_writer(const std::filesystem::path& directory) {
+  return writer_pid(directory.string());
+}
+
 } // namespace
 
 void register_process(py::module_& module) {
@@ -204,6 +208,8 @@ void register_process(py::module_& module) {
              py::arg("process_note") = "", "Add what is known of a process that writes no more.");
   module.def("writer_life", &life_name, py::arg("directory"),
              "Whether the writer of a spool is running, ended or unknown.");
+  module.def("writer_pid", &pid_of_writer, py::arg("directory"),
+             "The number of a spool's writer in this namespace; 0: none.");
 }
 
 } // namespace memtrace

@@ -191,6 +191,13 @@ WriterLife life(const std::string& directory, int control_fd) noexcept {
   return WriterLife::unknown;
 }
 
+// -1: there is none.
+int open_control(const std::string& directory) noexcept {
+  char path[PATH_MAX];
+  const int size = snprintf(path, sizeof path, "%s/control.bin", directory.c_str());
+  return size < PATH_MAX ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+}
+
 template <size_t Room> void copy_line(std::string_view text, char (&into)[Room]) noexcept {
   text.substr(0, text.find('\n')).copy(into, Room - 1);
 }
@@ -213,13 +220,29 @@ Writer this_writer() noexcept {
 }
 
 WriterLife writer_life(const std::string& directory) noexcept {
-  char path[PATH_MAX];
-  const int size = snprintf(path, sizeof path, "%s/control.bin", directory.c_str());
-  const int fd = size < PATH_MAX ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+  const int fd = open_control(directory);
   const WriterLife found = life(directory, fd);
   if (fd >= 0)
     close(fd);
   return found;
+}
+
+int writer_pid(const std::string& directory) noexcept {
+  Control control{};
+  const int fd = open_control(directory);
+  const bool read = fd >= 0 && pread(fd, &control, sizeof control, 0) == sizeof control;
+  if (fd >= 0)
+    close(fd);
+  const Writer& writer = control.writer;
+  const Writer here = this_writer();
+  if (!read || control.magic != kSpoolMagic || control.complete != 0 ||
+      control.pid - 1 >= INT_MAX || !same_text(writer.boot_id, here.boot_id) ||
+      writer.pid_namespace == 0 || writer.pid_namespace != here.pid_namespace ||
+      writer.start_ticks == 0)
+    return 0;
+  const auto pid = static_cast<pid_t>(control.pid);
+  const auto found = stat_of(pid);
+  return found && found->start_ticks == writer.start_ticks ? pid : 0;
 }
 
 } // namespace memtrace

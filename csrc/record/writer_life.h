@@ -25,4 +25,8 @@ Writer this_writer() noexcept;
 // still running.
 WriterLife writer_life(const std::string& directory) noexcept;
 
+// The number of the writer here, in this process's /proc; 0: it has ended or
+// writes no more, or is another namespace's.
+int writer_pid(const std::string& directory) noexcept;
+
 } // namespace memtrace

@@ -183,3 +183,6 @@ def seal_spool(
 
 def writer_life(directory: StrPath) -> Literal["running", "ended", "unknown"]:
     """Whether the writer of a spool still runs, as far as it can be told from here."""
+
+def writer_pid(directory: StrPath) -> int:
+    """The number of a spool's writer here; 0: it has ended, or is another namespace's."""

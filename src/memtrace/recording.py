@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from memtrace.hook.installed import InstalledHook
     from memtrace.run.environment import Options
+    from memtrace.sample.container import Container
 
     Result = TypeVar("Result")
 
@@ -72,6 +73,7 @@ class Recording:
         self.key = new_key()
         self.hook: InstalledHook | None = None
         self.stages = Stages()
+        self._container: Container | None = None
         spool = os.path.join(trace_dir, "spool", f"process={self.key}")
         os.mkdir(spool, 0o700)
         self.recorder = _core.Recorder(spool)
@@ -191,16 +193,50 @@ class Recording:
 
     def sample(self, reason: str) -> None:
         """Write down the counters of this moment: the host's and torch's."""
-        self.recorder.note(
-            _core.ACTION_sample,
-            name="rss",
-            target="host",
-            source="rss",
-            reason=reason,
-            value=resident_bytes(),
-        )
+        self.note_sample("host", "rss", "rss", resident_bytes(), reason)
+        if not self.is_run:  # nobody samples it from outside
+            guarded(self._sample_surroundings, reason)
         if self.hook:
             self.hook.sample(reason)
+
+    def _sample_surroundings(self, reason: str) -> None:
+        from memtrace.sample import container, process
+
+        if self._container is None:
+            self._container = container.find_container(process.read("/proc/self/cgroup"))
+        ends = reason == "end"
+        if self._container is not None:
+            for metric, value in self._container.readings(whole=ends):
+                self.note_sample("container", "cgroup", metric, value, reason)
+        if ends:
+            folder = process.open_folder("self")
+            try:
+                if process.resident_bytes(folder) <= process.SHARES_LIMIT_BYTES:
+                    for metric, value in process.share_bytes(folder).items():
+                        self.note_sample("host", metric, metric, value, reason)
+            finally:
+                os.close(folder)
+
+    def note_sample(
+        self,
+        target: str,
+        source: str,
+        metric: str,
+        value: int,
+        reason: str,
+        *,
+        device: int = 0,
+    ) -> None:
+        """One row of `samples`."""
+        self.recorder.note(
+            _core.ACTION_sample,
+            name=metric,
+            target=target,
+            source=source,
+            reason=reason,
+            value=value,
+            device=device,
+        )
 
     def end(self, reason: str, *, status: int | None = None, quick: bool = False) -> None:
         """Stop the hooks and close the spool. The first call counts.

@@ -189,7 +189,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # Of each device of each process: metrics allocated, active and reserved (the CPU: allocated),
     # key null, at most 16,384 bins each. A bin lasts to the next one; `min_bytes` and `max_bytes`
-    # include what stood as it began.
+    # include what stood as it began. Metric process: what the system counts, where it was sampled
+    # (the CPU: RSS; a GPU: NVML).
     "timeline": _schema(
         device=_text,
         metric=_text,

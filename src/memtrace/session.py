@@ -121,6 +121,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             atexit.register(ending.at_exit)
             guarded(ending.watch_os_exit)
             guarded(children.watch)
+            guarded(started.sample, "begin")
             guarded(started.watch_torch)
 
     def stop(self) -> None:

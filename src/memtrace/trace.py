@@ -20,6 +20,7 @@ from memtrace.errors import MemtraceError, readable
 from memtrace.schema import FORMAT_VERSION, SCHEMAS
 
 if TYPE_CHECKING:
+    from memtrace.analyse.ledger import Ledger
     from memtrace.analyse.peak import Peak
     from memtrace.analyse.snapshot import Snapshot
 
@@ -234,7 +235,7 @@ class Trace:
             by: the column that `Peak.breakdown` groups by.
             process: key or pid; by default the process whose peak on the device is the largest.
         """
-        # Imported upwards, and only here and in `at`: these two methods are sugar for notebooks.
+        # Imported upwards, only here and in the next two methods: they are sugar for notebooks.
         from memtrace.analyse.peak import find_peak
 
         return find_peak(self, device=device, of=of, by=by, process=process)
@@ -252,6 +253,19 @@ class Trace:
         from memtrace.analyse.snapshot import take_snapshot
 
         return take_snapshot(self, time_ns, device=device, of=of, by=by, process=process)
+
+    def stages_ledger(
+        self, device: str | None = None, *, process: str | int | None = None
+    ) -> Ledger:
+        """What each stage held of each device, at its peak and at its end, as sums that reconcile.
+
+        Args:
+            device: only this one; all that the process used when left out.
+            process: key or pid; by default the process whose peak is the largest.
+        """
+        from memtrace.analyse.ledger import make_ledger
+
+        return make_ledger(self, device=device, process=process, top=None)
 
 
 def device_order(device: str) -> tuple[bool, str, int]:

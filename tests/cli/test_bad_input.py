@@ -22,6 +22,7 @@ COMMANDS: dict[str, list[str]] = {
     "summary": ["summary"],
     "peak": ["peak"],
     "at": ["at", "--time", "0"],
+    "stages": ["stages"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
 }

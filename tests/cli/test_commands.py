@@ -54,6 +54,16 @@ def test_summary(serving: Path) -> None:
     assert "cuda:0 (" not in invoke("summary", serving, "--device", "cpu")
 
 
+def test_stages(serving: Path) -> None:
+    text = invoke("stages", serving)
+    assert "cuda:0, serve: peak at" in text
+    assert "cuda:0" not in invoke("stages", serving, "--device", "cpu")
+    document = json.loads(invoke("stages", serving, "--json", "--top", "1"))
+    assert [device["device"] for device in document["devices"]] == ["cuda:0", "cpu"]
+    assert [len(device["stages"]) for device in document["devices"]] == [1, 1]
+    assert document["devices"][0]["left_out"] == 1
+
+
 @pytest.mark.parametrize("of", ["allocated", "active", "reserved", "requested"])
 @pytest.mark.parametrize("by", ["operator", "module", "source", "stack", "label", "category"])
 def test_peak(serving: Path, of: str, by: str) -> None:

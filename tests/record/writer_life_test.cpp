@@ -141,6 +141,31 @@ TEST_CASE("another start of this machine, and another machine") {
   CHECK(writer_life(spool.path()) == WriterLife::unknown);
 }
 
+TEST_CASE("the number of the writer is told where it means that process") {
+  TemporaryDirectory spool;
+  CHECK(writer_pid(spool.path()) == 0);
+  {
+    Recorder recorder(spool.path(), 0);
+    CHECK(writer_pid(spool.path()) == getpid());
+  }
+  CHECK(writer_pid(spool.path()) == 0); // it writes no more
+  change(spool.path(), [](Control& control) { control.complete = 0; });
+  CHECK(writer_pid(spool.path()) == getpid());
+  SUBCASE("the number came again") {
+    change(spool.path(), [](Control& control) { control.writer.start_ticks += 1; });
+  }
+  SUBCASE("another namespace") {
+    as_of_another_namespace(spool.path());
+  }
+  SUBCASE("another start of the machine") {
+    change(spool.path(), [](Control& control) { control.writer.boot_id[0] ^= 1; });
+  }
+  SUBCASE("before the first word") {
+    change(spool.path(), [](Control& control) { control.magic = 0; });
+  }
+  CHECK(writer_pid(spool.path()) == 0);
+}
+
 TEST_CASE("before the first word there is only the spool's name") {
   TemporaryDirectory trace;
   const auto made = [&trace](const std::string& key) {

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
+from memtrace.analyse.ledger import make_ledger
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.snapshot import take_snapshot
 from memtrace.analyse.summary import summarise
 from memtrace.report import as_json
-from memtrace.report.as_json import peak_document, snapshot_document, summary_document
+from memtrace.report.as_json import (
+    ledger_document,
+    peak_document,
+    snapshot_document,
+    summary_document,
+)
 from memtrace.trace import Trace, open_trace
 from trace_builder import serving_trace
 
@@ -45,7 +51,17 @@ DEVICE = {
     "external_bytes", "external_resident_bytes", "external_unknown_bytes",
     "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes",
 }  # fmt: skip
+LEDGER = {"process", "pid", "rank", "others", "devices"}
+DEVICE_LEDGER = {
+    "device", "device_name", "idle_bytes", "idle_is_stage", "left_out", "batches", "stages",
+}  # fmt: skip
+STAGE = {
+    "name", "kind", "stage_id", "count", "start_time_ns", "end_time_ns", "largest", "peak_step",
+    "peak", "end",
+}  # fmt: skip
+LINE = {"name", "kind", "bytes", "why", "off_ns"}
 COUNTS = {
+    "stage_id", "count", "left_out", "steps", "batch_size", "step", "start_seq",
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",
     "live_allocations", "events", "lost_total", "lost_records", "unmatched_frees",
     "unrecorded_children", "unscanned_models", "exit_status", "event_no_space", "stack_too_deep",
@@ -83,11 +99,24 @@ def test_keys_of_summary(serving: Trace) -> None:
         assert device["allocated"].keys() == {"total_bytes", "time_ns", "seq"}
 
 
+def test_keys_of_stages(serving: Trace) -> None:
+    document = ledger_document(make_ledger(serving))
+    assert document.keys() == LEDGER
+    for device in document["devices"]:
+        assert device.keys() == DEVICE_LEDGER
+        for stage in device["stages"]:
+            assert stage.keys() == STAGE
+            for instant in (stage["peak"], stage["end"]):
+                assert instant.keys() == {"seq", "time_ns", "lines"}
+                assert all(line.keys() == LINE for line in instant["lines"])
+
+
 def test_numbers_have_their_units_in_their_names(serving: Trace) -> None:
     documents = [
         peak_document(find_peak(serving, by="stack")),
         snapshot_document(take_snapshot(serving, 5), 5),
         summary_document(summarise(serving)),
+        ledger_document(make_ledger(serving)),
     ]
     for document in documents:
         for key, value in numbers(document):
@@ -107,5 +136,6 @@ def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def test_every_key_of_an_answer_is_explained() -> None:
-    for key in SNAPSHOT | GROUP | {"reached_by", "peaks_by_process", "at_ns"}:
+    explained = SNAPSHOT | GROUP | LEDGER | DEVICE_LEDGER | STAGE | LINE
+    for key in explained | {"reached_by", "peaks_by_process", "at_ns"}:
         assert key in (as_json.__doc__ or ""), key

@@ -20,6 +20,7 @@ COMMANDS = (
     CommandSpec("summary", "What ran, its peaks, its losses.", "memtrace.cli.summary"),
     CommandSpec("peak", "Who held every byte at the exact peak.", "memtrace.cli.peak"),
     CommandSpec("at", "Who held every byte at a time.", "memtrace.cli.at"),
+    CommandSpec("stages", "What each stage held of each device.", "memtrace.cli.stages"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),

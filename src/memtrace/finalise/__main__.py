@@ -1,7 +1,8 @@
 """The finaliser process: waits for the program's end, converts its spool, prints the answer.
 
 Started by memtrace.run.finaliser, which explains the descriptors. While the program runs this
-process only waits: nothing heavy is imported before the end. It works through whatever goes wrong:
+process waits, and samples the program's memory from outside (memtrace.sample): nothing heavy is
+imported before the end. It works through whatever goes wrong:
 the spool stays where it is until its tables are complete, for `memtrace recover`.
 """
 
@@ -20,6 +21,7 @@ from memtrace import _core
 from memtrace.finalise import use_little_memory
 from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
 from memtrace.run.output import pid_of_key
+from memtrace.sample.sampler import Sampler
 
 _POLL_S = 0.5  # only where the kernel has no pidfd
 # The answer waits this long for children that end at the same time as the program, and this long
@@ -39,7 +41,7 @@ def main() -> int:
     finished = False
     try:
         if arguments.pid:
-            end = _wait_for_end(arguments)
+            end = _wait_for_end(arguments, Sampling(arguments.trace))
             _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
             seal_main(trace_dir, arguments.pid, end)
         _convert(trace_dir, quiet=arguments.quiet)
@@ -80,17 +82,38 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _wait_for_end(arguments: argparse.Namespace) -> ProcessEnd:
+class Sampling:
+    """The sampler; a failure of it ends it, and nothing else."""
+
+    def __init__(self, trace_dir: str) -> None:
+        self._sampler: Sampler | None = Sampler(trace_dir)
+
+    def step(self) -> float | None:
+        """Sample what is due; seconds until the next call, None when there need be none."""
+        if self._sampler is None:
+            return None
+        try:
+            return self._sampler.step()
+        except Exception:
+            self._sampler = None
+            if os.environ.get("MEMTRACE_DEBUG"):
+                raise
+        return None
+
+
+def _wait_for_end(arguments: argparse.Namespace, sampling: Sampling) -> ProcessEnd:
     """Until the program says that it is at its end, or is gone without a word."""
     if arguments.ended is not None:
         return ProcessEnd(exit_status=arguments.ended, announced=True)
+    most_s = None if arguments.pid_fd >= 0 else _POLL_S
     poll = select.poll()
     for fd in (arguments.end_fd, arguments.pid_fd):
         if fd >= 0:
             poll.register(fd, select.POLLIN)
     unfinished = b""
     while True:
-        ready = {fd for fd, _ in poll.poll(None if arguments.pid_fd >= 0 else _POLL_S * 1000)}
+        waits_s = [limit for limit in (sampling.step(), most_s) if limit is not None]
+        ready = {fd for fd, _ in poll.poll(min(waits_s) * 1000 if waits_s else None)}
         if arguments.end_fd in ready:
             unfinished += os.read(arguments.end_fd, 4096)
             *lines, unfinished = unfinished.split(b"\n")

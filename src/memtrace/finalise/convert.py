@@ -19,9 +19,10 @@ from memtrace.attribute.stages import Place
 from memtrace.dataset_writer import DatasetWriter
 from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
-from memtrace.finalise.parquet import to_table
+from memtrace.finalise.parquet import encoded, to_table
 from memtrace.finalise.processes import end_time_ns, process_table
 from memtrace.finalise.progress import ProgressBar
+from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import (
     Spool,
     UnreadableSpoolError,
@@ -220,6 +221,7 @@ def _write_events(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """All datasets but `processes`: the totals of the conversion, and the numbers of rows."""
     conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
+    outside = OutsideSamples(spool)
     bar = ProgressBar(spool.reader.records, shown=progress)
     try:
         with ExitStack() as stack:
@@ -230,9 +232,12 @@ def _write_events(
             with BackgroundWriter() as background:
                 while not conversion.finished:
                     for batch in conversion.advance():
+                        outside.look(batch)
                         table = to_table(batch.dataset, list(batch.columns))
                         background.write(writers[batch.dataset], table, batch.ends_part)
                     bar.update(conversion.consumed)
+            for name, table in outside.tables():
+                writers[name].write(encoded(table))
     finally:
         bar.close()
     return conversion.totals(), {name: writer.rows for name, writer in writers.items()}

@@ -19,6 +19,15 @@ def to_table(dataset: str, columns: list[_core.Column]) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
+def encoded(table: pa.Table) -> pa.Table:
+    """A table made in Python as those of batches are: strings as dictionaries."""
+    for place, field in enumerate(table.schema):
+        if field.type == pa.string():
+            words = table.column(place).dictionary_encode()
+            table = table.set_column(place, field.name, words)
+    return table
+
+
 def _array(column: _core.Column, wanted: pa.DataType) -> pa.Array[Any]:
     validity = None if column.validity is None else _buffer(column.validity)
     values = _buffer(column.values)

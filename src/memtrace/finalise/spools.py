@@ -14,11 +14,12 @@ from typing import Any
 from memtrace import _core
 from memtrace.errors import MemtraceError
 from memtrace.finalise.notes import Notes, merge_notes
+from memtrace.sample import sample_file
 
 _UNRECORDED = "unrecorded"
 _PARTITION = "process="
 _DONE = ".done-"
-_SPOOL_FILES = ("control.bin", "windows.bin", "records.bin", "text.log")
+_SPOOL_FILES = ("control.bin", "windows.bin", "records.bin", "text.log", sample_file.NAME)
 
 
 class UnreadableSpoolError(MemtraceError):

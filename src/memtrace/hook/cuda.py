@@ -95,16 +95,17 @@ class CudaWatch:
         values = {f"{n}.{k}": stats[n]["all"][k] for n in _SIZES for k in ("current", "peak")}
         values |= {f"{n}.{k}": stats[n]["all"][k] for n in _COUNTS for k in ("allocated", "freed")}
         values |= {name: stats[name] for name in _PLAIN}
+        target = f"cuda:{index}"
         for metric, value in values.items():
-            self._recorded.recorder.note(
-                _core.ACTION_sample,
-                name=metric,
-                target=f"cuda:{index}",
-                source="torch",
-                reason=reason,
-                value=int(value),
-                device=1 + index,
+            self._recorded.note_sample(
+                target, "torch", metric, int(value), reason, device=1 + index
             )
+        if not self._torch.cuda.is_current_stream_capturing():
+            free, total = self._torch.cuda.mem_get_info(index)
+            for metric, value in (("used", total - free), ("total", total)):
+                self._recorded.note_sample(
+                    target, "mem_get_info", metric, int(value), reason, device=1 + index
+                )
 
 
 def _attach_current(torch: ModuleType, native: NativeHook) -> None:

@@ -16,6 +16,13 @@ Of `peak` and `at`:
     stacks: frames by the keys of the groups, when grouped by stack;
     reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
     lost_records: not 0 means that figures are bounds.
+Of `stages`:
+    process, pid, rank; others: keys of the other processes on the same devices;
+    devices: device, device_name, idle_bytes, idle_is_stage, left_out, batches (batch_size, steps,
+        peak_bytes), and stages: name, kind, stage_id, count, start_time_ns, end_time_ns, largest
+        (by metric), peak_step, and `peak` and `end`, each with seq, time_ns and lines: name, kind,
+        bytes, why, off_ns. From the top, each "total" is the total above it plus the parts and gaps
+        between them (analyse.ledger_lines; report.stages has the names in words).
 Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
 `processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
 peak), what was held at the end, weights, external memory, and the largest operators at the peak of
@@ -30,6 +37,7 @@ from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
+from memtrace.analyse.ledger import DeviceLedger, Instant, Ledger, StageLedger
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
@@ -78,6 +86,60 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         "main": summary.main,
         "running": list(summary.running),
         "processes": [_process_summary(process) for process in summary.processes],
+    }
+
+
+def ledger_document(ledger: Ledger) -> dict[str, Any]:
+    """The stages of one process; every size in bytes."""
+    return {
+        **_process(ledger.process),
+        "others": [process.key for process in ledger.others],
+        "devices": [_device_ledger(device) for device in ledger.devices],
+    }
+
+
+def _device_ledger(device: DeviceLedger) -> dict[str, Any]:
+    return {
+        "device": device.device,
+        "device_name": device.device_name,
+        "idle_bytes": device.idle_bytes,
+        "idle_is_stage": device.idle_is_stage,
+        "left_out": device.left_out,
+        "batches": [asdict(batch) for batch in device.batches],
+        "stages": [_stage(ledger) for ledger in device.stages],
+    }
+
+
+def _stage(ledger: StageLedger) -> dict[str, Any]:
+    stage = ledger.stage
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "stage_id": stage.stage_id,
+        "count": ledger.count,
+        "start_time_ns": stage.start_time_ns,
+        "end_time_ns": stage.end_time_ns,
+        "largest": ledger.largest,
+        "peak_step": ledger.peak_step,
+        "peak": _instant(ledger.peak),
+        "end": _instant(ledger.end),
+    }
+
+
+def _instant(instant: Instant) -> dict[str, Any]:
+    return {
+        "seq": instant.seq,
+        "time_ns": instant.time_ns,
+        "lines": [
+            {
+                "name": line.name,
+                "kind": line.kind,
+                "bytes": line.size_bytes,
+                "why": line.why,
+                "off_ns": line.off_ns,
+            }
+            for line in instant.lines
+        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 #include "address_space.h"
 #include "graphs.h"
+#include "other_processes.h"
 
 #include <unistd.h>
 
@@ -26,6 +27,11 @@ struct DeviceMemory {
 DeviceMemory& memory() {
   static DeviceMemory* state = new DeviceMemory;
   return *state;
+}
+
+void publish_use_locked(int device) {
+  const Ledger& ledger = memory().ledgers[device];
+  publish_locked(device, ledger.context_bytes + ledger.allocated_bytes);
 }
 
 bool takes_device_memory(MemoryKind kind) {
@@ -62,6 +68,7 @@ cudaError_t use_device_locked(int device) {
   ledger.context_bytes = bytes;
   state.contexts[device] = true;
   state.owner_pid = getpid();
+  publish_use_locked(device);
   return cudaSuccess;
 }
 
@@ -77,6 +84,7 @@ bool charge_locked(int device, size_t bytes) {
     return false;
   ledger.allocated_bytes += bytes;
   ++ledger.mallocs;
+  publish_use_locked(device);
   return true;
 }
 
@@ -84,6 +92,7 @@ void discharge_locked(int device, size_t bytes) {
   Ledger& ledger = ledger_locked(device);
   ledger.allocated_bytes -= round_up(bytes, kPageBytes);
   ++ledger.frees;
+  publish_use_locked(device);
 }
 
 cudaError_t allocate(void** address, size_t bytes, MemoryKind kind) {

@@ -1,12 +1,14 @@
 // NVML, answering from the same ledger as the runtime: cudaMemGetInfo and nvmlDeviceGetMemoryInfo
 // agree to the byte. NVML's own types are spelled out, its header isn't among the packages needed.
 #include "device_memory.h"
+#include "other_processes.h"
 
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 namespace simcuda {
 namespace {
@@ -92,26 +94,29 @@ void format_uuid(int device, char (&text)[64]) {
            b[15]);
 }
 
-// The processes with memory on the device: at most this one and the made-up other one.
-int list_processes(int device, ProcessInfoV2 (&list)[2]) {
+// The processes with memory on the device: this one, the made-up other one, and those that share
+// the machine.
+std::vector<ProcessInfoV2> list_processes(int device) {
+  std::vector<ProcessInfoV2> list;
+  for (const OtherProcess& other : other_processes(device))
+    list.push_back({static_cast<unsigned>(other.pid), other.bytes, kNoInstance, kNoInstance});
   Guard guard(state_lock());
   const Ledger& ledger = ledger_locked(device);
-  int count = 0;
   if (has_context_locked(device)) {
     auto pid = static_cast<unsigned>(context_owner_locked());
     size_t bytes = ledger.context_bytes + ledger.allocated_bytes;
-    list[count++] = {pid, bytes, kNoInstance, kNoInstance};
+    list.push_back({pid, bytes, kNoInstance, kNoInstance});
   }
   if (ledger.foreign_bytes)
-    list[count++] = {kForeignPid, ledger.foreign_bytes, kNoInstance, kNoInstance};
-  return count;
+    list.push_back({kForeignPid, ledger.foreign_bytes, kNoInstance, kNoInstance});
+  return list;
 }
 
 template <typename Info> int write_processes(Handle handle, unsigned* count, Info* infos) {
   if (int status = check(handle))
     return status;
-  ProcessInfoV2 list[2];
-  auto found = static_cast<unsigned>(list_processes(device_of(handle), list));
+  std::vector<ProcessInfoV2> list = list_processes(device_of(handle));
+  auto found = static_cast<unsigned>(list.size());
   unsigned room = infos ? *count : 0;
   *count = found;
   if (found > room)
@@ -290,10 +295,14 @@ SIMCUDA_EXPORT int nvmlDeviceGetUtilizationRates(Handle handle, Utilization* uti
 SIMCUDA_EXPORT int nvmlDeviceGetMemoryInfo(Handle handle, MemoryInfo* info) {
   if (int status = check(handle))
     return status;
+  size_t others = 0;
+  for (const OtherProcess& other : other_processes(device_of(handle)))
+    others += other.bytes;
   Guard guard(state_lock());
   const Ledger& ledger = ledger_locked(device_of(handle));
   // used and free always add up to the total, also when a test shrank the device below its use.
-  *info = {ledger.capacity_bytes, ledger.free_bytes(), ledger.capacity_bytes - ledger.free_bytes()};
+  size_t free = ledger.free_bytes() > others ? ledger.free_bytes() - others : 0;
+  *info = {ledger.capacity_bytes, free, ledger.capacity_bytes - free};
   return kSuccess;
 }
 
