@@ -120,7 +120,7 @@ class ProcessBuilder:
         self._event(row["device"], "free_completed", row)
         row |= {"release_seq": self.seq, "release_time_ns": self.time_ns}
 
-    def segment(self, device: str, size_bytes: int) -> dict[str, Any]:
+    def segment(self, device: str, size_bytes: int, **columns: Any) -> dict[str, Any]:
         """The allocator takes memory of the device."""
         self._add(device, reserved=size_bytes)
         row = {
@@ -128,6 +128,7 @@ class ProcessBuilder:
             "device": device,
             "address": 0x7F00_0000_0000,
             "size_bytes": size_bytes,
+            **columns,
         }
         self._event(device, "segment_alloc", row)
         row |= {"alloc_seq": self.seq, "alloc_time_ns": self.time_ns}
@@ -139,6 +140,30 @@ class ProcessBuilder:
         self._add(row["device"], reserved=-row["size_bytes"])
         self._event(row["device"], "segment_free", row)
         row |= {"free_seq": self.seq, "free_time_ns": self.time_ns}
+
+    def oom(self, device: str, size_bytes: int, free_bytes: int, **columns: Any) -> None:
+        """A request that failed."""
+        self._add(device)
+        self._event(device, "oom", {"address": None, "size_bytes": size_bytes})
+        self.rows["events"][-1] |= {"device_free_bytes": free_bytes, **columns}
+
+    def operator(self, call_id: int, name: str, **columns: Any) -> int:
+        """A call of an operator."""
+        self.rows["operators"].append(
+            {"call_id": call_id, "name": name, "scope": "function", "thread_id": 1, **columns}
+        )
+        return call_id
+
+    def step(self, root_module: str = "Net", **columns: Any) -> None:
+        """A model's call begins; it lasts to the next event."""
+        self.time_ns += self.tick_ns
+        self.rows["steps"].append(
+            {
+                "step": len(self.rows["steps"]), "root_module": root_module, "thread_id": 1,
+                "start_seq": self.seq + 1, "end_seq": self.seq + 1, "start_time_ns": self.time_ns,
+                "end_time_ns": self.time_ns, **columns,
+            }
+        )  # fmt: skip
 
     def name(self, row: dict[str, Any], name: str, **columns: Any) -> None:
         """A tensor's name."""

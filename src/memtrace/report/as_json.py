@@ -18,18 +18,25 @@ Of `peak` and `at`:
     lost_records: not 0 means that figures are bounds.
 Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
 `processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
-peak), what was held at the end, weights, external memory, and the largest operators at the peak of
-allocated.
+peak), what was held at the end, weights, external memory, the largest operators at the peak of
+allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
+reserved (pins).
+Of `leaks`, `fragmentation` and `oom`: the attributes that analyse.leaks, analyse.fragmentation and
+analyse.oom describe; an owner has its key and what most of its bytes are.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
+from memtrace.analyse.fragmentation import Fragmentation
+from memtrace.analyse.leaks import DeviceLeaks, Leaks
+from memtrace.analyse.oom import Oom, PostMortem
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
@@ -78,6 +85,78 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         "main": summary.main,
         "running": list(summary.running),
         "processes": [_process_summary(process) for process in summary.processes],
+    }
+
+
+def leaks_document(leaks: Leaks) -> dict[str, Any]:
+    """What the steps leave behind; every group and every step."""
+    return {
+        **_process(leaks.process),
+        "by": leaks.by,
+        "steps": len(leaks.steps),
+        "steps_are": leaks.steps.what,
+        "enough_steps": leaks.enough_steps,
+        "devices": [_device_leaks(device) for device in leaks.devices],
+    }
+
+
+def _device_leaks(device: DeviceLeaks) -> dict[str, Any]:
+    return {
+        **asdict(device),
+        "bytes_per_step": device.bytes_per_step,
+        "steps_until_full": device.steps_until_full,
+    }
+
+
+def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
+    """What is reserved and not used, exactly."""
+    kept = (
+        "device", "why", "by", "reserved_bytes", "allocated_bytes", "waiting_bytes", "free_bytes",
+        "empty_bytes", "pinned_bytes", "largest_free_bytes", "segments", "mismatch_bytes",
+    )  # fmt: skip
+    return {
+        **_process(found.process),
+        "seq": found.moment.seq,
+        "time_ns": found.moment.time_ns,
+        **{name: getattr(found, name) for name in kept},
+        "parts": [asdict(part) for part in found.parts],
+        "pins": [asdict(pin) for pin in found.pins],
+    }
+
+
+def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, Any]:
+    """Every failed allocation, and one of them in full (null where none failed)."""
+    document: dict[str, Any] = {"ooms": [_oom(oom) for oom in listed], "post_mortem": None}
+    if found is None:
+        return document
+    kept = (
+        "number", "needed_bytes", "short_bytes", "limit_bytes", "total_bytes", "outside_bytes",
+        "unusable", "unusable_bytes", "largest_usable_bytes",
+    )  # fmt: skip
+    frozen = found.fragmentation
+    document["post_mortem"] = {
+        **_oom(found.oom),
+        **{name: getattr(found, name) for name in kept},
+        "fits": [asdict(fit) for fit in found.fits],
+        "held": _breakdown(found.held),
+        "categories": _breakdown(found.categories),
+        "fragmentation": None if frozen is None else fragmentation_document(frozen),
+    }
+    return document
+
+
+def _oom(oom: Oom) -> dict[str, Any]:
+    kept = (
+        "device", "time_ns", "asked_bytes", "device_free_bytes", "stream", "pool", "operator",
+        "top_operator", "module", "module_class", "source", "went_on", "allocated_bytes",
+    )  # fmt: skip
+    return {
+        **_process(oom.process),
+        "seq": oom.moment.seq,
+        **{name: getattr(oom, name) for name in kept},
+        "active_bytes": oom.moment.active_bytes,
+        "reserved_bytes": oom.moment.reserved_bytes,
+        "stack": [asdict(frame) for frame in oom.stack],
     }
 
 
@@ -164,7 +243,8 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 
 def _device(use: DeviceUse) -> dict[str, Any]:
-    document = asdict(use)
+    document = asdict(replace(use, last_oom=None))
+    document["last_oom"] = None if use.last_oom is None else _oom(use.last_oom)
     document |= document.pop("weights")
     del document["external"]
     document |= _external(use.external)
