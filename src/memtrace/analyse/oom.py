@@ -53,6 +53,7 @@ class Oom:
         device_free_bytes: what the device had free then, for all processes; of the CPU the memory
             that the host had available. None: not known.
         operator: the innermost that is not a factory, else the outermost factory.
+        forward_operator: in a backward: of the forward, whose module and line are told.
         allocated_bytes, reserved_bytes: the device's totals then.
         went_on: something was allocated on the device afterwards: the program caught it.
     """
@@ -65,6 +66,7 @@ class Oom:
     pool: str
     operator: str | None
     top_operator: str | None
+    forward_operator: str | None
     module: str | None
     module_class: str | None
     source: str | None
@@ -230,60 +232,70 @@ def _events(trace: Trace, process: Process, device: str | None) -> Iterator[_Eve
 
 def _oom(trace: Trace, event: _Event) -> Oom:
     key, row = event.process.key, event.row
-    moment = moment_at_seq(trace, process=key, device=event.device, seq=event.seq)
-    operator, top, module = _operators(trace, key, row["operator_call_id"])
-    stack_id = row["stack_id"]
-    stack = {} if stack_id is None else stacks_by_id(trace, key, (stack_id,))
-    frames = stack.get(stack_id, ()) if stack_id is not None else ()
+    calls = _calls(trace, key, row["operator_call_id"])
+    names = [str(call["name"]) for call in calls]
+    outermost = names[-1] if names else None
+    forward = _forward(trace, key, calls)
+    frames = _frames(trace, key, row["stack_id"])
+    asking = frames
+    if forward is not None:
+        frames = _frames(trace, key, forward["stack_id"]) or frames
     called = next((frame for frame in frames if frame.module), None)
+    module = next((call["module"] for call in (forward, *calls) if call and call["module"]), None)
     return Oom(
         process=event.process,
-        moment=moment,
+        moment=moment_at_seq(trace, process=key, device=event.device, seq=event.seq),
         asked_bytes=row["size_bytes"] or 0,
         # Of the CPU, 0 is "not known".
         device_free_bytes=row["device_free_bytes"] or (None if event.device == "cpu" else 0),
         stream=row["stream"] or 0,
         pool=row["pool"] or DEFAULT_POOL,
-        operator=operator,
-        top_operator=top,
+        operator=next((name for name in names if name not in _FACTORIES), outermost),
+        top_operator=outermost,
+        forward_operator=None if forward is None else forward["name"],
         module=called.module if called is not None else module,
         module_class=called.module_class if called is not None else None,
         source=source_of(frames),
-        stack=frames,
+        stack=asking or frames,
         went_on=_allocates_after(trace, key, event.device, event.seq),
     )
 
 
-def _operators(
-    trace: Trace, key: str, call_id: int | None
-) -> tuple[str | None, str | None, str | None]:
-    """The operator, the outermost one and the module of a call, from the calls around it."""
+_CALL_COLUMNS = [
+    "call_id", "parent_call_id", "name", "scope", "module", "stack_id", "forward_call_id",
+]  # fmt: skip
+
+
+def _calls(trace: Trace, key: str, call_id: int | None) -> list[dict[str, Any]]:
+    """A call of an operator and those around it, as far as they are known; the innermost first."""
     calls: list[dict[str, Any]] = []
-    columns = ["call_id", "parent_call_id", "name", "scope", "module"]
-    while call_id is not None and len(calls) < _MOST_PARENTS:
-        row = _row(trace, key, "operators", columns, "call_id", call_id)
+    for _ in range(_MOST_PARENTS):
+        row = None if call_id is None else _call(trace, key, call_id)
         if row is None:
             break
         if row["name"] is not None and row["scope"] != "user_scope":
             calls.append(row)
         call_id = row["parent_call_id"]
-    if not calls:
-        return None, None, None
-    names = [str(call["name"]) for call in calls]
-    operator = next((name for name in names if name not in _FACTORIES), names[-1])
-    module = next((call["module"] for call in calls if call["module"]), None)
-    return operator, names[-1], module
+    return calls
 
 
-def _row(
-    trace: Trace, key: str, dataset: str, columns: list[str], column: str, value: int
-) -> dict[str, Any] | None:
-    for group in trace.datasets[dataset].row_groups(key):
-        if not may_hold(group, column, value):
+def _forward(trace: Trace, key: str, calls: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The forward call that the calls are the backward of."""
+    call_id = next((call["forward_call_id"] for call in calls if call["forward_call_id"]), None)
+    return None if call_id is None else _call(trace, key, call_id)
+
+
+def _frames(trace: Trace, key: str, stack_id: int | None) -> tuple[Frame, ...]:
+    return () if stack_id is None else stacks_by_id(trace, key, (stack_id,)).get(stack_id, ())
+
+
+def _call(trace: Trace, key: str, call_id: int) -> dict[str, Any] | None:
+    for group in trace.datasets["operators"].row_groups(key):
+        if not may_hold(group, "call_id", call_id):
             continue
-        places = np.flatnonzero(integers(group.read([column]), column, missing=-1) == value)
+        places = np.flatnonzero(integers(group.read(["call_id"]), "call_id") == call_id)
         if len(places):
-            row: dict[str, Any] = group.read(columns).slice(int(places[0]), 1).to_pylist()[0]
+            row: dict[str, Any] = group.read(_CALL_COLUMNS).slice(int(places[0]), 1).to_pylist()[0]
             return row
     return None
 

@@ -198,10 +198,8 @@ def find_fits(request: Request, step_start: int | None) -> Iterator[Fit]:
     outside = request.outside_bytes
     if outside:
         yield Fit("outside", "", outside, request.served(freed=outside))
-    if not request.expandable:
-        pages = request.whole_pages_bytes()
-        if pages:
-            yield Fit("expandable", "", pages, request.fits_expandable())
+    if not request.expandable and layout.free_bytes:
+        yield Fit("expandable", "", request.whole_pages_bytes(), request.fits_expandable())
     size = layout.blocks.size
     if layout.waiting.any():
         yield Fit(

@@ -148,7 +148,8 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
 def _oom(oom: Oom) -> dict[str, Any]:
     kept = (
         "device", "time_ns", "asked_bytes", "device_free_bytes", "stream", "pool", "operator",
-        "top_operator", "module", "module_class", "source", "went_on", "allocated_bytes",
+        "top_operator", "forward_operator", "module", "module_class", "source", "went_on",
+        "allocated_bytes",
     )  # fmt: skip
     return {
         **_process(oom.process),

@@ -42,10 +42,11 @@ def fragmentation_page(found: Fragmentation, *, top: int) -> list[Block]:
         blocks += [
             Line(""),
             Line(
-                "keeps: the owner's part of what is free around its blocks (owners of one segment "
-                "have equal parts); alone: what could go back if only its blocks were gone",
+                "keeps: the owner's part of what is free beside its blocks; owners of one segment "
+                "have equal parts",
                 FAINT,
             ),
+            Line("alone: what of it could go back if its blocks alone were gone", FAINT),
         ]
     return blocks
 

@@ -24,11 +24,12 @@ _KINDS = {
     CARRIED: "each step's",
     IRREGULAR: "irregular",
 }
-_MEANINGS = (
-    "warm-up: from the first half of the steps, nothing since; cache: kept for some steps, then "
-    "replaced; each step's: replaced by the next; irregular: more than at half time, but not in "
-    "every part of the last half"
-)
+_MEANINGS = {
+    WARM_UP: "warm-up: from the first half of the steps, nothing since",
+    CACHE: "cache: kept for several steps, then replaced; it stays level",
+    CARRIED: "each step's: replaced by the next step's",
+    IRREGULAR: "irregular: more than at half time, but not again and again until the end",
+}
 
 
 def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
@@ -40,7 +41,7 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
     if leaks.others:
         pids = ", ".join(str(process.pid) for process in leaks.others)
         blocks.append(Line(f"  other processes (--process PID shows one): {pids}", FAINT))
-    told = False
+    told: set[str] = set()
     for device in leaks.devices:
         blocks += [Line(""), *_verdict(leaks, device)]
         growing = device.growing
@@ -51,9 +52,10 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
             blocks += [Line(""), _kept_grid(kept[:top])]
         if len(growing) > top or len(kept) > top:
             blocks.append(Line(f"--top N names more than {top}, --by groups otherwise", FAINT))
-        told = told or bool(kept)
+        told.update(site.kind for site in kept[:top])
     if told:
-        blocks += [Line(""), Line(_MEANINGS, FAINT)]
+        blocks.append(Line(""))
+        blocks += [Line(text, FAINT) for kind, text in _MEANINGS.items() if kind in told]
     return blocks
 
 

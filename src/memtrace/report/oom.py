@@ -67,7 +67,9 @@ def oom_line(oom: Oom) -> str:
 def asked_by(oom: Oom) -> str:
     """The operator, the module and the line: "aten::mm in h.3.mlp (model.py:88 forward)"."""
     words = oom.operator or "an allocation outside any operator"
-    if oom.top_operator and oom.top_operator != oom.operator:
+    if oom.forward_operator:
+        words += f" (backward of {oom.forward_operator})"
+    elif oom.top_operator and oom.top_operator != oom.operator:
         words += f" (of {oom.top_operator})"
     if oom.module:
         words += f" in {oom.module}"
@@ -80,7 +82,7 @@ def _cuda_lines(found: PostMortem) -> list[Line]:
     of = f" of {size(found.total_bytes)}" if found.total_bytes else ""
     outside = ""
     if found.outside_bytes:
-        outside = f" · held by others, contexts included {size(found.outside_bytes)}"
+        outside = f" · not torch's {size(found.outside_bytes)}"
     lines = [
         Line(
             f"  then allocated {size(moment.allocated_bytes or 0)} · reserved "
@@ -89,13 +91,10 @@ def _cuda_lines(found: PostMortem) -> list[Line]:
     ]
     if found.limit_bytes is not None:
         lines.append(Line(f"  this process may reserve {exact(found.limit_bytes)}"))
-    needed = "a segment" if found.needed_bytes != oom.asked_bytes else "it"
-    short = (
-        f"{exact(found.short_bytes)} too little was free"
-        if found.short_bytes
-        else ("that much was free on the device, but the driver did not give it in one piece")
-    )
-    lines.append(Line(f"  it took {needed} of {exact(found.needed_bytes)}: {short}", WARNING))
+    short = f"{exact(found.short_bytes)} short"
+    if not found.short_bytes:
+        short = "it had so much free, but the driver did not give it"
+    lines.append(Line(f"  the device had to give {exact(found.needed_bytes)}: {short}", WARNING))
     if found.unusable_bytes:
         lines.append(Line(f"  reserved but unusable {exact(found.unusable_bytes)}, of it", WARNING))
         for reason, total in found.unusable.items():
@@ -132,8 +131,9 @@ def _fit_line(fit: Fit) -> Line:
     text = {
         "device_free": f"{bytes_text} more free on the device",
         "limit": f"a limit of this process that is {bytes_text} higher",
-        "outside": f"without the {bytes_text} that others hold",
-        "expandable": f"expandable_segments:True: {bytes_text} of the free are whole pages",
+        "outside": f"without the {bytes_text} of CUDA contexts, libraries and other processes",
+        "expandable": f"expandable_segments:True, with all blocks as they lie: {bytes_text} in "
+        "whole free pages",
         "waiting": f"without the {bytes_text} that wait for another stream",
         "step": f"without the {bytes_text} that this step had allocated",
         "category": f"without {fit.name} ({bytes_text})",
