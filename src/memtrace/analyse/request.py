@@ -14,6 +14,7 @@ from memtrace.analyse.layout import (
     SMALL_PAGE_BYTES,
     Kind,
     Layout,
+    Spans,
     allocator_settings,
     free_runs,
     held_in,
@@ -39,13 +40,14 @@ class Fit:
             "expandable" (expandable_segments:True), "waiting" (without blocks that wait for a
             stream), "step" (without what the step had allocated) or "category".
         size_bytes: how much that is.
-        fits: whether the request would have been served.
+        fits: whether the request would have been served; None: perhaps (it depends on which free
+            part of a page an expandable segment would have gone on from).
     """
 
     what: str
     name: str
     size_bytes: int
-    fits: bool
+    fits: bool | None
 
 
 class Request:
@@ -118,23 +120,47 @@ class Request:
             return 0
         return max(self.reserved_bytes + self.needed_bytes - self.limit_bytes, 0)
 
-    def served(self, *, returned: int = 0, freed: int = 0) -> bool:
-        """Whether the device gives it: with segments given back, and others' memory freed."""
-        if self.free_bytes + returned + freed < self.needed_bytes:
-            return False
-        reserved = self.reserved_bytes - returned + self.needed_bytes
-        return self.limit_bytes is None or reserved <= self.limit_bytes
+    def served(
+        self, *, returned: int = 0, freed: int = 0, needed: int | None = None, tail: int = 0
+    ) -> bool | None:
+        """Whether the device gives it: with segments given back, and others' memory freed.
 
-    def fits_without(self, gone: Flags) -> bool:
+        Args:
+            needed: by default what the request needs.
+            tail: what may be free, mapped, where an expandable segment goes on: so much less
+                would have to come from the device, but whether there is not known.
+        """
+        needed = self.needed_bytes if needed is None else needed
+
+        def enough(size: int) -> bool:
+            reserved = self.reserved_bytes - returned + size
+            within = self.limit_bytes is None or reserved <= self.limit_bytes
+            return within and self.free_bytes + returned + freed >= size
+
+        if enough(needed):
+            return True
+        less = _round_up(max(self.asked_bytes - tail, 0), self.page_bytes)
+        return None if tail and enough(less) else False
+
+    def fits_without(self, gone: Flags) -> bool | None:
         """If these blocks had been free: in what they leave, or in what then goes back."""
         layout = self.layout
         blocks = layout.without(gone)
         runs = free_runs(layout.areas, blocks)
-        usable = runs.size[self.usable_kinds[layout.area_kind[runs.home]]]
-        if usable.max(initial=0) >= self.asked_bytes:
+        usable = self.usable_kinds[layout.area_kind[runs.home]]
+        if runs.size[usable].max(initial=0) >= self.asked_bytes:
             return True
         empty = (held_in(layout.units, blocks) == 0) & self.returnable_kinds[layout.unit_kind()]
-        return self.served(returned=int(layout.units.size[empty].sum()))
+        returned = int(layout.units.size[empty].sum())
+        return self.served(returned=returned, tail=self._tail(runs) if self.expandable else 0)
+
+    def _tail(self, runs: Spans) -> int:
+        """The most that can be free at the end of an area's last page that is partly held."""
+        last = self.usable_kinds[self.layout.area_kind[runs.home]]
+        last &= runs.end == self.layout.areas.end[runs.home]
+        before = (runs.start - self.layout.areas.start[runs.home]) % self.page_bytes
+        rest = np.where(before > 0, np.minimum(self.page_bytes - before, runs.size), 0)
+        return int(rest[last].max(initial=0))
 
     def unusable(self) -> dict[str, int]:
         layout = self.layout
@@ -174,12 +200,13 @@ class Request:
         whole = np.maximum(last - first, 0) * page
         return int(whole[self.returnable_kinds[kinds]].sum())
 
-    def fits_expandable(self) -> bool:
-        needed = _round_up(self.asked_bytes, self.page_bytes)
-        pages = self.whole_pages_bytes()
-        if self.free_bytes + pages < needed:
-            return False
-        return self.limit_bytes is None or self.reserved_bytes - pages + needed <= self.limit_bytes
+    def fits_expandable(self) -> bool | None:
+        runs = free_runs(self.layout.areas, self.layout.blocks)
+        return self.served(
+            returned=self.whole_pages_bytes(),
+            needed=_round_up(self.asked_bytes, self.page_bytes),
+            tail=self._tail(runs),
+        )
 
 
 def _round_up(size_bytes: int, step: int) -> int:

@@ -138,7 +138,8 @@ def _fit_line(fit: Fit) -> Line:
         "step": f"without the {bytes_text} that this step had allocated",
         "category": f"without {fit.name} ({bytes_text})",
     }[fit.what]
-    return Line(f"  {'yes' if fit.fits else 'no ':<4} {text}", GOOD if fit.fits else FAINT)
+    answer = {True: "yes", False: "no", None: "perhaps"}[fit.fits]
+    return Line(f"  {answer:<8}{text}", GOOD if fit.fits else FAINT)
 
 
 def _list(listed: Sequence[Oom]) -> list[Block]:
