@@ -301,3 +301,31 @@ def serving_trace(path: Path, **row: Any) -> Path:
             p.free(row)
     p.sample("host", "rss", "rss", 1100 * mib)
     return builder.write()
+
+
+def failing_trace(path: Path) -> Path:
+    """A training that keeps its losses, in segments that its cache has cut up, until none fits."""
+    mib = 2**20
+    builder = TraceBuilder(path)
+    devices = [{"device": "cuda:0", "name": "Small", "total_bytes": 400 * mib}]
+    p = builder.process(devices=json.dumps(devices))
+    p.tick_ns = 7_000_000
+    p.stack(1, ("forward", "/srv/app/model.py", 88), ("main", "/srv/app/train.py", 30))
+    p.rows["stacks"][0] |= {"module": "h.3.mlp", "module_class": "MLP"}
+    p.operator(2, "aten::mm", parent_call_id=1)
+    p.operator(1, "aten::linear")
+    base = 0x7F00_0000_0000
+    for step in range(12):
+        p.step("Net")
+        p.segment(
+            "cuda:0", 20 * mib, address=base + 40 * step * mib, pool="default", small=False,
+            expandable=False, stream=0,
+        )  # fmt: skip
+        p.alloc(
+            "cuda:0", 2 * mib, address=base + 40 * step * mib, source="train.py:42 main",
+            operator="aten::mean", module="Net", category="other", stack_id=1,
+        )  # fmt: skip
+        if step == 5:
+            p.oom("cuda:0", 300 * mib, 90 * mib, stack_id=1, operator_call_id=2)
+    p.oom("cuda:0", 150 * mib, 100 * mib, stack_id=1, operator_call_id=2)
+    return builder.write()

@@ -21,8 +21,21 @@ Of `summary`: the trace as a whole, then `processes`, each with what its row of 
 peak), what was held at the end, weights, external memory, the largest operators at the peak of
 allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
 reserved (pins).
-Of `leaks`, `fragmentation` and `oom`: the attributes that analyse.leaks, analyse.fragmentation and
-analyse.oom describe; an owner has its key and what most of its bytes are.
+Of `leaks`: steps, steps_are: how many, of what; enough_steps: false, where they are too few;
+    devices: each with before_bytes and kept_bytes (live where the last step begins, from before the
+    first one and from the steps), bytes_per_step, steps_until_full, device_total_bytes;
+    sites: each an owner with kind, kept_bytes, kept_blocks, early_bytes, and growth (as
+        analyse.leaks.Site and Growth say); per_step: as analyse.leaks.StepLeft says.
+Of `fragmentation`: reserved_bytes - allocated_bytes = waiting_bytes + free_bytes; empty_bytes and
+    pinned_bytes: the free bytes in segments (or pages) without and with a block;
+    largest_free_bytes; segments; mismatch_bytes: to the device's totals; why: the instant;
+    parts: the same by kind of memory; pins: owners, as analyse.fragmentation.Pin says.
+Of `oom`: ooms: every failed request; post_mortem: one of them, also with number, needed_bytes,
+    short_bytes, limit_bytes, device_total_bytes, outside_bytes, unusable_bytes and unusable (by
+    reason), largest_usable_bytes, fits, held and categories (breakdowns), fragmentation, as
+    analyse.oom says.
+An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
+module, source.
 """
 
 from __future__ import annotations
@@ -34,9 +47,10 @@ from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
-from memtrace.analyse.fragmentation import Fragmentation
+from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.leaks import DeviceLeaks, Leaks
 from memtrace.analyse.oom import Oom, PostMortem
+from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
@@ -102,10 +116,29 @@ def leaks_document(leaks: Leaks) -> dict[str, Any]:
 
 def _device_leaks(device: DeviceLeaks) -> dict[str, Any]:
     return {
-        **asdict(device),
+        "device": device.device,
+        "device_total_bytes": device.total_bytes,
+        "before_bytes": device.before_bytes,
+        "kept_bytes": device.kept_bytes,
         "bytes_per_step": device.bytes_per_step,
         "steps_until_full": device.steps_until_full,
+        "sites": [
+            {
+                **_owner(site.owner),
+                "kind": site.kind,
+                "kept_bytes": site.kept_bytes,
+                "kept_blocks": site.kept_blocks,
+                "early_bytes": site.early_bytes,
+                "growth": None if site.growth is None else asdict(site.growth),
+            }
+            for site in device.sites
+        ],
+        "per_step": [asdict(step) for step in device.steps],
     }
+
+
+def _owner(owner: Owner) -> dict[str, Any]:
+    return {"key": owner.key, **{name: getattr(owner, name) for name in TOLD}}
 
 
 def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
@@ -119,9 +152,20 @@ def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
         "seq": found.moment.seq,
         "time_ns": found.moment.time_ns,
         **{name: getattr(found, name) for name in kept},
-        "parts": [asdict(part) for part in found.parts],
-        "pins": [asdict(pin) for pin in found.pins],
+        "parts": [_part(part) for part in found.parts],
+        "pins": [_pin(pin) for pin in found.pins],
     }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    document = asdict(part)
+    return {**document.pop("kind"), **document}
+
+
+def _pin(pin: Pin) -> dict[str, Any]:
+    document = asdict(pin)
+    del document["owner"]
+    return {**_owner(pin.owner), **document}
 
 
 def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, Any]:
@@ -130,13 +174,15 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
     if found is None:
         return document
     kept = (
-        "number", "needed_bytes", "short_bytes", "limit_bytes", "total_bytes", "outside_bytes",
-        "unusable", "unusable_bytes", "largest_usable_bytes",
+        "number", "needed_bytes", "short_bytes", "limit_bytes", "outside_bytes", "unusable_bytes",
+        "largest_usable_bytes",
     )  # fmt: skip
     frozen = found.fragmentation
     document["post_mortem"] = {
         **_oom(found.oom),
         **{name: getattr(found, name) for name in kept},
+        "device_total_bytes": found.total_bytes,
+        "unusable": {f"{reason}_bytes": total for reason, total in found.unusable.items()},
         "fits": [asdict(fit) for fit in found.fits],
         "held": _breakdown(found.held),
         "categories": _breakdown(found.categories),
@@ -245,6 +291,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 def _device(use: DeviceUse) -> dict[str, Any]:
     document = asdict(replace(use, last_oom=None))
+    document["pins"] = [_pin(pin) for pin in use.pins]
     document["last_oom"] = None if use.last_oom is None else _oom(use.last_oom)
     document |= document.pop("weights")
     del document["external"]

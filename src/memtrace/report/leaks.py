@@ -61,15 +61,16 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
 
 def _verdict(leaks: Leaks, device: DeviceLeaks) -> list[Line]:
     number = len(leaks.steps)
-    kept = f"{size(device.kept_bytes)} kept from the steps before the last one began"
-    beside = f"{size(device.before_bytes)} from before the first"
+    kept = f"{size(device.kept_bytes)} left by the steps where the last one begins"
+    beside = f"beside {size(device.before_bytes)} from before the first"
     if not leaks.enough_steps:
         return [
             Line(
-                f"{device.device}: {count(number, 'step')} are too few to tell growth from "
-                f"warm-up ({LEAST_STEPS} would do); {kept}, {beside}",
+                f"{device.device}: too few steps to tell growth from warm-up ({number:,}; "
+                f"{LEAST_STEPS} would do)",
                 WARNING,
-            )
+            ),
+            Line(f"  {kept}, {beside}"),
         ]
     if not device.growing:
         return [
@@ -113,14 +114,15 @@ def _rose(growth: Growth) -> str:
     """How regular, in the last half: "each of 20 steps", "4 of 40, every 10th"."""
     if growth.rises == growth.intervals and growth.every == 1:
         return f"each of {growth.intervals:,} steps"
-    every = f", every {_ordinal(growth.every)}" if growth.every > 1 else ""
+    every = f", every {ordinal(growth.every)}" if growth.every > 1 else ""
     return f"{growth.rises:,} of {growth.intervals:,}{every}"
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
+    """As in "every 3rd"."""
     if number % 100 in (11, 12, 13):
         return f"{number}th"
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"
+    return f"{number}" + {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
 def _kept_grid(sites: list[Site]) -> Grid:

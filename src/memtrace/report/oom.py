@@ -55,9 +55,14 @@ def no_oom_page() -> list[Block]:
     return [Line("no allocation failed", GOOD)]
 
 
-def oom_line(oom: Oom) -> str:
-    """The short form: who asked for how much, and what was held."""
-    text = f"{size(oom.asked_bytes)} asked for by {asked_by(oom)}; {size(oom.allocated_bytes)} live"
+def asked_text(oom: Oom) -> str:
+    """How much was asked for, and by whom."""
+    return f"{size(oom.asked_bytes)} asked for by {asked_by(oom)}"
+
+
+def held_text(oom: Oom) -> str:
+    """What was held then: "22.1 GiB live, 1.30 GiB reserved but unusable"."""
+    text = f"{size(oom.allocated_bytes)} live"
     if oom.device != "cpu":
         unused = max((oom.moment.reserved_bytes or 0) - (oom.moment.active_bytes or 0), 0)
         text += f", {size(unused)} reserved but unusable"

@@ -60,7 +60,8 @@ def _unused_lines(found: Fragmentation) -> list[Line]:
     """What is reserved and not used, and by whose blocks it is kept."""
     lines = [Line(f"  unused {size(found.free_bytes)}: {free_text(found)}")]
     if found.pins:
-        lines.append(Line(f"    {pin_text(found.pins[0])}; memtrace fragmentation tells of all"))
+        lines.append(Line(f"    {pin_text(found.pins[0])}"))
+        lines.append(Line("    memtrace fragmentation tells of all", FAINT))
     return lines
 
 

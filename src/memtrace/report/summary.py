@@ -8,7 +8,7 @@ from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
 from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
 from memtrace.report.fragmentation import pin_text
 from memtrace.report.losses import trouble_lines
-from memtrace.report.oom import oom_line
+from memtrace.report.oom import asked_text, held_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -155,8 +155,8 @@ def oom_lines(use: DeviceUse) -> list[Line]:
     at = f"at {duration(use.last_oom.time_ns)}"
     return [
         Line(f"  {use.device} out of memory {times} {at}{went}:", WARNING),
-        Line(f"    {oom_line(use.last_oom)}", WARNING),
-        Line("    memtrace oom tells what would have made it fit", FAINT),
+        Line(f"    {asked_text(use.last_oom)}", WARNING),
+        Line(f"    {held_text(use.last_oom)}; memtrace oom tells what would have made it fit"),
     ]
 
 
