@@ -298,7 +298,8 @@ def test_more_steps_than_are_looked_at(tmp_path: Path) -> None:
     (site,) = device.sites
     assert site.growth is not None
     assert site.growth.bytes_per_step == pytest.approx(10)
-    assert site.growth.every == 3
+    assert site.growth.every == 1
+    assert site.growth.rises == site.growth.intervals
     assert sum(step.count for step in device.steps) == 1300
     assert sum(step.born_bytes for step in device.steps) == 1300 * 710
     assert device.steps[-1].first == 1299

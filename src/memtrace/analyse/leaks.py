@@ -48,8 +48,9 @@ class Growth:
 
     Attributes:
         bytes_per_step: the median of the slopes between any two of its rises.
-        rises, intervals: in how many of how many steps it rose.
-        every: about every which step.
+        rises, intervals: in how many of how many steps it rose (of runs of steps, where they are
+            too many to look at each).
+        every: about every which step; 1: each.
     """
 
     bytes_per_step: float
@@ -391,8 +392,9 @@ def _rising(heights: Int64s, looked: Int64s) -> Growth | None:
         return None
     at = looked[rises].astype(np.float64)
     slope = _median_slope(at, heights[rises].astype(np.float64))
-    every = round(float(np.median(np.diff(at))))
-    return Growth(slope, len(rises), intervals, max(every, 1))
+    gap = round(float(np.median(np.diff(rises))))
+    every = 1 if gap <= 1 else round(float(np.median(np.diff(at))))
+    return Growth(slope, len(rises), intervals, every)
 
 
 def _median_slope(at: Floats, height: Floats) -> float:
