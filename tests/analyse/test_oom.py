@@ -249,6 +249,27 @@ def test_an_expandable_request_needs_pages(builder: TraceBuilder) -> None:
     assert "expandable" not in fits(large)
 
 
+def test_other_recorded_processes_of_the_device(builder: TraceBuilder) -> None:
+    uuid = [{"device": "cuda:0", "uuid": "GPU-1", "total_bytes": 200 * MIB}]
+    first = builder.process(1, devices=json.dumps(uuid))
+    segment(first, 20, 0)
+    segment(first, 30, 40)
+    late = builder.process(2, devices=json.dumps(uuid), clock_origin_ns=10**15)
+    segment(late, 20, 0)
+    elsewhere = builder.process(
+        3, devices=json.dumps([{"device": "cuda:0", "uuid": "GPU-2", "total_bytes": 1}])
+    )
+    segment(elsewhere, 20, 0)
+    ended = builder.process(4, devices=json.dumps(uuid), clock_origin_ns=10**12 - 10**6)
+    segment(ended, 20, 0)
+    failing = builder.process(5, devices=json.dumps(uuid))
+    segment(failing, 2, 0)
+    failing.oom("cuda:0", 150 * MIB, 100 * MIB)
+    first.time_ns = 10**6  # it runs on
+    found = examined(open_trace(builder.write()))
+    assert [(p.pid, total) for p, total in found.neighbours] == [(1, 50 * MIB)]
+
+
 def test_the_cpu(builder: TraceBuilder) -> None:
     process = builder.process()
     process.alloc("cpu", 300, source="a.py:1 f", category="weight")

@@ -368,3 +368,47 @@ def test_a_list_of_losses_on_a_device(tmp_path: Path) -> None:
     )
     assert gpu.steps_until_full is not None
     assert gpu.steps_until_full > 1_000_000
+
+
+RANDOM = """
+import random
+random.seed({seed})
+categories = ("kv_cache", "input", "workspace")
+failed = 0
+
+def tried(mib):
+    global failed
+    got = attempt(mib) is not None
+    failed += not got
+    return got
+
+for _ in range(40):
+    live = {{name: [] for name in categories}}
+    whole = [tensor(random.choice([0.3, 0.9, 1.5, 3, 6, 11, 26, 40])) for _ in range(28)]
+    random.shuffle(whole)
+    del whole[len(whole) // 2 :]
+    while whole:
+        name = random.choice(categories)
+        live[name].append(memtrace.label(whole.pop(), category=name))
+    mib = random.choice([350, 420, 500, 560, 600, 640])
+    if tried(mib):
+        continue
+    number, name = failed, random.choice(categories)
+    live.pop(name)
+    print(number, name, tried(mib))
+    live.clear()
+    torch.cuda.empty_cache()
+"""
+
+
+@pytest.mark.parametrize("settings", ["", "expandable_segments:True"])
+@pytest.mark.parametrize("seed", range(3))
+def test_any_category_at_random(tmp_path: Path, seed: int, settings: str) -> None:
+    """What is said of a category is what happens when its tensors go."""
+    trace, out = recorded(tmp_path, RANDOM.format(seed=seed), settings=settings)
+    tried = [line.split() for line in out.splitlines()]
+    assert len(tried) >= 4
+    for number, name, got in tried:
+        fit = fits(examined(trace, number=int(number))).get(name)
+        if fit is not None and fit.fits is not None:
+            assert str(fit.fits) == got, (number, name, fit)

@@ -84,8 +84,8 @@ OOM = {
 }  # fmt: skip
 POST_MORTEM = OOM | {
     "number", "needed_bytes", "short_bytes", "limit_bytes", "device_total_bytes", "outside_bytes",
-    "unusable", "unusable_bytes", "largest_usable_bytes", "fits", "held", "categories",
-    "fragmentation",
+    "neighbours", "unusable", "unusable_bytes", "largest_usable_bytes", "fits", "held",
+    "categories", "fragmentation",
 }  # fmt: skip
 COUNTS = {
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",

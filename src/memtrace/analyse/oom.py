@@ -20,6 +20,7 @@ from memtrace.analyse.counters import (
     Moment,
     equals,
     integers,
+    last_moment,
     may_hold,
     moment_at_seq,
 )
@@ -96,6 +97,8 @@ class PostMortem:
         limit_bytes: what this process may reserve, where a limit was set.
         total_bytes: the device's; outside_bytes: what of it neither torch had reserved nor was
             free: CUDA contexts, libraries, other processes.
+        neighbours: the other processes of this trace that had reserved memory of the same device
+            at that moment, and how much: part of the outside bytes.
         unusable: free bytes in blocks by the reason (request.REASONS) that they were of no use.
         largest_usable_bytes: the largest free block among those that the request could use.
         held: who held what was allocated; `categories`: the same by category.
@@ -109,6 +112,7 @@ class PostMortem:
     limit_bytes: int | None
     total_bytes: int | None
     outside_bytes: int | None
+    neighbours: tuple[tuple[Process, int], ...]
     unusable: dict[str, int]
     largest_usable_bytes: int
     held: Breakdown
@@ -346,6 +350,7 @@ def _examine(
             limit_bytes=None,
             total_bytes=None,
             outside_bytes=None,
+            neighbours=(),
             unusable={},
             largest_usable_bytes=0,
             fits=(),
@@ -370,11 +375,36 @@ def _examine(
         limit_bytes=request.limit_bytes,
         total_bytes=request.total_bytes,
         outside_bytes=request.outside_bytes,
+        neighbours=tuple(_neighbours(trace, oom)),
         unusable=request.unusable(),
         largest_usable_bytes=request.largest_usable_bytes(),
         fits=tuple(find_fits(request, _step_start(trace, key, oom))),
         fragmentation=fragmentation_of(layout, why="oom", by="source"),
     )
+
+
+def _neighbours(trace: Trace, oom: Oom) -> Iterator[tuple[Process, int]]:
+    own = oom.process
+    uuid = _uuids(own).get(oom.device)
+    if not uuid:
+        return
+    at_ns = (own.row["clock_origin_ns"] or 0) + oom.time_ns
+    for process in trace.process_list:
+        if process.key == own.key or process.row["boot_id"] != own.row["boot_id"]:
+            continue
+        until_ns = at_ns - (process.row["clock_origin_ns"] or 0)
+        if until_ns < 0 or until_ns > (process.row["end_time_ns"] or until_ns):
+            continue
+        for device in trace.devices_by_process[process.key]:
+            if _uuids(process).get(device) != uuid:
+                continue
+            moment = last_moment(trace, process=process.key, device=device, until_ns=until_ns)
+            if moment is not None and moment.reserved_bytes:
+                yield process, moment.reserved_bytes
+
+
+def _uuids(process: Process) -> dict[str, str]:
+    return {str(d.get("device")): str(d.get("uuid") or "") for d in process.listed("devices")}
 
 
 def total_bytes(process: Process, device: str) -> int | None:

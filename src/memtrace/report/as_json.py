@@ -31,9 +31,9 @@ Of `fragmentation`: reserved_bytes - allocated_bytes = waiting_bytes + free_byte
     largest_free_bytes; segments; mismatch_bytes: to the device's totals; why: the instant;
     parts: the same by kind of memory; pins: owners, as analyse.fragmentation.Pin says.
 Of `oom`: ooms: every failed request; post_mortem: one of them, also with number, needed_bytes,
-    short_bytes, limit_bytes, device_total_bytes, outside_bytes, unusable_bytes and unusable (by
-    reason), largest_usable_bytes, fits, held and categories (breakdowns), fragmentation, as
-    analyse.oom says.
+    short_bytes, limit_bytes, device_total_bytes, outside_bytes, neighbours (other processes of the
+    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held and categories
+    (breakdowns), fragmentation, as analyse.oom says.
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
 module, source.
 """
@@ -182,6 +182,9 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
         **_oom(found.oom),
         **{name: getattr(found, name) for name in kept},
         "device_total_bytes": found.total_bytes,
+        "neighbours": [
+            {**_process(process), "reserved_bytes": total} for process, total in found.neighbours
+        ],
         "unusable": {f"{reason}_bytes": total for reason, total in found.unusable.items()},
         "fits": [asdict(fit) for fit in found.fits],
         "held": _breakdown(found.held),

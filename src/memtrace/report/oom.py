@@ -94,6 +94,9 @@ def _cuda_lines(found: PostMortem) -> list[Line]:
             f"{size(moment.reserved_bytes or 0)} · free on the device {free}{of}{outside}"
         )
     ]
+    if found.neighbours:
+        held = ", ".join(f"{process.pid} {size(total)}" for process, total in found.neighbours)
+        lines.append(Line(f"  other recorded processes had reserved: {held}"))
     if found.limit_bytes is not None:
         lines.append(Line(f"  this process may reserve {exact(found.limit_bytes)}"))
     short = f"{exact(found.short_bytes)} short"
