@@ -283,6 +283,19 @@ def test_stages_where_no_model_was_called(tmp_path: Path) -> None:
         find_leaks(open_trace(path), stage="train")
 
 
+def test_stages_where_a_model_was_called_once(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.step()
+    process.alloc("cpu", 1)
+    path = builder.write()
+    assert find_leaks(open_trace(path)).steps.what == "calls of Net"
+    for _ in range(3):
+        with process.stage("request"):
+            process.alloc("cpu", 64)
+    assert find_leaks(open_trace(builder.write())).steps.what == 'stages "request"'
+
+
 def test_without_steps_it_says_what_to_do(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     builder.process().alloc("cpu", 64)

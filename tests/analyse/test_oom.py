@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from memtrace.analyse.oom import PostMortem, fragmentation_at_oom, list_ooms, post_mortem
+from memtrace.analyse.failures import list_ooms
+from memtrace.analyse.oom import PostMortem, fragmentation_at_oom, post_mortem
 from memtrace.analyse.request import Fit
 from memtrace.errors import MemtraceError
 from memtrace.trace import Trace, open_trace

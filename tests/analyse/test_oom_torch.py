@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import simcuda
+from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.fragmentation import find_fragmentation
 from memtrace.analyse.leaks import find_leaks
-from memtrace.analyse.oom import PostMortem, list_ooms, post_mortem
+from memtrace.analyse.oom import PostMortem, post_mortem
 from memtrace.analyse.request import Fit
 from memtrace.trace import Trace, open_trace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import program_runs
-from memtrace.analyse.oom import list_ooms
+from memtrace.analyse.failures import list_ooms
 from memtrace.trace import open_trace
 
 PROGRAM = """

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.fragmentation import find_fragmentation
 from memtrace.analyse.leaks import find_leaks
-from memtrace.analyse.oom import list_ooms, post_mortem
+from memtrace.analyse.oom import post_mortem
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.snapshot import take_snapshot
 from memtrace.analyse.summary import summarise

@@ -6,7 +6,8 @@ import io
 import json
 from pathlib import Path
 
-from memtrace.analyse.oom import list_ooms, post_mortem
+from memtrace.analyse.failures import list_ooms
+from memtrace.analyse.oom import post_mortem
 from memtrace.analyse.summary import summarise
 from memtrace.report.at_end import end_page
 from memtrace.report.oom import no_oom_page, oom_page

@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
-from memtrace.analyse.oom import total_bytes
 from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
 from memtrace.analyse.steps import Steps, find_steps
-from memtrace.analyse.target import choose_target
+from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 

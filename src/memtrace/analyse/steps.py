@@ -38,7 +38,7 @@ class Steps:
 
 
 def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> Steps:
-    """The calls of models; where there are none, the stage that was repeated most.
+    """The calls of models; where there are hardly any, the stage that was repeated most.
 
     Args:
         stage: take the stages of this name instead.
@@ -46,13 +46,14 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     Raises:
         MemtraceError: there is nothing to tell steps by; says what to do.
     """
-    if stage is None:
-        steps = _calls(trace, process.key)
-        if steps is not None:
-            return steps
+    calls = _calls(trace, process.key) if stage is None else None
+    if calls is not None and len(calls) >= _LEAST_REPEATED:
+        return calls
     names, start_seq, start_ns, threads = _stages(trace, process.key)
     if stage is None:
         repeated = [item for item in Counter(names).most_common(1) if item[1] >= _LEAST_REPEATED]
+        if not repeated and calls is not None:
+            return calls
         if not repeated:
             raise MemtraceError(
                 f"{process} has no steps: no model was called and no stage was repeated; put "

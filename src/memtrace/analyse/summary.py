@@ -13,10 +13,10 @@ from memtrace.analyse.counters import (
     moment_at_seq,
     settled,
 )
+from memtrace.analyse.failures import Oom, describe, find_failures
 from memtrace.analyse.fragmentation import Pin, at_peak
-from memtrace.analyse.oom import Oom, count_ooms, last_oom, total_bytes
 from memtrace.analyse.snapshot import External, snapshot_at
-from memtrace.analyse.target import check_device, why_empty
+from memtrace.analyse.target import check_device, total_bytes, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
 from memtrace.errors import readable
 from memtrace.schema import LOST_WORDS
@@ -235,6 +235,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         weights.append(weights_at(trace, moment, snapshot.live))
         operators = snapshot.breakdown
         pinned = snapshot.pinned_bytes
+    failures = find_failures(trace, device=device, process=key)
     unused = None if device == "cpu" else _unused(trace, peaks["reserved"])
     pins: tuple[Pin, ...] = ()
     if (unused or 0) >= PINS_LEAST_BYTES:
@@ -255,8 +256,8 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         external=external,
         unused_at_reserved_peak_bytes=unused,
         pins=pins,
-        ooms=count_ooms(trace, process, device),
-        last_oom=last_oom(trace, process, device),
+        ooms=len(failures),
+        last_oom=next(iter(describe(trace, failures[-1:])), None),
     )
 
 

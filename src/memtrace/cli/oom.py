@@ -40,7 +40,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Why an allocation failed: who asked, who held what, and what would have made it fit."""
-    from memtrace.analyse.oom import list_ooms, post_mortem
+    from memtrace.analyse.failures import list_ooms
+    from memtrace.analyse.oom import post_mortem
     from memtrace.report.as_json import oom_document, write_json
     from memtrace.report.oom import no_oom_page, oom_page
     from memtrace.report.page import write_page

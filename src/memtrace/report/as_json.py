@@ -47,9 +47,10 @@ from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
+from memtrace.analyse.failures import Oom
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.leaks import DeviceLeaks, Leaks
-from memtrace.analyse.oom import Oom, PostMortem
+from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot

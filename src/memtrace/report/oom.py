@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memtrace.analyse.oom import Oom, PostMortem
+from memtrace.analyse.failures import Oom
+from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.request import Fit
 from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
 from memtrace.report.fragmentation import pin_text
