@@ -22,6 +22,9 @@ COMMANDS: dict[str, list[str]] = {
     "summary": ["summary"],
     "peak": ["peak"],
     "at": ["at", "--time", "0"],
+    "leaks": ["leaks"],
+    "fragmentation": ["fragmentation"],
+    "oom": ["oom"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
 }
