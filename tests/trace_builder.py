@@ -142,6 +142,30 @@ class ProcessBuilder:
         self._event(row["device"], "segment_free", row)
         row |= {"free_seq": self.seq, "free_time_ns": self.time_ns}
 
+    def oom(self, device: str, size_bytes: int, free_bytes: int, **columns: Any) -> None:
+        """A request that failed."""
+        self._add(device)
+        self._event(device, "oom", {"address": None, "size_bytes": size_bytes})
+        self.rows["events"][-1] |= {"device_free_bytes": free_bytes, **columns}
+
+    def operator(self, call_id: int, name: str, **columns: Any) -> int:
+        """A call of an operator."""
+        self.rows["operators"].append(
+            {"call_id": call_id, "name": name, "scope": "function", "thread_id": 1, **columns}
+        )
+        return call_id
+
+    def step(self, root_module: str = "Net", **columns: Any) -> None:
+        """A model's call begins; it lasts to the next event."""
+        self.time_ns += self.tick_ns
+        self.rows["steps"].append(
+            {
+                "step": len(self.rows["steps"]), "root_module": root_module, "thread_id": 1,
+                "start_seq": self.seq + 1, "end_seq": self.seq + 1, "start_time_ns": self.time_ns,
+                "end_time_ns": self.time_ns, **columns,
+            }
+        )  # fmt: skip
+
     def name(self, row: dict[str, Any], name: str, **columns: Any) -> None:
         """A tensor's name."""
         self.rows["names"].append({"allocation_id": row["allocation_id"], "name": name, **columns})
@@ -321,4 +345,32 @@ def serving_trace(path: Path, **row: Any) -> Path:
         for row in held:
             p.free(row)
     p.sample("host", "rss", "rss", 1100 * mib)
+    return builder.write()
+
+
+def failing_trace(path: Path) -> Path:
+    """A training that keeps its losses, in segments that its cache has cut up, until none fits."""
+    mib = 2**20
+    builder = TraceBuilder(path)
+    devices = [{"device": "cuda:0", "name": "Small", "total_bytes": 400 * mib}]
+    p = builder.process(devices=json.dumps(devices))
+    p.tick_ns = 7_000_000
+    p.stack(1, ("forward", "/srv/app/model.py", 88), ("main", "/srv/app/train.py", 30))
+    p.rows["stacks"][0] |= {"module": "h.3.mlp", "module_class": "MLP"}
+    p.operator(2, "aten::mm", parent_call_id=1)
+    p.operator(1, "aten::linear")
+    base = 0x7F00_0000_0000
+    for step in range(12):
+        p.step("Net")
+        p.segment(
+            "cuda:0", 20 * mib, address=base + 40 * step * mib, pool="default", small=False,
+            expandable=False, stream=0,
+        )  # fmt: skip
+        p.alloc(
+            "cuda:0", 2 * mib, address=base + 40 * step * mib, source="train.py:42 main",
+            operator="aten::mean", module="Net", category="other", stack_id=1,
+        )  # fmt: skip
+        if step == 5:
+            p.oom("cuda:0", 300 * mib, 90 * mib, stack_id=1, operator_call_id=2)
+    p.oom("cuda:0", 150 * mib, 100 * mib, stack_id=1, operator_call_id=2)
     return builder.write()

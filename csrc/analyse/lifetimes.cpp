@@ -166,12 +166,14 @@ void Lifetimes::add_event_row(const AllocatorEvent& event, Place place, const Ou
                               int64_t call_id, const DeviceBytes& bytes) {
   const bool cuda = event.tail.device != kCpu;
   const bool oom = event.tail.action == Action::oom;
-  const bool nowhere = oom || event.tail.action == Action::snapshot;
+  const bool snapshot = event.tail.action == Action::snapshot;
+  const uint64_t stream = oom ? event.address : event.stream;
   out_.events.add(place.seq, place.time_ns, labels_.device(event.tail.device),
                   labels_.action(event.tail.action), outcome.allocation_id, outcome.segment_id,
-                  nowhere && event.address == 0 ? kNull : static_cast<int64_t>(event.address),
+                  oom || (snapshot && event.address == 0) ? kNull
+                                                          : static_cast<int64_t>(event.address),
                   outcome.size_bytes, outcome.block_bytes, or_null(event.tail.thread),
-                  cuda && !oom ? static_cast<int64_t>(event.stream) : kNull,
+                  cuda ? static_cast<int64_t>(stream) : kNull,
                   cuda ? labels_.pool(event.tail.pool) : StringId::null, call_id,
                   or_null(event.stack), bytes.allocated, bytes.active, bytes.reserved,
                   oom ? static_cast<int64_t>(event.stream) : kNull);

@@ -15,6 +15,13 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+
 namespace memtrace {
 namespace {
 
@@ -43,6 +50,38 @@ void record_free(void* address) noexcept {
                         Action::free_requested});
 }
 
+// Memory that the host can still give, from /proc/meminfo; 0: not known. No allocation: there is
+// none to be had.
+uint64_t available_bytes() noexcept {
+  const int file = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+  if (file < 0)
+    return 0;
+  char text[1024];
+  const ssize_t length = read(file, text, sizeof text - 1);
+  close(file);
+  text[std::max<ssize_t>(length, 0)] = 0;
+  constexpr const char* kLabel = "MemAvailable:";
+  const char* found = std::strstr(text, kLabel);
+  return found ? std::strtoull(found + std::strlen(kLabel), nullptr, 10) * 1024 : 0;
+}
+
+void record_failure(size_t size_bytes) noexcept {
+  const int error = errno;
+  if (HookScope scope; scope)
+    write_event(scope,
+                {ticks_after(), 0, size_bytes, available_bytes(), 0, kHost, kCpu, Action::oom});
+  errno = error;
+}
+
+c10::DataPtr allocate_inner(size_t size_bytes) {
+  try {
+    return g_inner->allocate(size_bytes);
+  } catch (...) { // goes on as it came
+    record_failure(size_bytes);
+    throw;
+  }
+}
+
 void free_and_record(void* address) {
   if (address)
     record_free(address);
@@ -52,7 +91,7 @@ void free_and_record(void* address) {
 class RecordingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size_bytes) override {
-    c10::DataPtr data = g_inner->allocate(size_bytes);
+    c10::DataPtr data = allocate_inner(size_bytes);
     // A block whose deleter we cannot replace would never be seen to end: it is not recorded.
     if (data.get() && data.compare_exchange_deleter(g_inner_deleter, &free_and_record))
       record_alloc(data.get(), size_bytes);

@@ -135,6 +135,7 @@ template <class TraceEntry>
   facts.action = action_of<TraceEntry>(entry.action_);
   if (facts.action == Action::oom) {
     facts.stream = entry.addr_; // free bytes of the device
+    facts.address = reinterpret_cast<uint64_t>(entry.stream_);
   } else {
     facts.address = entry.addr_;
     facts.stream = reinterpret_cast<uint64_t>(entry.stream_);

@@ -8,9 +8,9 @@
 #include <ATen/SparseTensorImpl.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
-#include <algorithm>
 #include <string>
 #include <unordered_map>
 #include <utility>

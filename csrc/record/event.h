@@ -67,12 +67,14 @@ struct Tail {
 };
 
 struct AllocatorEvent {
-  uint64_t ticks; // of clock.h; alloc: after it happened, free: before
-  uint64_t address;
+  uint64_t ticks;   // of clock.h; alloc: after it happened, free: before
+  uint64_t address; // oom: the CUDA stream that it was asked for
   // Requested; 0 for a CPU free (known from its alloc), but not for one that a scan tells of: the
   // end of memory that was there before the recording, or that torch was handed.
   uint64_t size_bytes;
-  uint64_t stream;   // CUDA stream handle; oom: free bytes of the device; pinned: block's bytes
+  // CUDA stream handle; oom: free bytes of the device (CPU: that the host had available, 0 if not
+  // known); pinned: block's bytes
+  uint64_t stream;
   uint32_t call;     // OperatorSpan::call of the innermost running operator; 0: none
   uint32_t stack;    // text id; 0: not taken
   uint32_t op_name;  // text id: innermost operator that is not a factory, else outermost factory

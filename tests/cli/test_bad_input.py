@@ -23,6 +23,9 @@ COMMANDS: dict[str, list[str]] = {
     "peak": ["peak"],
     "at": ["at", "--time", "0"],
     "stages": ["stages"],
+    "leaks": ["leaks"],
+    "fragmentation": ["fragmentation"],
+    "oom": ["oom"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
 }

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from memtrace.cli.main import group, main
 from memtrace.cli.options import TimeType
 from memtrace.cli.registry import COMMANDS
-from trace_builder import TraceBuilder, serving_trace
+from trace_builder import TraceBuilder, failing_trace, serving_trace
 
 MAIN = "import sys; from memtrace.cli import main; sys.exit(main())"
 
@@ -24,6 +24,11 @@ MAIN = "import sys; from memtrace.cli import main; sys.exit(main())"
 @pytest.fixture
 def serving(tmp_path: Path) -> Path:
     return serving_trace(tmp_path / "serve.memtrace")
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Path:
+    return failing_trace(tmp_path / "train.memtrace")
 
 
 def invoke(*arguments: object) -> str:
@@ -154,6 +159,35 @@ def test_an_empty_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     ):
         assert "the program never imported torch" in refused(capfd, *arguments)
     assert "the program never imported torch" in invoke("summary", path)
+
+
+def test_leaks(failing: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "cuda:0: grows by 2.00 MiB per step" in invoke("leaks", failing, "--by", "module")
+    (device,) = json.loads(invoke("leaks", failing, "--json"))["devices"]
+    assert sum(site["kept_bytes"] for site in device["sites"]) == device["kept_bytes"]
+    assert "has no stage 'x'" in refused(capfd, "leaks", failing, "--stage", "x")
+
+
+def test_leaks_without_steps(serving: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "has no steps" in refused(capfd, "leaks", serving)
+    assert "too few steps to tell" in invoke("leaks", serving, "--stage", "serve")
+
+
+def test_fragmentation(failing: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "at the peak of reserved memory" in invoke("fragmentation", failing)
+    assert "out of memory, 133.000 ms" in invoke("fragmentation", failing, "--oom", 1)
+    document = json.loads(invoke("fragmentation", failing, "--at", "100ms", "--json"))
+    assert sum(pin["keeps_bytes"] for pin in document["pins"]) == document["pinned_bytes"]
+    assert "no out-of-memory 3" in refused(capfd, "fragmentation", failing, "--oom", "3")
+
+
+def test_oom(failing: Path, serving: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "Out of memory on cuda:0 (2 of 2): 150.0 MiB" in invoke("oom", failing)
+    document = json.loads(invoke("oom", failing, "--number", 1, "--json"))
+    assert [oom["asked_bytes"] for oom in document["ooms"]] == [300 * 2**20, 150 * 2**20]
+    assert document["post_mortem"]["number"] == 1
+    assert "no allocation failed" in invoke("oom", serving)
+    assert "2 allocations failed" in refused(capfd, "oom", failing, "--number", "3")
 
 
 def test_the_newest_trace_of_the_directory_is_the_default(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memtrace.errors import readable
-from trace_builder import TraceBuilder, serving_trace
+from trace_builder import TraceBuilder, failing_trace, serving_trace
 
 MAIN = "import sys; from memtrace.cli import main; sys.exit(main())"
 #: As sys.argv has the bytes a, 0xff, b.
@@ -52,6 +52,16 @@ def test_every_answer_in_every_encoding(odd: Path, encoding: str, command: list[
     if "--json" in command:
         (process,) = json.loads(out)["processes"]
         assert process["argv"] == ["serve.py", "a\\xffb", "café"]
+
+
+@pytest.mark.parametrize("command", ["leaks", "fragmentation", "oom"])
+def test_pages_of_failures_in_ascii(tmp_path: Path, command: str) -> None:
+    trace = failing_trace(tmp_path / "x.memtrace")
+    status, out, err = shown("ascii:strict", command, trace)
+    assert (status, err) == (0, b"")
+    assert out.isascii()
+    assert b" | " in out
+    assert b"\\xb7" not in out
 
 
 def test_signs_of_our_own_have_others_in_ascii(odd: Path) -> None:

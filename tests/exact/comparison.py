@@ -17,7 +17,7 @@ def recorded_by_torch(run: Recording, device: int) -> list[tuple[str, int, int, 
             entry["action"],
             entry["device_free"] if entry["action"] == "oom" else entry["addr"],
             entry["size"],
-            0 if entry["action"] == "oom" else entry["stream"],
+            entry["stream"],
         )
         for entry in entries
         if entry["action"] != "snapshot"
@@ -30,7 +30,7 @@ def recorded_by_memtrace(events: list[dict[str, Any]]) -> list[tuple[str, int, i
             event["action"],
             event["device_free_bytes"] if event["action"] == "oom" else event["address"],
             event["size_bytes"],
-            0 if event["action"] == "oom" else event["stream"],
+            event["stream"],
         )
         for event in events
         if event["action"] != "snapshot"

@@ -64,6 +64,23 @@ def test_pinned_memory_counts_with_its_block(trace_dir: Path) -> None:
     assert [row["allocated_bytes"] for row in rows(trace_dir, "events")] == [4, 1028, 4]
 
 
+def test_a_failed_allocation_is_an_event_of_no_block(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    log = spool.log()
+    log.event("segment_alloc", 5, 1 << 40, 2 * MIB, device=0, order=1)
+    log.event("oom", 6, 0x77, 50 * MIB, device=0, stream=9 * MIB, order=2)  # of stream 0x77
+    log.event("oom", 7, 0, 60 * MIB, stream=8 * MIB, pool=1)
+    spool.finish()
+    finalise(trace_dir)
+    assert rows(trace_dir, "allocations") == []
+    _, gpu, cpu = rows(trace_dir, "events")
+    assert (gpu["device"], gpu["action"], gpu["size_bytes"]) == ("cuda:0", "oom", 50 * MIB)
+    assert (gpu["stream"], gpu["address"], gpu["device_free_bytes"]) == (0x77, None, 9 * MIB)
+    assert gpu["reserved_bytes"] == 2 * MIB
+    assert (cpu["device"], cpu["action"], cpu["size_bytes"]) == ("cpu", "oom", 60 * MIB)
+    assert (cpu["stream"], cpu["address"], cpu["device_free_bytes"]) == (None, None, 8 * MIB)
+
+
 def test_an_empty_recording_gives_every_dataset(trace_dir: Path) -> None:
     SpoolWriter(trace_dir).finish()
     result = finalise(trace_dir)

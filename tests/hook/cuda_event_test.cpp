@@ -51,7 +51,7 @@ class Model {
   AllocatorEvent expect(const Entry& entry) {
     AllocatorEvent event{};
     const bool oom = entry.action_ == Entry::OOM;
-    event.address = oom ? 0 : entry.addr_;
+    event.address = oom ? reinterpret_cast<uint64_t>(entry.stream_) : entry.addr_;
     event.stream = oom ? entry.addr_ : reinterpret_cast<uint64_t>(entry.stream_);
     event.size_bytes = entry.size_;
     event.order = ++orders_[entry.device_];
@@ -203,13 +203,13 @@ TEST_CASE("what is not plain is left to the general path, without a trace") {
   CHECK(recording.records().size() == (kClock == Clock::tsc ? 2 : 1));
 }
 
-TEST_CASE("an out-of-memory event carries the free bytes, and a stack") {
+TEST_CASE("an out-of-memory event carries the free bytes, the stream and a stack") {
   TestRecording recording;
   recording.seen().stacks = counting_stacks();
   recording.seen().stack_min_bytes = 0;
   recording.start();
   open_cuda_device(2, recording.seen());
-  in_new_thread([] { record_cuda_event(Entry{Entry::OOM, 2, 12345, nullptr, 1 << 30, {0, 0}}); });
+  in_new_thread([] { record_cuda_event(Entry{Entry::OOM, 2, 12345, stream(7), 1 << 30, {0, 0}}); });
   recording.stop();
   const auto written = recording.records();
   REQUIRE(written.size() == 1);
@@ -217,7 +217,7 @@ TEST_CASE("an out-of-memory event carries the free bytes, and a stack") {
   CHECK(event.tail.action == Action::oom);
   CHECK(event.tail.device == cuda_device(2));
   CHECK(event.stream == 12345);
-  CHECK(event.address == 0);
+  CHECK(event.address == 7); // the stream
   CHECK(event.size_bytes == 1 << 30);
   CHECK(event.stack != 0);
 }

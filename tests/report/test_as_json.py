@@ -8,19 +8,26 @@ from typing import Any
 
 import pytest
 
+from memtrace.analyse.failures import list_ooms
+from memtrace.analyse.fragmentation import find_fragmentation
+from memtrace.analyse.leaks import find_leaks
 from memtrace.analyse.ledger import make_ledger
+from memtrace.analyse.oom import post_mortem
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.snapshot import take_snapshot
 from memtrace.analyse.summary import summarise
 from memtrace.report import as_json
 from memtrace.report.as_json import (
+    fragmentation_document,
+    leaks_document,
     ledger_document,
+    oom_document,
     peak_document,
     snapshot_document,
     summary_document,
 )
 from memtrace.trace import Trace, open_trace
-from trace_builder import serving_trace
+from trace_builder import failing_trace, serving_trace
 
 SNAPSHOT = {
     "process", "pid", "rank", "device", "of", "total_bytes", "seq", "time_ns", "allocated_bytes",
@@ -28,6 +35,7 @@ SNAPSHOT = {
     "external_unknown_bytes", "lost_records", "by", "requested_bytes", "live_allocations",
     "unattributed_bytes", "excess_bytes", "groups", "stacks",
 }  # fmt: skip
+FRAME = {"function", "file", "line", "module", "module_class"}
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
 REACHED = {
     "allocation_id", "size_bytes", "block_bytes", "operator", "top_operator", "forward_operator",
@@ -49,7 +57,38 @@ DEVICE = {
     "end_allocated_bytes", "end_reserved_bytes", "operators", "weight_bytes", "buffer_bytes",
     "fp32_weight_bytes", "mapped_weight_bytes", "mapped_weight_resident_bytes", "pinned_bytes",
     "external_bytes", "external_resident_bytes", "external_unknown_bytes",
-    "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes",
+    "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes", "pins", "ooms", "last_oom",
+}  # fmt: skip
+OWNER = {"key", "category", "operator", "module", "source"}
+LEAKS = {"process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices"}
+DEVICE_LEAKS = {
+    "device", "device_total_bytes", "before_bytes", "kept_bytes", "bytes_per_step",
+    "steps_until_full", "sites", "per_step",
+}  # fmt: skip
+SITE = OWNER | {"kind", "kept_bytes", "kept_blocks", "early_bytes", "growth"}
+STEP = {"first", "count", "seq", "born_bytes", "left_bytes", "kept_bytes"}
+FRAGMENTATION = {
+    "process", "pid", "rank", "seq", "time_ns", "device", "why", "by", "reserved_bytes",
+    "allocated_bytes", "waiting_bytes", "free_bytes", "empty_bytes", "pinned_bytes",
+    "largest_free_bytes", "segments", "mismatch_bytes", "parts", "pins",
+}  # fmt: skip
+PART = {
+    "pool", "small", "expandable", "stream", "units", "reserved_bytes", "allocated_bytes",
+    "waiting_bytes", "free_bytes", "empty_bytes", "pinned_bytes", "largest_free_bytes",
+}  # fmt: skip
+PIN = OWNER | {
+    "blocks", "block_bytes", "waiting_bytes", "units", "pinned_bytes", "keeps_bytes",
+    "alone_bytes", "oldest_ns",
+}  # fmt: skip
+OOM = {
+    "process", "pid", "rank", "seq", "time_ns", "device", "asked_bytes", "device_free_bytes",
+    "stream", "pool", "operator", "top_operator", "forward_operator", "module", "module_class",
+    "source", "went_on", "allocated_bytes", "active_bytes", "reserved_bytes", "stack",
+}  # fmt: skip
+POST_MORTEM = OOM | {
+    "number", "needed_bytes", "short_bytes", "limit_bytes", "device_total_bytes", "outside_bytes",
+    "neighbours", "unusable", "unusable_bytes", "largest_usable_bytes", "fits", "held",
+    "categories", "fragmentation",
 }  # fmt: skip
 LEDGER = {"process", "pid", "rank", "others", "devices"}
 DEVICE_LEDGER = {
@@ -65,6 +104,8 @@ COUNTS = {
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",
     "live_allocations", "events", "lost_total", "lost_records", "unmatched_frees",
     "unrecorded_children", "unscanned_models", "exit_status", "event_no_space", "stack_too_deep",
+    "ooms", "steps_until_full", "kept_blocks", "rises", "intervals", "every", "first",
+    "segments", "units", "blocks", "stream", "number", "bytes_per_step",
 }  # fmt: skip
 
 
@@ -73,12 +114,17 @@ def serving(tmp_path: Path) -> Trace:
     return open_trace(serving_trace(tmp_path / "serve.memtrace"))
 
 
+@pytest.fixture
+def failing(tmp_path: Path) -> Trace:
+    return open_trace(failing_trace(tmp_path / "train.memtrace"))
+
+
 def test_keys_of_peak(serving: Trace) -> None:
     document = peak_document(find_peak(serving, by="stack"))
     assert document.keys() == SNAPSHOT | {"reached_by", "peaks_by_process"}
     assert all(group.keys() == GROUP for group in document["groups"])
     assert document["reached_by"].keys() == REACHED
-    assert document["stacks"]["1"][0].keys() == {"function", "file", "line", "module"}
+    assert document["stacks"]["1"][0].keys() == FRAME
     (peak,) = document["peaks_by_process"]
     assert peak.keys() == {"process", "pid", "rank", "total_bytes", "seq"}
 
@@ -111,8 +157,47 @@ def test_keys_of_stages(serving: Trace) -> None:
                 assert all(line.keys() == LINE for line in instant["lines"])
 
 
-def test_numbers_have_their_units_in_their_names(serving: Trace) -> None:
+def test_keys_of_leaks(failing: Trace) -> None:
+    document = leaks_document(find_leaks(failing))
+    assert document.keys() == LEAKS
+    (device,) = document["devices"]
+    assert device.keys() == DEVICE_LEAKS
+    (site,) = device["sites"]
+    assert site.keys() == SITE
+    assert site["growth"].keys() == {"bytes_per_step", "rises", "intervals", "every"}
+    assert all(step.keys() == STEP for step in device["per_step"])
+
+
+def test_keys_of_fragmentation(failing: Trace) -> None:
+    document = fragmentation_document(find_fragmentation(failing))
+    assert document.keys() == FRAGMENTATION
+    assert [part.keys() for part in document["parts"]] == [PART]
+    assert [pin.keys() for pin in document["pins"]] == [PIN]
+
+
+def test_keys_of_oom(failing: Trace) -> None:
+    document = oom_document(post_mortem(failing), list_ooms(failing))
+    assert document.keys() == {"ooms", "post_mortem"}
+    assert [oom.keys() for oom in document["ooms"]] == [OOM, OOM]
+    told = document["post_mortem"]
+    assert told.keys() == POST_MORTEM
+    assert told["unusable"].keys() == {"pieces_bytes"}
+    assert {frozenset(fit) for fit in told["fits"]} == {
+        frozenset({"what", "name", "size_bytes", "fits"})
+    }
+    assert oom_document(None, []) == {"ooms": [], "post_mortem": None}
+    (process,) = summary_document(summarise(failing))["processes"]
+    (device,) = process["devices"]
+    assert device["last_oom"].keys() == OOM
+    assert [pin.keys() for pin in device["pins"]] == [PIN]
+
+
+def test_numbers_have_their_units_in_their_names(serving: Trace, failing: Trace) -> None:
     documents = [
+        leaks_document(find_leaks(failing)),
+        fragmentation_document(find_fragmentation(failing)),
+        oom_document(post_mortem(failing), list_ooms(failing)),
+        summary_document(summarise(failing)),
         peak_document(find_peak(serving, by="stack")),
         snapshot_document(take_snapshot(serving, 5), 5),
         summary_document(summarise(serving)),
@@ -137,5 +222,6 @@ def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 def test_every_key_of_an_answer_is_explained() -> None:
     explained = SNAPSHOT | GROUP | LEDGER | DEVICE_LEDGER | STAGE | LINE
-    for key in explained | {"reached_by", "peaks_by_process", "at_ns"}:
+    places = DEVICE_LEAKS | LEAKS | FRAGMENTATION | POST_MORTEM - OOM
+    for key in explained | {"reached_by", "peaks_by_process", "at_ns"} | places:
         assert key in (as_json.__doc__ or ""), key

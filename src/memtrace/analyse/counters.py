@@ -67,7 +67,8 @@ class Highest:
     total_bytes: int
 
 
-_MOMENT_COLUMNS = (
+#: The columns of `events` that a Moment is made of, in the order of its fields.
+MOMENT_COLUMNS = (
     "seq", "time_ns", "device", "action", "allocation_id", "stack_id", "thread_id",
     "allocated_bytes", "active_bytes", "reserved_bytes",
 )  # fmt: skip
@@ -153,7 +154,7 @@ def moment_at_seq(trace: Trace, *, process: str, device: str, seq: int) -> Momen
     for group in trace.datasets["events"].row_groups(process):
         if not may_hold(group, "seq", seq):
             continue
-        table = group.read(_MOMENT_COLUMNS)
+        table = group.read(MOMENT_COLUMNS)
         places = np.flatnonzero((integers(table, "seq") == seq) & equals(table, "device", device))
         if len(places):
             return _moment(table, int(places[0]), process)
@@ -166,7 +167,7 @@ def next_allocation(trace: Trace, moment: Moment) -> Moment | None:
         bounds = group.bounds("seq")
         if bounds is not None and bounds.high is not None and bounds.high < moment.seq:
             continue
-        table = group.read(_MOMENT_COLUMNS)
+        table = group.read(MOMENT_COLUMNS)
         chosen = (integers(table, "seq") >= moment.seq) & equals(table, "device", moment.device)
         chosen &= equals(table, "action", "alloc") | equals(table, "action", "preexisting")
         places = np.flatnonzero(chosen)
@@ -198,7 +199,7 @@ def last_moment(
         early = until_ns is not None and bounds is not None and bounds.low is not None
         if (early and bounds.low > until_ns) or not may_hold(group, "device", device):  # type: ignore[union-attr]
             continue
-        table = group.read(_MOMENT_COLUMNS)
+        table = group.read(MOMENT_COLUMNS)
         chosen = equals(table, "device", device)
         if until_ns is not None:
             chosen &= integers(table, "time_ns") <= until_ns

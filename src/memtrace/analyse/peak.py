@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from memtrace.analyse.counters import (
     moment_at_seq,
     settled,
 )
+from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at
 from memtrace.analyse.snapshot import Snapshot, snapshot_at
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import choose_target
@@ -62,6 +63,7 @@ class Peak:
         snapshot: who held it; for reserved bytes, just after the allocation that the new segment
             was for, where it is known how much of it is used.
         peaks: every process that used the device, with its own peak, largest first.
+        fragmentation: of reserved bytes: what of them was not used, and who pinned it.
     """
 
     total_bytes: int
@@ -69,6 +71,7 @@ class Peak:
     snapshot: Snapshot
     reached: Reached | None
     peaks: tuple[tuple[Process, Highest], ...]
+    fragmentation: Fragmentation | None = field(default=None, repr=False)
 
     @property
     def device(self) -> str:
@@ -117,6 +120,9 @@ def find_peak(
         snapshot=snapshot_at(trace, after, target.process, of=of, by=by, top=top),
         reached=_reached(trace, after),
         peaks=target.peaks,
+        fragmentation=fragmentation_at(trace, after, target.process, why="peak", by="source")
+        if of == "reserved" and target.device != "cpu"
+        else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ class Frame:
     file: str
     line: int
     module: str | None = None
+    module_class: str | None = None
 
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
@@ -28,7 +29,7 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
     found: dict[int, list[tuple[int, Frame]]] = {}
     if not len(wanted):
         return {}
-    columns = ["stack_id", "depth", "function", "file", "line", "module"]
+    columns = ["stack_id", "depth", "function", "file", "line", "module", "module_class"]
     for group in trace.datasets["stacks"].row_groups(process):
         if not any(may_hold(group, "stack_id", stack_id) for stack_id in wanted.tolist()):
             continue
@@ -36,10 +37,36 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
         chosen = np.isin(integers(table, "stack_id", missing=-1), wanted)
         for row in table.filter(pa.array(chosen)).to_pylist():
             frame = Frame(
-                row["function"] or "?", row["file"] or "?", row["line"] or 0, row["module"]
+                row["function"] or "?",
+                row["file"] or "?",
+                row["line"] or 0,
+                row["module"],
+                row["module_class"],
             )
             found.setdefault(row["stack_id"], []).append((row["depth"] or 0, frame))
     return {
         stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
         for stack_id, frames in found.items()
     }
+
+
+def source_of(frames: Sequence[Frame]) -> str | None:
+    """The innermost line outside torch, else the innermost: as the column `source` has it."""
+    if not frames:
+        return None
+    frame = next((frame for frame in frames if not _inside_torch(frame.file)), frames[0])
+    return f"{_short_file(frame.file)}:{frame.line} {frame.function}"
+
+
+def _inside_torch(file: str) -> bool:
+    # The same rules as csrc/analyse/stack_facts.cpp.
+    if "/site-packages/torch/" in file or "/dist-packages/torch/" in file:
+        return True
+    return file.startswith("<") and not file.startswith(("<string>", "<stdin>", "<ipython"))
+
+
+def _short_file(file: str) -> str:
+    words = file.split("/")
+    if words[-1] in ("__init__.py", "__main__.py") and len(words) > 1:
+        return "/".join(words[-2:])
+    return words[-1]

@@ -13,14 +13,19 @@ from memtrace.analyse.counters import (
     moment_at_seq,
     settled,
 )
+from memtrace.analyse.failures import Oom, describe, find_failures
+from memtrace.analyse.fragmentation import Pin, at_peak
 from memtrace.analyse.snapshot import External, snapshot_at
-from memtrace.analyse.target import check_device, why_empty
+from memtrace.analyse.target import check_device, total_bytes, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
 from memtrace.errors import readable
 from memtrace.schema import LOST_WORDS
 from memtrace.trace import Process, Trace
 
 OPERATORS_SHOWN = 5
+#: Unused memory below this is not worth asking who pins it.
+PINS_LEAST_BYTES = 8 * 2**20
+PINS_SHOWN = 2
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class DeviceUse:
         pinned_bytes: pinned host memory at the peak of allocated, which is part of it.
         external: memory beside the allocator's where there was most of it.
         unused_at_reserved_peak_bytes: reserved and held by no block at the peak of reserved.
+        pins: the owners whose blocks kept most of it from going back.
+        ooms: how many requests failed; `last_oom`: the last of them.
     """
 
     device: str
@@ -57,6 +64,9 @@ class DeviceUse:
     pinned_bytes: int
     external: External
     unused_at_reserved_peak_bytes: int | None
+    pins: tuple[Pin, ...] = ()
+    ooms: int = 0
+    last_oom: Oom | None = None
 
     @property
     def bf16_saving_bytes(self) -> int:
@@ -225,11 +235,16 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         weights.append(weights_at(trace, moment, snapshot.live))
         operators = snapshot.breakdown
         pinned = snapshot.pinned_bytes
-    total = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
+    failures = find_failures(trace, device=device, process=key)
+    unused = None if device == "cpu" else _unused(trace, peaks["reserved"])
+    pins: tuple[Pin, ...] = ()
+    if (unused or 0) >= PINS_LEAST_BYTES:
+        fragmentation = at_peak(trace, process, device)
+        pins = fragmentation.pins[:PINS_SHOWN] if fragmentation is not None else ()
     return DeviceUse(
         device=device,
         name=process.device_names.get(device, ""),
-        device_total_bytes=total[0] if total else None,
+        device_total_bytes=total_bytes(process, device),
         allocated=_extreme(trace, top),
         active=_extreme(trace, peaks["active"]) if device != "cpu" else None,
         reserved=_extreme(trace, peaks["reserved"]) if device != "cpu" else None,
@@ -239,9 +254,10 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         weights=max(weights, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
         pinned_bytes=pinned,
         external=external,
-        unused_at_reserved_peak_bytes=_unused(trace, peaks["reserved"])
-        if device != "cpu"
-        else None,
+        unused_at_reserved_peak_bytes=unused,
+        pins=pins,
+        ooms=len(failures),
+        last_oom=next(iter(describe(trace, failures[-1:])), None),
     )
 
 

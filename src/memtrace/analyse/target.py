@@ -79,6 +79,12 @@ def find_process(trace: Trace, wanted: str | int) -> Process:
     raise MemtraceError(f"no process {wanted} in this trace; it has {known}")
 
 
+def total_bytes(process: Process, device: str) -> int | None:
+    """The device's memory, as the driver told it."""
+    found = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
+    return int(found[0]) if found and found[0] else None
+
+
 def why_empty(trace: Trace) -> str:
     """One line for a trace without a single event."""
     rows = [process.row for process in trace.process_list]

@@ -58,6 +58,27 @@ def process_option(command: Command) -> Command:
     )(command)
 
 
+def by_option(command: Command) -> Command:
+    """--by, a column of GROUPINGS; by default the line of Python."""
+    from memtrace.analyse.breakdown import GROUPINGS
+
+    return click.option(
+        "--by",
+        type=click.Choice(list(GROUPINGS)),
+        default="source",
+        show_default=True,
+        metavar="COLUMN",
+        help="What to group by: operator, module, source, stack, label, category, ...",
+    )(command)
+
+
+def top_option(command: Command) -> Command:
+    """--top."""
+    return click.option(
+        "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Groups to name."
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")(

@@ -25,19 +25,41 @@ Of `stages`:
         between them (analyse.ledger_lines; report.stages has the names in words).
 Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
 `processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
-peak), what was held at the end, weights, external memory, and the largest operators at the peak of
-allocated.
+peak), what was held at the end, weights, external memory, the largest operators at the peak of
+allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
+reserved (pins).
+Of `leaks`: steps, steps_are: how many, of what; enough_steps: false, where they are too few;
+    devices: each with before_bytes and kept_bytes (live where the last step begins, from before the
+    first one and from the steps), bytes_per_step, steps_until_full, device_total_bytes;
+    sites: each an owner with kind, kept_bytes, kept_blocks, early_bytes, and growth (as
+        analyse.leaks.Site and Growth say); per_step: as analyse.leaks.StepLeft says.
+Of `fragmentation`: reserved_bytes - allocated_bytes = waiting_bytes + free_bytes; empty_bytes and
+    pinned_bytes: the free bytes in segments (or pages) without and with a block;
+    largest_free_bytes; segments; mismatch_bytes: to the device's totals; why: the instant;
+    parts: the same by kind of memory; pins: owners, as analyse.fragmentation.Pin says.
+Of `oom`: ooms: every failed request; post_mortem: one of them, also with number, needed_bytes,
+    short_bytes, limit_bytes, device_total_bytes, outside_bytes, neighbours (other processes of the
+    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held and categories
+    (breakdowns), fragmentation, as analyse.oom says.
+An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
+module, source.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
+from memtrace.analyse.failures import Oom
+from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
+from memtrace.analyse.leaks import DeviceLeaks, Leaks
 from memtrace.analyse.ledger import DeviceLedger, Instant, Ledger, StageLedger
+from memtrace.analyse.oom import PostMortem
+from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
@@ -143,6 +165,114 @@ def _instant(instant: Instant) -> dict[str, Any]:
     }
 
 
+def leaks_document(leaks: Leaks) -> dict[str, Any]:
+    """What the steps leave behind; every group and every step."""
+    return {
+        **_process(leaks.process),
+        "by": leaks.by,
+        "steps": len(leaks.steps),
+        "steps_are": leaks.steps.what,
+        "enough_steps": leaks.enough_steps,
+        "devices": [_device_leaks(device) for device in leaks.devices],
+    }
+
+
+def _device_leaks(device: DeviceLeaks) -> dict[str, Any]:
+    return {
+        "device": device.device,
+        "device_total_bytes": device.total_bytes,
+        "before_bytes": device.before_bytes,
+        "kept_bytes": device.kept_bytes,
+        "bytes_per_step": device.bytes_per_step,
+        "steps_until_full": device.steps_until_full,
+        "sites": [
+            {
+                **_owner(site.owner),
+                "kind": site.kind,
+                "kept_bytes": site.kept_bytes,
+                "kept_blocks": site.kept_blocks,
+                "early_bytes": site.early_bytes,
+                "growth": None if site.growth is None else asdict(site.growth),
+            }
+            for site in device.sites
+        ],
+        "per_step": [asdict(step) for step in device.steps],
+    }
+
+
+def _owner(owner: Owner) -> dict[str, Any]:
+    return {"key": owner.key, **{name: getattr(owner, name) for name in TOLD}}
+
+
+def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
+    """What is reserved and not used, exactly."""
+    kept = (
+        "device", "why", "by", "reserved_bytes", "allocated_bytes", "waiting_bytes", "free_bytes",
+        "empty_bytes", "pinned_bytes", "largest_free_bytes", "segments", "mismatch_bytes",
+    )  # fmt: skip
+    return {
+        **_process(found.process),
+        "seq": found.moment.seq,
+        "time_ns": found.moment.time_ns,
+        **{name: getattr(found, name) for name in kept},
+        "parts": [_part(part) for part in found.parts],
+        "pins": [_pin(pin) for pin in found.pins],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    document = asdict(part)
+    return {**document.pop("kind"), **document}
+
+
+def _pin(pin: Pin) -> dict[str, Any]:
+    document = asdict(pin)
+    del document["owner"]
+    return {**_owner(pin.owner), **document}
+
+
+def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, Any]:
+    """Every failed allocation, and one of them in full (null where none failed)."""
+    document: dict[str, Any] = {"ooms": [_oom(oom) for oom in listed], "post_mortem": None}
+    if found is None:
+        return document
+    kept = (
+        "number", "needed_bytes", "short_bytes", "limit_bytes", "outside_bytes", "unusable_bytes",
+        "largest_usable_bytes",
+    )  # fmt: skip
+    frozen = found.fragmentation
+    document["post_mortem"] = {
+        **_oom(found.oom),
+        **{name: getattr(found, name) for name in kept},
+        "device_total_bytes": found.total_bytes,
+        "neighbours": [
+            {**_process(process), "reserved_bytes": total} for process, total in found.neighbours
+        ],
+        "unusable": {f"{reason}_bytes": total for reason, total in found.unusable.items()},
+        "fits": [asdict(fit) for fit in found.fits],
+        "held": _breakdown(found.held),
+        "categories": _breakdown(found.categories),
+        "fragmentation": None if frozen is None else fragmentation_document(frozen),
+    }
+    return document
+
+
+def _oom(oom: Oom) -> dict[str, Any]:
+    kept = (
+        "device", "time_ns", "asked_bytes", "device_free_bytes", "stream", "pool", "operator",
+        "top_operator", "forward_operator", "module", "module_class", "source", "went_on",
+        "allocated_bytes",
+    )  # fmt: skip
+    return {
+        **_process(oom.process),
+        "seq": oom.moment.seq,
+        **{name: getattr(oom, name) for name in kept},
+        "active_bytes": oom.moment.active_bytes,
+        "reserved_bytes": oom.moment.reserved_bytes,
+        "stack": [asdict(frame) for frame in oom.stack],
+    }
+
+
 def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
     moment = snapshot.moment
     return {
@@ -226,7 +356,9 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
 
 
 def _device(use: DeviceUse) -> dict[str, Any]:
-    document = asdict(use)
+    document = asdict(replace(use, last_oom=None))
+    document["pins"] = [_pin(pin) for pin in use.pins]
+    document["last_oom"] = None if use.last_oom is None else _oom(use.last_oom)
     document |= document.pop("weights")
     del document["external"]
     document |= _external(use.external)

@@ -10,7 +10,7 @@ from memtrace.analyse.summary import DeviceUse, Summary, summarise
 from memtrace.errors import readable
 from memtrace.report.losses import trouble_lines
 from memtrace.report.page import TITLE, WARNING, Block, Line, write_page
-from memtrace.report.summary import main_process, next_command, shown_processes
+from memtrace.report.summary import main_process, next_command, oom_lines, shown_processes
 from memtrace.report.units import count, duration, size
 from memtrace.trace import open_trace
 
@@ -34,6 +34,7 @@ def end_page(summary: Summary) -> list[Block]:
     return [
         Line(title, TITLE),
         *(_device_line(use, owner) for use in main.devices if use.allocated is not None),
+        *(line for use in main.devices for line in oom_lines(use)),
         *trouble_lines(summary, shown_processes(summary)),
         *next_command(summary, gap=False),
     ]

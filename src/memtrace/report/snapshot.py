@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from memtrace.analyse.breakdown import not_recorded
 from memtrace.analyse.counters import BEFORE_FIRST, Moment
+from memtrace.analyse.fragmentation import Fragmentation
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
 from memtrace.report.breakdown import breakdown_grid, external_text, frame_text, told_frames
+from memtrace.report.fragmentation import free_text, pin_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Line
 from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
@@ -31,6 +33,8 @@ def peak_page(peak: Peak, *, top: int) -> list[Block]:
     else:
         blocks.append(Line("  the allocation that reached it was not recorded", WARNING))
     blocks += _context_lines(peak.snapshot)
+    if peak.fragmentation is not None and peak.fragmentation.free_bytes:
+        blocks += _unused_lines(peak.fragmentation)
     others = [(p.pid, h.total_bytes) for p, h in peak.peaks if p.key != peak.process.key]
     blocks += _others_lines([f"{pid} (peak {size(total)})" for pid, total in others])
     return [*blocks, Line(""), *_table(peak.snapshot, top)]
@@ -50,6 +54,15 @@ def snapshot_page(snapshot: Snapshot, time_ns: int, *, top: int) -> list[Block]:
         Line(""),
         *_table(snapshot, top),
     ]
+
+
+def _unused_lines(found: Fragmentation) -> list[Line]:
+    """What is reserved and not used, and by whose blocks it is kept."""
+    lines = [Line(f"  unused {size(found.free_bytes)}: {free_text(found)}")]
+    if found.pins:
+        lines.append(Line(f"    {pin_text(found.pins[0])}"))
+        lines.append(Line("    memtrace fragmentation tells of all", FAINT))
+    return lines
 
 
 def _others_lines(told: list[str]) -> list[Line]:

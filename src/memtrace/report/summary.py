@@ -6,7 +6,9 @@ import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
 from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
+from memtrace.report.fragmentation import pin_text
 from memtrace.report.losses import trouble_lines
+from memtrace.report.oom import asked_text, held_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -137,10 +139,25 @@ def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
     if use.external.total_bytes != weights.mapped_weight_bytes:
         text = f"{external_text(use.external)}, beside the allocator's"
         blocks.append(Line(f"  {_EXTERNAL:<15}{text}"))
+    blocks += oom_lines(use)
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))
     return blocks
+
+
+def oom_lines(use: DeviceUse) -> list[Line]:
+    """That requests failed, and the last one in a few words."""
+    if use.last_oom is None:
+        return []
+    times = "once" if use.ooms == 1 else f"{use.ooms:,} times, the last"
+    went = ", the program went on" if use.last_oom.went_on else ""
+    at = f"at {duration(use.last_oom.time_ns)}"
+    return [
+        Line(f"  {use.device} out of memory {times} {at}{went}:", WARNING),
+        Line(f"    {asked_text(use.last_oom)}", WARNING),
+        Line(f"    {held_text(use.last_oom)}; memtrace oom tells what would have made it fit"),
+    ]
 
 
 def _extreme(peak: Extreme) -> str:
@@ -199,6 +216,7 @@ def _hints(use: DeviceUse) -> list[str]:
             f"{size(use.unused_at_reserved_peak_bytes or 0)} ({share:.0f} %) of {use.device} was "
             "reserved but unused at the peak of reserved"
         )
+        hints += [f"{pin_text(pin)} of it (memtrace fragmentation)" for pin in use.pins]
     return hints
 
 

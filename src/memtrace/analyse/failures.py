@@ -1,0 +1,228 @@
+"""The requests for memory that failed: found by the footers, and who made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from memtrace.analyse.counters import MOMENT_COLUMNS, Moment, equals, integers, may_hold
+from memtrace.analyse.layout import DEFAULT_POOL
+from memtrace.analyse.stack import Frame, source_of, stacks_by_id
+from memtrace.analyse.target import check_device, find_process
+from memtrace.trace import Process, Trace
+
+#: Operators that only make the storage for another one (csrc/hook/operator_names.cpp).
+_FACTORIES = frozenset(
+    f"aten::{name}"
+    for name in (
+        "empty", "empty_strided", "empty_like", "resize_", "new_empty", "new_empty_strided",
+        "resize_as_", "empty_permuted", "_empty_affine_quantized", "empty.memory_format",
+    )
+)  # fmt: skip
+_MOST_PARENTS = 512
+_MOST_PARENTS = 512
+
+
+@dataclass(frozen=True)
+class Oom:
+    """A request that failed.
+
+    Attributes:
+        asked_bytes: CUDA: as the allocator rounded it; CPU: as it was asked for.
+        device_free_bytes: what the device had free then, for all processes; of the CPU the memory
+            that the host had available. None: not known.
+        operator: the innermost that is not a factory, else the outermost factory.
+        forward_operator: in a backward: of the forward, whose module and line are told.
+        allocated_bytes, reserved_bytes: the device's totals then.
+        went_on: something was allocated on the device afterwards: the program caught it.
+    """
+
+    process: Process
+    moment: Moment
+    asked_bytes: int
+    device_free_bytes: int | None
+    stream: int
+    pool: str
+    operator: str | None
+    top_operator: str | None
+    forward_operator: str | None
+    module: str | None
+    module_class: str | None
+    source: str | None
+    stack: tuple[Frame, ...]
+    went_on: bool
+
+    @property
+    def device(self) -> str:
+        return self.moment.device
+
+    @property
+    def time_ns(self) -> int:
+        return self.moment.time_ns
+
+    @property
+    def allocated_bytes(self) -> int:
+        return self.moment.allocated_bytes or 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An event "oom": its place, and its own columns."""
+
+    process: Process
+    moment: Moment
+    row: dict[str, Any]
+
+
+_OWN_COLUMNS = ("size_bytes", "stream", "pool", "operator_call_id", "device_free_bytes")
+_CALL_COLUMNS = (
+    "call_id", "parent_call_id", "name", "scope", "module", "stack_id", "forward_call_id",
+)  # fmt: skip
+
+
+def find_failures(
+    trace: Trace, *, device: str | None = None, process: str | int | None = None
+) -> list[Failure]:
+    """Every request that failed, in the order of time, process by process."""
+    check_device(trace, device)
+    processes = trace.process_list if process is None else [find_process(trace, process)]
+    return [failure for one in processes for failure in _failures(trace, one, device)]
+
+
+def list_ooms(
+    trace: Trace, *, device: str | None = None, process: str | int | None = None
+) -> list[Oom]:
+    """The same, with who made each."""
+    return describe(trace, find_failures(trace, device=device, process=process))
+
+
+def describe(trace: Trace, failures: Sequence[Failure]) -> list[Oom]:
+    """Who made each of these requests."""
+    by_process: dict[str, list[Failure]] = {}
+    for failure in failures:
+        by_process.setdefault(failure.process.key, []).append(failure)
+    return [
+        oom for key, found in by_process.items() for oom in _Askers(trace, key, found).ooms(found)
+    ]
+
+
+def _failures(trace: Trace, process: Process, device: str | None) -> Iterator[Failure]:
+    for group in trace.datasets["events"].row_groups(process.key):
+        # Only an OOM has free bytes of the device: the footers say where to look.
+        free = group.bounds("device_free_bytes")
+        if (free is not None and free.nulls == group.rows) or not may_hold(group, "action", "oom"):
+            continue
+        if device is not None and not may_hold(group, "device", device):
+            continue
+        table = group.read([*MOMENT_COLUMNS, *_OWN_COLUMNS])
+        chosen = equals(table, "action", "oom")
+        if device is not None:
+            chosen &= equals(table, "device", device)
+        for row in table.filter(pa.array(chosen)).to_pylist():
+            own = {name: row.pop(name) for name in _OWN_COLUMNS}
+            yield Failure(process, Moment(process=process.key, **row), own)
+
+
+class _Askers:
+    """The calls and the stacks that the failures of one process refer to, read once for all."""
+
+    def __init__(self, trace: Trace, key: str, failures: Sequence[Failure]) -> None:
+        self.calls: dict[int, dict[str, Any]] = {}
+        wanted = {failure.row["operator_call_id"] for failure in failures}
+        for _ in range(_MOST_PARENTS):  # a level of nesting each
+            wanted = {call_id for call_id in wanted if call_id is not None} - self.calls.keys()
+            found = _calls_by_id(trace, key, wanted) if wanted else {}
+            if not found:
+                break
+            self.calls |= found
+            wanted = {row[name] for row in found.values() for name in _REFERRED}
+        stacks = {failure.moment.stack_id for failure in failures}
+        stacks |= {row["stack_id"] for row in self.calls.values()}
+        known = {stack_id for stack_id in stacks if stack_id is not None}
+        self.stacks = stacks_by_id(trace, key, known)
+        devices = {failure.moment.device for failure in failures}
+        self.last_alloc = {device: _last_allocation(trace, key, device) for device in devices}
+
+    def ooms(self, failures: Iterable[Failure]) -> Iterator[Oom]:
+        return (self.oom(failure) for failure in failures)
+
+    def oom(self, failure: Failure) -> Oom:
+        moment, row = failure.moment, failure.row
+        calls = self.around(row["operator_call_id"])
+        names = [str(call["name"]) for call in calls]
+        outermost = names[-1] if names else None
+        forward = next(
+            (self.calls.get(call["forward_call_id"]) for call in calls if call["forward_call_id"]),
+            None,
+        )
+        asking = frames = self.frames(moment.stack_id)
+        if forward is not None:
+            frames = self.frames(forward["stack_id"]) or frames
+        called = next((frame for frame in frames if frame.module), None)
+        modules = (call["module"] for call in (forward, *calls) if call and call["module"])
+        cpu = moment.device == "cpu"
+        return Oom(
+            process=failure.process,
+            moment=moment,
+            asked_bytes=row["size_bytes"] or 0,
+            # Of the CPU, 0 is "not known".
+            device_free_bytes=row["device_free_bytes"] or (None if cpu else 0),
+            stream=row["stream"] or 0,
+            pool=row["pool"] or DEFAULT_POOL,
+            operator=next((name for name in names if name not in _FACTORIES), outermost),
+            top_operator=outermost,
+            forward_operator=None if forward is None else forward["name"],
+            module=called.module if called is not None else next(modules, None),
+            module_class=called.module_class if called is not None else None,
+            source=source_of(frames),
+            stack=asking or frames,
+            went_on=self.last_alloc[moment.device] > moment.seq,
+        )
+
+    def around(self, call_id: int | None) -> list[dict[str, Any]]:
+        """A call of an operator and those around it, as far as known; the innermost first."""
+        calls: list[dict[str, Any]] = []
+        while call_id in self.calls and len(calls) < _MOST_PARENTS:
+            row = self.calls[call_id]
+            if row["name"] is not None and row["scope"] != "user_scope":
+                calls.append(row)
+            call_id = row["parent_call_id"]
+        return calls
+
+    def frames(self, stack_id: int | None) -> tuple[Frame, ...]:
+        return () if stack_id is None else self.stacks.get(stack_id, ())
+
+
+_REFERRED = ("parent_call_id", "forward_call_id")
+
+
+def _calls_by_id(trace: Trace, key: str, ids: set[int]) -> dict[int, dict[str, Any]]:
+    wanted = np.array(sorted(ids), np.int64)
+    found: dict[int, dict[str, Any]] = {}
+    for group in trace.datasets["operators"].row_groups(key):
+        bounds = group.bounds("call_id")
+        if bounds is not None and bounds.low is not None:
+            low, high = np.searchsorted(wanted, [bounds.low, bounds.high + 1])
+            if low == high:
+                continue
+        here = np.isin(integers(group.read(["call_id"]), "call_id", missing=-1), wanted)
+        if here.any():
+            rows = group.read(_CALL_COLUMNS).filter(pa.array(here)).to_pylist()
+            found |= {row["call_id"]: row for row in rows}
+    return found
+
+
+def _last_allocation(trace: Trace, key: str, device: str) -> int:
+    """Its place; -1: none."""
+    for group in reversed(list(trace.datasets["events"].row_groups(key))):
+        if not may_hold(group, "device", device) or not may_hold(group, "action", "alloc"):
+            continue
+        table = group.read(["seq", "device", "action"])
+        chosen = equals(table, "device", device) & equals(table, "action", "alloc")
+        if chosen.any():
+            return int(integers(table, "seq")[chosen].max())
+    return -1
