@@ -155,7 +155,7 @@ class ProcessBuilder:
         )
         return call_id
 
-    def step(self, root_module: str = "Net", **columns: Any) -> None:
+    def short_step(self, root_module: str = "Net", **columns: Any) -> None:
         """A model's call begins; it lasts to the next event."""
         self.time_ns += self.tick_ns
         self.rows["steps"].append(

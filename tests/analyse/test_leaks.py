@@ -35,7 +35,7 @@ def run(tmp_path: Path, body: Body, steps: int = 40, **how: Any) -> Leaks:
     process = builder.process()
     process.alloc("cpu", 5000, source="load.py:1 load")
     for step in range(steps):
-        process.step()
+        process.short_step()
         process.free(process.alloc("cpu", 700, source="net.py:5 forward"))
         body(process, step)
     return find_leaks(open_trace(builder.write(rows_per_group=50)), **how)
@@ -236,7 +236,7 @@ def test_the_steepest_first_and_when_the_device_is_full(tmp_path: Path) -> None:
     process = builder.process()
     process.alloc("cuda:0", 2**30)
     for _ in range(20):
-        process.step()
+        process.short_step()
         process.alloc("cuda:0", 512, source="small.py:1 f")
         process.alloc("cuda:0", 4096, source="large.py:1 f")
         process.alloc("cpu", 8, source="host.py:1 f")
@@ -286,7 +286,7 @@ def test_stages_where_no_model_was_called(tmp_path: Path) -> None:
 def test_stages_where_a_model_was_called_once(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     process = builder.process()
-    process.step()
+    process.short_step()
     process.alloc("cpu", 1)
     path = builder.write()
     assert find_leaks(open_trace(path)).steps.what == "calls of Net"
@@ -333,7 +333,7 @@ def test_groups_and_steps_sum_to_what_is_live(
     chunks = np.array_split(np.arange(len(blocks)), steps)
     live = 0
     for step, chunk in enumerate(chunks):
-        process.step()
+        process.short_step()
         live = process.totals["cpu"]["allocated"]
         for place in chunk.tolist():
             size, source, lives = blocks[place]

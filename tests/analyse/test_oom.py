@@ -208,7 +208,7 @@ def test_what_the_step_had_allocated(builder: TraceBuilder) -> None:
     process = builder.process(devices=DEVICES)
     segment(process, 60, 0)
     block(process, 30, 0)
-    process.step()
+    process.short_step()
     block(process, 10, 30)
     process.oom("cuda:0", 30 * MIB, 0)
     process.oom("cuda:0", 31 * MIB, 0)

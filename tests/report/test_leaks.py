@@ -28,7 +28,7 @@ def program(tmp_path: Path, steps: int, body: Callable[[ProcessBuilder, int], ob
     process = builder.process()
     process.alloc("cpu", 4096, source="load.py:1 f")
     for step in range(steps):
-        process.step()
+        process.short_step()
         body(process, step)
     return builder.write()
 
