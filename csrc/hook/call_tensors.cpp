@@ -1,8 +1,8 @@
 #include "hook/call_tensors.h"
 
-#include <ATen/ATen.h>
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
 #include <array>
 #include <cctype>
@@ -17,25 +17,33 @@ constexpr size_t kMostVisits = 16384; // a list may hold a million numbers
 constexpr size_t kMostObjects = 256;  // whose dictionaries are read
 
 bool is_a(PyObject* object, PyTypeObject* type) noexcept {
-  return type && PyType_IsSubtype(Py_TYPE(object), type);
+  return type != nullptr && PyType_IsSubtype(Py_TYPE(object), type) != 0;
 }
 
-// Borrowed; null without an exception. Strings as keys compare without the program's code.
-PyObject* item(PyObject* dict, const char* key) noexcept {
-  if (!dict || !PyDict_Check(dict))
-    return nullptr;
-  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyObject* found = PyDict_GetItemString(dict, key);
-  PyErr_Restore(type, value, traceback);
-  return found;
-}
+// A key that is looked up again and again.
+class Key {
+ public:
+  explicit Key(const char* text) : text_(PyUnicode_InternFromString(text)) {}
+  // Borrowed; null without an exception. Texts compare without the program's code.
+  PyObject* in(PyObject* dict) const noexcept {
+    if (!text_ || !dict || !PyDict_Check(dict))
+      return nullptr;
+    PyObject* found = PyDict_GetItemWithError(dict, text_);
+    if (!found)
+      PyErr_Clear();
+    return found;
+  }
+  PyObject* text() const noexcept { return text_; }
 
-PyTypeObject* class_in(PyObject* modules, const char* module, const char* name) noexcept {
-  PyObject* home = item(modules, module);
+ private:
+  PyObject* text_;
+};
+
+PyTypeObject* class_in(PyObject* modules, const Key& module, const Key& name) noexcept {
+  PyObject* home = module.in(modules);
   if (!home || !PyModule_Check(home))
     return nullptr;
-  PyObject* found = item(PyModule_GetDict(home), name);
+  PyObject* found = name.in(PyModule_GetDict(home));
   return found && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
 }
 
@@ -83,12 +91,11 @@ std::string dtype_name(at::ScalarType type) {
 
 // The function that forward is, behind decorators that say what they wrap; or null.
 PyObject* forward_of(PyTypeObject* type) noexcept {
-  static PyObject* const name = PyUnicode_InternFromString("forward");
-  PyObject* function = name ? _PyType_Lookup(type, name) : nullptr;
+  static const Key forward("forward"), wraps("__wrapped__");
+  PyObject* function = forward.text() ? _PyType_Lookup(type, forward.text()) : nullptr;
   constexpr int kMostWrappers = 8;
   for (int i = 0; function && PyFunction_Check(function) && i < kMostWrappers; ++i) {
-    PyObject* wrapped =
-        item(reinterpret_cast<PyFunctionObject*>(function)->func_dict, "__wrapped__");
+    PyObject* wrapped = wraps.in(reinterpret_cast<PyFunctionObject*>(function)->func_dict);
     if (!wrapped)
       return function;
     function = wrapped;
@@ -101,7 +108,7 @@ std::string_view parameter(PyObject* forward, size_t place) noexcept {
   if (!forward)
     return {};
   const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(forward));
-  if (place >= static_cast<size_t>(code->co_argcount))
+  if (std::cmp_greater_equal(place, code->co_argcount))
     return {};
 #if PY_VERSION_HEX >= 0x030B0000
   return text_of(PyTuple_GET_ITEM(code->co_localsplusnames, static_cast<Py_ssize_t>(place)));
@@ -132,11 +139,14 @@ class CallTensors::Name {
   const size_t length_;
 };
 
-CallTensors::CallTensors(const CallClasses& classes)
-    : classes_(&classes),
-      cache_class_(class_in(classes.modules, "transformers.cache_utils", "Cache")),
-      old_cache_class_(class_in(classes.modules, "transformers.cache_utils", "MambaCache")),
-      proxy_class_(class_in(classes.modules, "torch.fx.proxy", "Proxy")) {}
+void CallClasses::renew() noexcept {
+  static const Key cache_utils("transformers.cache_utils"), cache_name("Cache"),
+      mamba_name("MambaCache"), fx_proxy("torch.fx.proxy"), proxy_name("Proxy");
+  PyObject* const modules = PyImport_GetModuleDict();
+  cache = class_in(modules, cache_utils, cache_name);
+  mamba_cache = class_in(modules, cache_utils, mamba_name);
+  proxy = class_in(modules, fx_proxy, proxy_name);
+}
 
 void CallTensors::read_arguments(PyObject* module, PyObject* const* args, size_t count,
                                  PyObject* names) {
@@ -163,7 +173,7 @@ void CallTensors::read_result(PyObject* result) {
   Name name(*this);
   const bool has_fields =
       PyDict_Check(result) || (!PyTuple_Check(result) && !PyList_Check(result) &&
-                               !is_a(result, classes_->tensor) && !is_a(result, cache_class_));
+                               !is_a(result, classes_->tensor) && !is_a(result, classes_->cache));
   if (!has_fields)
     name.field("output");
   object(result, 0);
@@ -175,9 +185,8 @@ void CallTensors::object(PyObject* object, unsigned depth) {
   if (is_a(object, classes_->tensor))
     return tensor(object, depth);
   if (PyTuple_Check(object)) {
-    PyObject* fields = nullptr; // of a named tuple
-    if (!PyTuple_CheckExact(object) && Py_TYPE(object)->tp_dict)
-      fields = item(Py_TYPE(object)->tp_dict, "_fields");
+    static const Key named("_fields");
+    PyObject* fields = PyTuple_CheckExact(object) ? nullptr : named.in(Py_TYPE(object)->tp_dict);
     return sequence(reinterpret_cast<PyTupleObject*>(object)->ob_item, PyTuple_GET_SIZE(object),
                     fields, depth + 1);
   }
@@ -188,9 +197,9 @@ void CallTensors::object(PyObject* object, unsigned depth) {
     return dict(object, depth + 1);
   if (!(Py_TYPE(object)->tp_flags & Py_TPFLAGS_HEAPTYPE) || PyType_Check(object))
     return;
-  if (is_a(object, cache_class_) || is_a(object, old_cache_class_))
+  if (is_a(object, classes_->cache) || is_a(object, classes_->mamba_cache))
     return cache(object, depth + 1);
-  if (is_stand_in(object)) {
+  if (is_a(object, classes_->proxy)) {
     ++stand_ins_;
     return;
   }
@@ -200,7 +209,8 @@ void CallTensors::object(PyObject* object, unsigned depth) {
 
 void CallTensors::sequence(PyObject* const* items, Py_ssize_t count, PyObject* fields,
                            unsigned depth) {
-  const bool named = fields && PyTuple_Check(fields) && PyTuple_GET_SIZE(fields) == count;
+  const bool named =
+      fields != nullptr && PyTuple_Check(fields) && PyTuple_GET_SIZE(fields) == count;
   for (Py_ssize_t i = 0; i < count && visits_ <= kMostVisits; ++i) {
     Name name(*this);
     if (named)
@@ -286,14 +296,10 @@ void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
       part = word;
   // Nothing else that it refers to (a model's configuration) is part of it.
   if (!is_list && !PyTuple_Check(value) && !PyDict_Check(value) && !is_a(value, classes_->tensor) &&
-      !is_a(value, cache_class_))
+      !is_a(value, classes_->cache))
     return;
   name.word(part);
   object(value, depth);
-}
-
-bool CallTensors::is_stand_in(PyObject* object) const {
-  return is_a(object, proxy_class_);
 }
 
 void CallTensors::tensor(PyObject* object, unsigned depth) {
@@ -356,7 +362,7 @@ void CallTensors::plain_tensor(const at::Tensor& tensor) {
   if (impl->has_storage())
     storage = impl->unsafe_storage().unsafeGetStorageImpl();
   // What holds its memory in another way (of a functorch transform, of a library) is no stand-in.
-  const bool is_opaque = !storage && !impl->is_python_dispatch();
+  const bool is_opaque = storage == nullptr && !impl->is_python_dispatch();
   if (!is_opaque &&
       (!storage || storage->device().is_meta() || storage->sym_nbytes().is_heap_allocated())) {
     ++stand_ins_;
@@ -390,7 +396,8 @@ void CallTensors::plain_tensor(const at::Tensor& tensor) {
 PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {
   if (!is_a(module, classes.module))
     return module;
-  PyObject* const inner = item(item(dict_of(module), "_modules"), "_orig_mod");
+  static const Key modules("_modules"), original("_orig_mod");
+  PyObject* const inner = original.in(modules.in(dict_of(module)));
   return inner && is_a(inner, classes.module) ? inner : module;
 }
 

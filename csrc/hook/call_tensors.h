@@ -21,12 +21,17 @@ class Tensor;
 
 namespace memtrace {
 
-// Classes that the walk tells by identity. Those of modules which the program may import at any
-// time are looked up in sys.modules, never imported.
+// Classes that the walk tells by identity.
 struct CallClasses {
   PyTypeObject* tensor = nullptr; // torch.Tensor
   PyTypeObject* module = nullptr; // torch.nn.Module
-  PyObject* modules = nullptr;    // sys.modules
+  // Of modules that the program may import at any time; null: it has not yet.
+  PyTypeObject* cache = nullptr;       // transformers.cache_utils.Cache
+  PyTypeObject* mamba_cache = nullptr; // of older versions
+  PyTypeObject* proxy = nullptr;       // torch.fx.Proxy
+
+  // Looks for them in sys.modules.
+  void renew() noexcept;
 };
 
 struct CallTensor {
@@ -51,7 +56,7 @@ class CallTensors {
  public:
   static constexpr size_t kMostTensors = 4096;
 
-  explicit CallTensors(const CallClasses& classes);
+  explicit CallTensors(const CallClasses& classes) : classes_(&classes) {}
 
   // Those of a call of the module with these arguments (as vectorcall has them, without self).
   void read_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
@@ -73,14 +78,10 @@ class CallTensors {
   void cache(PyObject* cache, unsigned depth);
   void cache_part(PyObject* key, PyObject* value, unsigned depth);
   void tensor(PyObject* object, unsigned depth);
-  void tensor(const at::Tensor& tensor);
+  void tensor(const at::Tensor& given);
   void plain_tensor(const at::Tensor& tensor);
-  bool is_stand_in(PyObject* object) const;
 
   const CallClasses* classes_;
-  PyTypeObject* cache_class_;     // transformers'; null: not imported
-  PyTypeObject* old_cache_class_; // of state space models, in older versions
-  PyTypeObject* proxy_class_;     // torch.fx's
   std::string name_;
   bool in_cache_ = false, saw_cache_ = false;
   size_t visits_ = 0, objects_ = 0, left_out_ = 0, stand_ins_ = 0;

@@ -33,7 +33,7 @@ struct ModuleCall {
 using OnOutermostCall = PyObject* (*)(const ModuleCall& call);
 
 // All under the GIL. False without an exception: this class calls its modules in another way.
-bool watch_outermost_calls(PyObject* module_class, OnOutermostCall on_call);
+bool watch_outermost_calls(PyObject* module_class, OnOutermostCall on_outermost);
 void unwatch_outermost_calls() noexcept;
 
 } // namespace memtrace

@@ -24,11 +24,12 @@ uint64_t g_steps = 0; // of this recording, under the GIL
 constexpr uint64_t kLookShare = 200;
 PyObject* g_look = nullptr;
 uint64_t g_look_due_ns = 0;
+constexpr uint64_t kLooking = UINT64_MAX;          // some thread is
 std::unordered_map<uint32_t, bool> g_called_twice; // by module id
 
 // The module that is to be looked at before this call, None for all, or null: nothing.
 PyObject* due_look(PyObject* module, const Recording* recording) {
-  if (!g_look || !recording->stacks)
+  if (!g_look || !recording->stacks || g_look_due_ns == kLooking)
     return nullptr;
   uint32_t id = 0;
   if (const HookScope scope; scope && &scope.recording() == recording)
@@ -45,21 +46,22 @@ PyObject* due_look(PyObject* module, const Recording* recording) {
 
 // False: a signal handler of the program raised, and the call must not happen.
 bool look_at(PyObject* which) {
-  g_look_due_ns = UINT64_MAX; // no other thread meanwhile
+  g_look_due_ns = kLooking;
   const uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
   const OwnedObject look(Py_NewRef(g_look));
   const OwnedObject done(call_own(look.get(), which));
   const uint64_t end_ns = clock_ns(CLOCK_MONOTONIC);
   g_look_due_ns = end_ns + kLookShare * (end_ns - start_ns);
-  return !PyErr_Occurred();
+  return PyErr_Occurred() == nullptr;
 }
 
 // ---- calls
 // ---------------------------------------------------------------------------------------
 
 struct Step {
-  const Recording* recording; // its hooks may be turned off at any time; it lives for ever
-  uint64_t number = 0;        // 0: the call is none
+  const Recording* recording =
+      nullptr;         // its hooks may be turned off at any time; it lives for ever
+  uint64_t number = 0; // 0: the call is none
   bool has_cache = false;
 };
 
@@ -72,6 +74,7 @@ CallTensors inputs_of(const ModuleCall& call) {
 // False: the call must not happen (look_at).
 bool begin(Step& step, const ModuleCall& call) {
   try {
+    g_classes.renew();
     CallTensors inputs = inputs_of(call);
     if (inputs.only_stand_ins())
       return true;
@@ -84,7 +87,8 @@ bool begin(Step& step, const ModuleCall& call) {
     step.number = ++g_steps;
     const PyTypeObject* root_class = Py_TYPE(called_module(call.module(), g_classes));
     write_step_begin(step.recording, step.number, root_class->tp_name, inputs);
-  } catch (...) { // no memory: less is written
+  } catch (...) {
+    lose_step_record(step.recording); // no memory
   }
   return true;
 }
@@ -94,6 +98,7 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
   if (!result)
     PyErr_Fetch(&error, &value, &traceback);
   try {
+    g_classes.renew();
     CallTensors outputs(g_classes);
     if (result)
       outputs.read_result(result);
@@ -101,6 +106,7 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
     const CallTensors caches = step.has_cache ? inputs_of(call) : CallTensors(g_classes);
     write_step_end(step.recording, step.number, error, outputs, caches);
   } catch (...) {
+    lose_step_record(step.recording);
   }
   if (!result)
     PyErr_Restore(error, value, traceback);
@@ -128,10 +134,10 @@ PyObject* on_root_call(const ModuleCall& call) {
 bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
   if (!PyType_Check(module_class) || !PyType_Check(tensor_class))
     return false;
-  if (!g_classes.tensor)
-    g_classes = {reinterpret_cast<PyTypeObject*>(Py_NewRef(tensor_class)),
-                 reinterpret_cast<PyTypeObject*>(Py_NewRef(module_class)),
-                 PyImport_GetModuleDict()};
+  if (!g_classes.tensor) {
+    g_classes.tensor = reinterpret_cast<PyTypeObject*>(Py_NewRef(tensor_class));
+    g_classes.module = reinterpret_cast<PyTypeObject*>(Py_NewRef(module_class));
+  }
   g_steps = 0;
   g_look_due_ns = 0;
   g_called_twice.clear();

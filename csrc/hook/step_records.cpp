@@ -44,7 +44,7 @@ void tensors(const HookScope& scope, const CallTensors& tensors, std::string_vie
              const Wanted& wanted) noexcept {
   ThreadState& state = scope.state();
   const uint32_t plain = intern(scope, kind);
-  const uint32_t cache = intern(scope, "kv_cache");
+  const uint32_t cache = tensors.saw_cache() ? intern(scope, "kv_cache") : 0;
   for (const CallTensor& tensor : tensors.found()) {
     if (tensor.address == 0 || tensor.size_bytes == 0 || !wanted(tensor))
       continue;
@@ -135,6 +135,12 @@ void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
   const RecorderApi& api = recording->api;
   if (scope.state().log->flush_pending) [[unlikely]]
     api.flush(api.recorder, scope.state().log);
+}
+
+void lose_step_record(const Recording* recording) noexcept {
+  const HookScope scope;
+  if (scope && &scope.recording() == recording)
+    recording->lose(Loss::record_no_space);
 }
 
 void write_mark(const Recording* recording, const char* kind) noexcept {

@@ -158,7 +158,8 @@ struct OperatorSpan {
 // step_end: value = step number, text = class of the exception that the call raised; 0: none
 // mark backward_begin, backward_end (value = autograd's graph task), optimizer_begin,
 // optimizer_end,
-//   recompute_begin, recompute_end (a model's call inside a backward): of the tail's thread
+//   recompute_begin, recompute_end (a model's call inside a backward), tensors_left_out (text =
+//   how many of a call's were not written): of the tail's thread
 struct Note {
   uint64_t ticks;
   uint64_t value;

@@ -55,6 +55,11 @@ def read(trace: Path) -> Tables:
     }
 
 
+def held(found: Tables) -> list[dict[str, Any]]:
+    """Names of what models hold; calls name more."""
+    return [row for row in found["names"] if row["kind"] in ("weight", "buffer")]
+
+
 def lost(found: Tables) -> dict[str, int]:
     (process,) = found["processes"]
     return {kind: count for kind, count in json.loads(process["lost_events"]).items() if count}
@@ -123,7 +128,7 @@ def test_parts_that_are_called_on_their_own_are_the_models(tmp_path: Path) -> No
     forward = [row["module"] for row in found["allocations"]
                if row["top_operator"] == "aten::linear" and row["free_seq"] is None]  # fmt: skip
     assert forward == ["enc.l", "enc.l", "dec.l", "dec.l"]
-    names = [(row["name"], row["dtype"]) for row in found["names"]]
+    names = [(row["name"], row["dtype"]) for row in held(found)]
     wanted = {f"{part}.l.{name}" for part in ("enc", "dec") for name in ("weight", "bias")}
     assert sorted(names) == sorted((n, d) for n in wanted for d in ("float32", "float64"))
 
@@ -146,7 +151,7 @@ def test_blocks_that_are_computed_again_are_the_models(tmp_path: Path) -> None:
     for block in range(3):
         assert f"transformer.h.{block}.mlp.c_fc" in modules
     assert not modules & {"act", "attn", "c_fc", "mlp", "mlp.c_fc", "GPT2Block", "GPT2Attention"}
-    assert all(row["name"].startswith(("transformer.", "lm_head.")) for row in found["names"])
+    assert all(row["name"].startswith(("transformer.", "lm_head.")) for row in held(found))
 
 
 def test_mapped_weights_are_external(tmp_path: Path) -> None:
@@ -331,7 +336,7 @@ def test_models_have_names_whatever_is_recorded(
         net = use("kept")
     """
     found = tables(tmp_path, program, *options)
-    assert sorted(row["name"] for row in found["names"]) == named
+    assert sorted(row["name"] for row in held(found)) == named
     (process,) = found["processes"]
     assert process["unscanned_models"] == 0
 
@@ -347,7 +352,7 @@ def test_a_model_that_no_scan_could_see_is_counted(tmp_path: Path) -> None:
         thread.join()  # a pending call waits for the main thread
     """)  # fmt: skip
     (process,) = found["processes"]
-    assert process["unscanned_models"] == 1 - bool(found["names"])
+    assert process["unscanned_models"] == 1 - bool(held(found))
 
 
 def test_no_code_of_the_program_runs(tmp_path: Path) -> None:
@@ -406,11 +411,13 @@ def test_a_new_model_costs_a_look_at_itself_alone(tmp_path: Path) -> None:
         scan.describe_tensor = count
         for _ in range(100):
             nn.Linear(2, 2)(torch.zeros(1, 2))
-        assert 0 < seen <= 2 * 100, seen
+        # Now and then, when much more time has passed than it takes, all are looked at.
+        assert 0 < seen <= 2 * 100 + 2 * 600, seen
+        before = seen
         large[7](torch.zeros(1, 2))  # a part of a known model is no new one
-        assert seen <= 2 * 100, seen
+        assert seen <= before + 600, seen
         memtrace.stage("all are looked at again")
-        assert seen >= 600, seen
+        assert seen >= before + 600, seen
     """)  # fmt: skip
     assert {row["name"] for row in found["names"]} >= {"299.weight", "weight"}
     assert len([row for row in found["names"] if row["name"] == "7.weight"]) == 1
