@@ -106,7 +106,7 @@ bool start_call(const at::RecordFunction& function) {
   call.scope = static_cast<uint8_t>(function.scope());
   call.stack = 0;
   call.nodes_below = 0;
-  call.has_schema = function.operator_name().has_value();
+  call.has_schema = name.schema_generation != 0;
   call.touched = false;
   call.start_ticks = ticks_before();
   set_context(state, call, parent, name);
