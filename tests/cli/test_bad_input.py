@@ -24,6 +24,7 @@ COMMANDS: dict[str, list[str]] = {
     "at": ["at", "--time", "0"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
+    "attribute": ["attribute"],
 }
 Refused = Callable[..., str]
 
