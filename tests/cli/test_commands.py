@@ -49,6 +49,13 @@ def test_every_command_file_is_registered() -> None:
     assert files - shared == {spec.module for spec in COMMANDS}
 
 
+def test_categories_are_on_the_page(serving: Path) -> None:
+    for command in ("peak", "summary"):
+        shown = invoke(command, serving)
+        assert "  weight 96.00 MiB · activation 21.00 MiB · kv_cache 6.00 MiB · other 5" in shown
+    assert "  weight 96.00 MiB · " in invoke("at", serving, "--time", "130ms")
+
+
 def test_summary(serving: Path) -> None:
     assert "peak allocated 123.0 MiB" in invoke("summary", serving)
     assert json.loads(invoke("summary", serving, "--json"))["events"] == 37

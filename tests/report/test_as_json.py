@@ -21,6 +21,7 @@ SNAPSHOT = {
     "active_bytes", "reserved_bytes", "pinned_bytes", "external_bytes", "external_resident_bytes",
     "external_unknown_bytes", "lost_records", "by", "requested_bytes", "live_allocations",
     "unattributed_bytes", "excess_bytes", "groups", "stacks",
+    "categories",
 }  # fmt: skip
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
 REACHED = {
@@ -43,7 +44,7 @@ DEVICE = {
     "end_allocated_bytes", "end_reserved_bytes", "operators", "weight_bytes", "buffer_bytes",
     "fp32_weight_bytes", "mapped_weight_bytes", "mapped_weight_resident_bytes", "pinned_bytes",
     "external_bytes", "external_resident_bytes", "external_unknown_bytes",
-    "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes",
+    "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes", "categories",
 }  # fmt: skip
 COUNTS = {
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",
@@ -71,6 +72,15 @@ def test_keys_of_peak(serving: Trace) -> None:
 def test_keys_of_at(serving: Trace, time_ns: int) -> None:
     document = snapshot_document(take_snapshot(serving, time_ns), time_ns)
     assert document.keys() == SNAPSHOT | {"at_ns"}
+
+
+def test_categories_sum_to_the_total(serving: Trace) -> None:
+    document = peak_document(find_peak(serving))
+    found = {row["category"]: row["bytes"] for row in document["categories"]}
+    assert list(found) == ["weight", "activation", "kv_cache", "other"]
+    assert sum(found.values()) == document["total_bytes"]
+    (process,) = summary_document(summarise(serving))["processes"]
+    assert process["devices"][0]["categories"] == document["categories"]
 
 
 def test_keys_of_summary(serving: Trace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
-from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
+from memtrace.report.breakdown import breakdown_grid, categories_text, external_text, resident_text
 from memtrace.report.losses import trouble_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
@@ -139,6 +139,8 @@ def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
         blocks.append(Line(f"  {_EXTERNAL:<15}{text}"))
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
+        if use.categories is not None:
+            blocks.append(Line(f"  {categories_text(use.categories)}"))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))
     return blocks
 
