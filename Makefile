@@ -114,6 +114,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/record/event_instructions.py
 	$(BIN)/python benchmarks/record/stack_walk.py
 	$(BIN)/python benchmarks/finalise/throughput.py
+	$(BIN)/python benchmarks/attribute/attribution.py
 	$(BIN)/python benchmarks/analyse/reading.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.

@@ -144,8 +144,7 @@ void TensorNotes::finish() {
 
 void TensorNotes::apply(const Note& note, Allocation& allocation) {
   // The user's word; what names prove is worked out from the rows. Of two, the earlier category.
-  if (note.label_category < allocation.label_category)
-    allocation.label_category = note.label_category;
+  allocation.label_category = std::min(allocation.label_category, note.label_category);
   if (note.resident_bytes != kNull)
     allocation.resident_bytes = note.resident_bytes;
   if (note.label != StringId::null && !allocation.labelled) {

@@ -28,6 +28,7 @@ COMMANDS: dict[str, list[str]] = {
     "oom": ["oom"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
+    "attribute": ["attribute"],
 }
 Refused = Callable[..., str]
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from memtrace.cli.main import group, main
 from memtrace.cli.options import TimeType
 from memtrace.cli.registry import COMMANDS
+from memtrace.trace import Spools, Trace, open_trace
 from trace_builder import TraceBuilder, failing_trace, serving_trace
 
 MAIN = "import sys; from memtrace.cli import main; sys.exit(main())"
@@ -51,6 +52,13 @@ def test_every_command_file_is_registered() -> None:
     files = {f"memtrace.cli.{file.stem}" for file in folder.glob("*.py")}
     shared = {f"memtrace.cli.{name}" for name in ("__init__", "main", "options", "registry")}
     assert files - shared == {spec.module for spec in COMMANDS}
+
+
+def test_categories_are_on_the_page(serving: Path) -> None:
+    for command in ("peak", "summary"):
+        shown = invoke(command, serving)
+        assert "  weight 96.00 MiB · activation 21.00 MiB · kv_cache 6.00 MiB · other 5" in shown
+    assert "  weight 96.00 MiB · " in invoke("at", serving, "--time", "130ms")
 
 
 def test_summary(serving: Path) -> None:
@@ -279,6 +287,34 @@ def test_recover_counts(
     assert main(["recover", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert (out, err) == (f"{tmp_path}: 1 recovered, 1 still running\n", "memtrace: bad\n")
+
+
+def test_attribute(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    for pid in (1, 2):
+        process = builder.process(pid, attribution_version=1)
+        process.name(process.alloc("cpu", 1024, category=None), "w", kind="weight")
+    path = builder.write()
+    assert "no category" in invoke("peak", path, "--by", "category")
+    assert invoke("attribute", path) == f"{path}: 2 processes attributed, version 2\n"
+    assert "weight" in invoke("peak", path, "--by", "category")
+
+
+def test_attribute_waits_for_the_end_of_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    serving = open_trace(serving_trace(tmp_path / "serve.memtrace"))
+    for spools, told in (
+        (
+            Spools((serving.path,), running=("a-2-x",)),
+            "is still being recorded (1 process running)",
+        ),
+        (Spools((serving.path, tmp_path)), "is not finished: python -m memtrace recover "),
+    ):
+        trace = Trace(serving.path, spools)
+        monkeypatch.setattr("memtrace.trace.open_trace", lambda _, trace=trace: trace)
+        assert main(["attribute", str(serving.path)]) == 1
+        assert capfd.readouterr().err.startswith(f"memtrace: {serving.path} {told}")
 
 
 def test_build_hook_prints_what_it_built(

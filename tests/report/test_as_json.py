@@ -34,6 +34,7 @@ SNAPSHOT = {
     "active_bytes", "reserved_bytes", "pinned_bytes", "external_bytes", "external_resident_bytes",
     "external_unknown_bytes", "lost_records", "by", "requested_bytes", "live_allocations",
     "unattributed_bytes", "excess_bytes", "groups", "stacks",
+    "categories",
 }  # fmt: skip
 FRAME = {"function", "file", "line", "module", "module_class"}
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
@@ -58,6 +59,7 @@ DEVICE = {
     "fp32_weight_bytes", "mapped_weight_bytes", "mapped_weight_resident_bytes", "pinned_bytes",
     "external_bytes", "external_resident_bytes", "external_unknown_bytes",
     "unused_at_reserved_peak_bytes", "bf16_saving_estimate_bytes", "pins", "ooms", "last_oom",
+    "categories",
 }  # fmt: skip
 OWNER = {"key", "category", "operator", "module", "source"}
 LEAKS = {"process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices"}
@@ -133,6 +135,15 @@ def test_keys_of_peak(serving: Trace) -> None:
 def test_keys_of_at(serving: Trace, time_ns: int) -> None:
     document = snapshot_document(take_snapshot(serving, time_ns), time_ns)
     assert document.keys() == SNAPSHOT | {"at_ns"}
+
+
+def test_categories_sum_to_the_total(serving: Trace) -> None:
+    document = peak_document(find_peak(serving))
+    found = {row["category"]: row["bytes"] for row in document["categories"]}
+    assert list(found) == ["weight", "activation", "kv_cache", "other"]
+    assert sum(found.values()) == document["total_bytes"]
+    (process,) = summary_document(summarise(serving))["processes"]
+    assert process["devices"][0]["categories"] == document["categories"]
 
 
 def test_keys_of_summary(serving: Trace) -> None:

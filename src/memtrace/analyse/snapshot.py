@@ -53,6 +53,7 @@ class Snapshot:
         pinned_bytes: how much of the total is pinned host memory.
         external: memory beside the allocator's (mapped, shared, numpy's), in no total.
         others: the other processes that used the device (of a snapshot by `at`).
+        categories: the same bytes by category.
         stacks: frames of the stacks that the breakdown's rows are named by, by key.
         live: the rows of `allocations` behind the breakdown, with `bytes`.
     """
@@ -62,6 +63,7 @@ class Snapshot:
     of: str
     moment: Moment
     breakdown: Breakdown
+    categories: Breakdown
     pinned_bytes: int
     external: External
     stacks: dict[str, tuple[Frame, ...]]
@@ -142,6 +144,7 @@ def snapshot_at(
         of=of,
         moment=moment,
         breakdown=breakdown,
+        categories=break_down(live, by="category"),
         pinned_bytes=int(integers(live, BYTES)[equals(live, "memory", "pinned")].sum()),
         external=external_of(external),
         stacks=_stacks(trace, process.key, breakdown),

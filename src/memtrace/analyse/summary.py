@@ -60,6 +60,7 @@ class DeviceUse:
     end_allocated_bytes: int | None
     end_reserved_bytes: int | None
     operators: Breakdown | None
+    categories: Breakdown | None
     weights: Weights
     pinned_bytes: int
     external: External
@@ -226,14 +227,14 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
     external = External() if largest is None else largest[1]
     weights = [] if largest is None else [weights_at(trace, largest[0])]
     pinned = 0
-    operators = None
+    operators = categories = None
     if top is not None:
         moment = moment_at_seq(trace, process=key, device=device, seq=top.seq)
         snapshot = snapshot_at(
             trace, moment, process, of="allocated", by="operator", top=OPERATORS_SHOWN
         )
         weights.append(weights_at(trace, moment, snapshot.live))
-        operators = snapshot.breakdown
+        operators, categories = snapshot.breakdown, snapshot.categories
         pinned = snapshot.pinned_bytes
     failures = find_failures(trace, device=device, process=key)
     unused = None if device == "cpu" else _unused(trace, peaks["reserved"])
@@ -251,6 +252,7 @@ def _device(trace: Trace, process: Process, device: str) -> DeviceUse:
         end_allocated_bytes=end.allocated_bytes if end else None,
         end_reserved_bytes=end.reserved_bytes if end and device != "cpu" else None,
         operators=operators,
+        categories=categories,
         weights=max(weights, key=lambda w: w.weight_bytes + w.buffer_bytes, default=Weights()),
         pinned_bytes=pinned,
         external=external,

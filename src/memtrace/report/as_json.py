@@ -13,6 +13,7 @@ Of `peak` and `at`:
     seq, time_ns: the event; at_ns (`at`): the time asked for;
     by, groups: each with kind, key, bytes, requested_bytes, allocations, share_percent, mostly (as
         analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
+    categories: the same bytes (category, bytes), the largest first;
     stacks: frames by the keys of the groups, when grouped by stack;
     reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
     lost_records: not 0 means that figures are bounds.
@@ -25,8 +26,8 @@ Of `stages`:
         between them (analyse.ledger_lines; report.stages has the names in words).
 Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
 `processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
-peak), what was held at the end, weights, external memory, the largest operators at the peak of
-allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
+peak), what was held at the end, weights, external memory, the largest operators and the
+categories at the peak of allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
 reserved (pins).
 Of `leaks`: steps, steps_are: how many, of what; enough_steps: false, where they are too few;
     devices: each with before_bytes and kept_bytes (live where the last step begins, from before the
@@ -289,10 +290,16 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         **_external(snapshot.external),
         "lost_records": snapshot.process.row["lost_total"],
         **_breakdown(snapshot.breakdown),
+        "categories": _categories(snapshot.categories),
         "stacks": {
             key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
         },
     }
+
+
+def _categories(categories: Breakdown | None) -> list[dict[str, Any]]:
+    rows = () if categories is None else categories.rows
+    return [{"category": row.key, "bytes": row.total_bytes} for row in rows]
 
 
 def _external(external: External) -> dict[str, Any]:
@@ -362,6 +369,7 @@ def _device(use: DeviceUse) -> dict[str, Any]:
     document |= document.pop("weights")
     del document["external"]
     document |= _external(use.external)
+    document["categories"] = _categories(use.categories)
     document["operators"] = None if use.operators is None else _breakdown(use.operators)
     document["bf16_saving_estimate_bytes"] = use.bf16_saving_bytes
     return document

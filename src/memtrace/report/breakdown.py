@@ -89,6 +89,14 @@ def frame_text(frame: Frame) -> str:
     return f"{frame.file.rpartition('/')[2]}:{frame.line} {function}"
 
 
+def categories_text(categories: Breakdown) -> str:
+    """Each category with its size, the largest first: "weight 96.0 MiB · other 4.88 KiB"."""
+    return " · ".join(
+        f"{row.key if row.kind == GROUP else f'({row.key})'} {size(row.total_bytes)}"
+        for row in categories.rows
+    )
+
+
 def external_text(external: External) -> str:
     """Memory that torch was handed: "1.20 MiB (1,258,291 bytes), mapped, resident 1.00 MiB"."""
     kinds = ", ".join(external.memory)

@@ -7,7 +7,13 @@ from memtrace.analyse.counters import BEFORE_FIRST, Moment
 from memtrace.analyse.fragmentation import Fragmentation
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
-from memtrace.report.breakdown import breakdown_grid, external_text, frame_text, told_frames
+from memtrace.report.breakdown import (
+    breakdown_grid,
+    categories_text,
+    external_text,
+    frame_text,
+    told_frames,
+)
 from memtrace.report.fragmentation import free_text, pin_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Line
 from memtrace.report.units import count, duration, exact, size
@@ -135,6 +141,8 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
     lines = [Line(f"  then {' · '.join(totals)}")]
     if held.rows:
         lines.append(Line(f"  {count(held.allocations, 'live block')}{asked}"))
+    if snapshot.categories.rows:
+        lines.append(Line(f"  {categories_text(snapshot.categories)}"))
     if snapshot.pinned_bytes:
         lines.append(Line(f"  of it pinned: {exact(snapshot.pinned_bytes)}"))
     if held.unattributed_bytes:

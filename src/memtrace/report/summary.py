@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from memtrace.analyse.summary import DeviceUse, Extreme, ProcessSummary, Summary
-from memtrace.report.breakdown import breakdown_grid, external_text, resident_text
+from memtrace.report.breakdown import breakdown_grid, categories_text, external_text, resident_text
 from memtrace.report.fragmentation import pin_text
 from memtrace.report.losses import trouble_lines
 from memtrace.report.oom import asked_text, held_text
@@ -142,6 +142,8 @@ def _device_blocks(use: DeviceUse, owner: str) -> list[Block]:
     blocks += oom_lines(use)
     if use.operators is not None and use.operators.total_bytes:
         blocks.append(Line("  held at the peak of allocated:", FAINT))
+        if use.categories is not None:
+            blocks.append(Line(f"  {categories_text(use.categories)}"))
         blocks.append(breakdown_grid(use.operators, {}, requested=False, indent=2))
     return blocks
 
