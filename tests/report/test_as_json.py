@@ -33,7 +33,7 @@ SNAPSHOT = {
     "external_unknown_bytes", "lost_records", "by", "requested_bytes", "live_allocations",
     "unattributed_bytes", "excess_bytes", "groups", "stacks",
 }  # fmt: skip
-FRAME = {"function", "file", "line", "module", "module_class"}
+FRAME = {"function", "file", "line", "module", "module_class", "source"}
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
 REACHED = {
     "allocation_id", "size_bytes", "block_bytes", "operator", "top_operator", "forward_operator",
