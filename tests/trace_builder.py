@@ -173,9 +173,10 @@ class ProcessBuilder:
     def stack(self, stack_id: int, *frames: tuple[str, str, int]) -> int:
         """A stack of (function, file, line), innermost first."""
         for depth, (function, file, line) in enumerate(frames):
+            source = f"{Path(file).name}:{line} {function}" if depth == 0 else None
             self.rows["stacks"].append(
                 {"stack_id": stack_id, "depth": depth, "kind": "python", "function": function,
-                 "file": file, "line": line}
+                 "file": file, "line": line, "source": source}
             )  # fmt: skip
         return stack_id
 

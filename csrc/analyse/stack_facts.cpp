@@ -195,7 +195,7 @@ bool StackTable::add_rows(Table& table, size_t most_rows) {
       const Module module = frame.module != 0 ? module_of(all, depth) : Module{};
       table.add(int64_t{stack}, static_cast<int64_t>(depth), python, names_.of(frame.function),
                 names_.of(frame.file), static_cast<int64_t>(frame.line & 0x7fffffff), module.path,
-                module.class_name);
+                module.class_name, depth == 0 ? facts(stack).source : StringId::null);
     }
   }
   return next_row_stack_ < ids_.size();

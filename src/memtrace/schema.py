@@ -137,6 +137,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         line=pa.int32(),
         module=_text,
         module_class=_text,
+        # At depth 0: the line that memory of this stack is said to be of, as in `allocations`.
+        source=_text,
     ),
     "stages": _schema(
         stage_id=_id,

@@ -152,6 +152,7 @@ def test_stack_gives_source_and_module(trace_dir: Path) -> None:
     stacks = [r for r in rows(trace_dir, "stacks") if r["stack_id"] == known]
     assert [r["depth"] for r in stacks] == [0, 1, 2, 3, 4]
     assert stacks[1]["module"] == "blocks.0.fc"
+    assert [r["source"] for r in stacks] == ["model.py:120 forward", None, None, None, None]
 
 
 def test_a_part_that_is_called_on_its_own_is_named_as_in_the_model(trace_dir: Path) -> None:

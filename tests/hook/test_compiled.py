@@ -65,6 +65,12 @@ def test_each_buffer_is_shown_at_the_line_whose_work_it_holds(
     assert [(row["size_bytes"], row["source"]) for row in rows] == expected
 
 
+def test_a_stack_stands_for_the_same_line(trace: dict[str, list[dict[str, Any]]]) -> None:
+    sources = {row["stack_id"]: row["source"] for row in trace["stacks"] if row["depth"] == 0}
+    rows = generated(trace, "inference")
+    assert [sources[row["stack_id"]] for row in rows] == [row["source"] for row in rows]
+
+
 def test_the_operator_is_the_region_and_the_module_the_root(
     trace: dict[str, list[dict[str, Any]]],
 ) -> None:

@@ -36,7 +36,7 @@ SNAPSHOT = {
     "unattributed_bytes", "excess_bytes", "groups", "stacks",
     "categories",
 }  # fmt: skip
-FRAME = {"function", "file", "line", "module", "module_class"}
+FRAME = {"function", "file", "line", "module", "module_class", "source"}
 GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percent", "mostly"}
 REACHED = {
     "allocation_id", "size_bytes", "block_bytes", "operator", "top_operator", "forward_operator",

@@ -14,13 +14,19 @@ from memtrace.trace import Trace
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame; `module` is set on the frame that calls an nn.Module."""
+    """One frame.
+
+    Attributes:
+        module, module_class: on the frame that calls an nn.Module.
+        source: on the innermost one, the line that memory of the stack is said to be of.
+    """
 
     function: str
     file: str
     line: int
     module: str | None = None
     module_class: str | None = None
+    source: str | None = None
 
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
@@ -29,7 +35,7 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
     found: dict[int, list[tuple[int, Frame]]] = {}
     if not len(wanted):
         return {}
-    columns = ["stack_id", "depth", "function", "file", "line", "module", "module_class"]
+    columns = ["stack_id", "depth", "function", "file", "line", "module", "module_class", "source"]
     for group in trace.datasets["stacks"].row_groups(process):
         if not any(may_hold(group, "stack_id", stack_id) for stack_id in wanted.tolist()):
             continue
@@ -42,6 +48,7 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
                 row["line"] or 0,
                 row["module"],
                 row["module_class"],
+                row["source"],
             )
             found.setdefault(row["stack_id"], []).append((row["depth"] or 0, frame))
     return {
@@ -51,22 +58,8 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
 
 
 def source_of(frames: Sequence[Frame]) -> str | None:
-    """The innermost line outside torch, else the innermost: as the column `source` has it."""
+    """The line that memory of the stack is said to be of, as in `allocations`; None: no stack."""
     if not frames:
         return None
-    frame = next((frame for frame in frames if not _inside_torch(frame.file)), frames[0])
-    return f"{_short_file(frame.file)}:{frame.line} {frame.function}"
-
-
-def _inside_torch(file: str) -> bool:
-    # The same rules as csrc/analyse/stack_facts.cpp.
-    if "/site-packages/torch/" in file or "/dist-packages/torch/" in file:
-        return True
-    return file.startswith("<") and not file.startswith(("<string>", "<stdin>", "<ipython"))
-
-
-def _short_file(file: str) -> str:
-    words = file.split("/")
-    if words[-1] in ("__init__.py", "__main__.py") and len(words) > 1:
-        return "/".join(words[-2:])
-    return words[-1]
+    innermost = frames[0]
+    return innermost.source or f"{innermost.file}:{innermost.line} {innermost.function}"
