@@ -27,8 +27,8 @@ Of `stages`:
 Of `summary`: the trace as a whole, then `processes`, each with what its row of the dataset
 `processes` says, and `devices`: allocated, active and reserved (total_bytes, time_ns, seq of the
 peak), what was held at the end, weights, external memory, the largest operators and the
-categories at the peak of allocated, how many allocations failed (ooms, last_oom) and who pins unused memory at the peak of
-reserved (pins).
+categories at the peak of allocated, how many allocations failed (ooms, last_oom) and who pins
+unused memory at the peak of reserved (pins).
 Of `leaks`: steps, steps_are: how many, of what; enough_steps: false, where they are too few;
     devices: each with before_bytes and kept_bytes (live where the last step begins, from before the
     first one and from the steps), bytes_per_step, steps_until_full, device_total_bytes;
