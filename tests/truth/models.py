@@ -11,20 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from truth.cases import ON_CPU
+
 Inputs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model to build and the inputs of a call.
-
-    Attributes:
-        cuda: it runs on the simulated CUDA runtime, where kernels compute nothing.
-    """
+    """A model to build and the inputs of a call."""
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
-    cuda: bool = True
 
 
 def _tokens(*shape: int, vocabulary: int = 512) -> torch.Tensor:
@@ -210,14 +207,15 @@ CASES: dict[str, Case] = {
     "llama": Case(_llama, lambda: {"input_ids": _tokens(2, 16)}),
     "bert": Case(_bert, lambda: {"input_ids": _tokens(2, 16)}),
     "t5": Case(_t5, lambda: {"input_ids": _tokens(2, 12), "decoder_input_ids": _tokens(2, 8)}),
-    "mixtral": Case(_mixtral, lambda: {"input_ids": _tokens(2, 16)}, cuda=False),
-    "vit": Case(_vit, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)}, cuda=False),
-    "convnet": Case(ConvNet, lambda: {"images": torch.randn(4, 3, 16, 16)}, cuda=False),
-    "lstm": Case(Recurrent, lambda: {"tokens": _tokens(4, 12, vocabulary=256)}, cuda=False),
-    "mamba": Case(_mamba, lambda: {"input_ids": _tokens(2, 16)}, cuda=False),
+    "mixtral": Case(_mixtral, lambda: {"input_ids": _tokens(2, 16)}),
+    "vit": Case(_vit, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)}),
+    "convnet": Case(ConvNet, lambda: {"images": torch.randn(4, 3, 16, 16)}),
+    "lstm": Case(Recurrent, lambda: {"tokens": _tokens(4, 12, vocabulary=256)}),
+    "mamba": Case(_mamba, lambda: {"input_ids": _tokens(2, 16)}),
     "lora": Case(_lora, lambda: {"input_ids": _tokens(2, 16)}),
     "tied": Case(Tied, lambda: {"tokens": _tokens(2, 16)}),
     "mixed_dtypes": Case(MixedDtypes, lambda: {"x": torch.randn(8, 32)}),
     "giant_embedding": Case(GiantEmbedding, lambda: {"items": _tokens(16, 8, vocabulary=40_000)}),
     "mutated": Case(Mutated, lambda: {"x": torch.randn(2, 16, 32)}),
 }
+assert tuple(CASES) == ON_CPU

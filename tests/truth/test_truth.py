@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", exc_type=ImportError)
-pytest.importorskip("transformers", exc_type=ImportError)
-
-import simcuda  # noqa: E402
-from truth.comparison import Run, run, shown  # noqa: E402
-from truth.models import CASES  # noqa: E402
+import simcuda
+from truth.cases import ON_CPU, ON_CUDA
+from truth.comparison import Run, run, shown
 
 pytestmark = pytest.mark.timeout(300)
-ON_CUDA = [name for name, case in CASES.items() if case.cuda]
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        *((name, "cpu") for name in CASES),
+        *((name, "cpu") for name in ON_CPU),
         *(pytest.param((name, "cuda"), marks=pytest.mark.cuda_sim) for name in ON_CUDA),
     ],
     ids=lambda param: "-".join(param),
@@ -33,6 +29,8 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if reason := simcuda.unavailable():
             pytest.skip(reason)
         env = simcuda.environment(simcuda.Machine(memory_mb=2048))
+    else:
+        pytest.importorskip("torch", exc_type=ImportError)
     folder: Path = tmp_path_factory.mktemp(name)
     return run(name, device, folder, env)
 
