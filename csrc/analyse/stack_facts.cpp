@@ -56,13 +56,31 @@ const StackFacts& StackTable::facts(uint32_t stack) {
   return facts_[stack] = work_out(stack);
 }
 
-StringId StackTable::source_of(const StackFrame& frame) {
-  std::string text(short_file(names_.text().name(frame.file)));
+StringId StackTable::source_of(std::string_view file, uint32_t line, std::string_view function) {
+  std::string text(short_file(file));
   text += ':';
-  text += std::to_string(frame.line);
+  text += std::to_string(line);
   text += ' ';
-  text += names_.text().name(frame.function);
+  text += function;
   return names_.intern(text);
+}
+
+StringId StackTable::source_of(const StackFrame& frame) {
+  return source_of(names_.text().name(frame.file), frame.line, names_.text().name(frame.function));
+}
+
+// The innermost frame outside torch; of code that torch.compile generated, the line it comes from.
+StringId StackTable::source_of(const std::vector<StackFrame>& frames) {
+  for (const StackFrame& frame : frames) {
+    const std::string_view file = names_.text().name(frame.file);
+    if (inside_torch(file))
+      continue;
+    if (const auto* origin = compiled_.origin(file, frame.line))
+      return source_of(origin->file, origin->line, origin->function);
+    if (!compiled_.is_generated(file))
+      return source_of(frame);
+  }
+  return frames.empty() ? StringId::null : source_of(frames.front());
 }
 
 StringId StackTable::class_of(uint32_t module) {
@@ -120,14 +138,7 @@ StackTable::Module StackTable::module_of(const std::vector<StackFrame>& frames, 
 StackFacts StackTable::work_out(uint32_t stack) {
   const auto all = frames(stack);
   StackFacts facts;
-  for (const StackFrame& frame : all) {
-    if (inside_torch(names_.text().name(frame.file)))
-      continue;
-    facts.source = source_of(frame);
-    break;
-  }
-  if (facts.source == StringId::null && !all.empty())
-    facts.source = source_of(all.front());
+  facts.source = source_of(all);
   for (size_t i = 0; i < all.size(); ++i) {
     if (all[i].module == 0)
       continue;

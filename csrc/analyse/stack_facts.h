@@ -4,6 +4,7 @@
 #pragma once
 
 #include "analyse/columns.h"
+#include "analyse/compiled_code.h"
 #include "analyse/name_strings.h"
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 namespace memtrace {
 
 struct StackFacts {
-  StringId source = StringId::null;       // innermost frame outside torch: "model.py:120 forward"
+  StringId source = StringId::null;       // innermost line of the program: "model.py:120 forward"
   StringId module = StringId::null;       // "h.3.mlp.c_fc"
   StringId module_class = StringId::null; // "Conv1D"
 };
@@ -27,7 +28,7 @@ std::string_view short_file(std::string_view file);
 
 class StackTable {
  public:
-  explicit StackTable(NameStrings& names) : names_(names) {}
+  explicit StackTable(NameStrings& names) : names_(names), compiled_(names.text()) {}
 
   // Facts of a stack id; all null for 0 and for ids that were never written.
   const StackFacts& facts(uint32_t stack);
@@ -43,7 +44,9 @@ class StackTable {
   };
   StackFacts work_out(uint32_t stack);
   std::vector<StackFrame> frames(uint32_t stack) const;
+  StringId source_of(std::string_view file, uint32_t line, std::string_view function);
   StringId source_of(const StackFrame& frame);
+  StringId source_of(const std::vector<StackFrame>& frames);
   StringId class_of(uint32_t module);
   static uint32_t outermost_module(const std::vector<StackFrame>& frames);
   // The path of a module under a stack's outermost one, from the whole model on; empty: not known.
@@ -53,6 +56,7 @@ class StackTable {
   Module module_of(const std::vector<StackFrame>& frames, size_t innermost);
 
   NameStrings& names_;
+  const CompiledCode compiled_;
   std::vector<StackFacts> facts_;
   std::vector<bool> known_;
   std::vector<uint32_t> ids_;

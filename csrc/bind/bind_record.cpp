@@ -171,6 +171,7 @@ void register_record(py::module_& module) {
   constant(module, "KIND_thread", TextKind::thread);
   constant(module, "KIND_tensor", TextKind::tensor);
   constant(module, "KIND_process", TextKind::process);
+  constant(module, "KIND_source_map", TextKind::source_map);
   constant(module, "MEMORY_host", Memory::host);
   constant(module, "MEMORY_pinned", Memory::pinned);
   constant(module, "MEMORY_mapped", Memory::mapped);

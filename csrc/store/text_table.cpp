@@ -9,7 +9,7 @@ namespace {
 
 bool plausible(const TextFrame& frame) {
   return frame.check == kTextCheck && frame.kind >= TextKind::name &&
-         frame.kind <= TextKind::process;
+         frame.kind <= TextKind::source_map;
 }
 
 } // namespace
@@ -56,6 +56,9 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
     return;
   case TextKind::process:
     process_notes_.push_back(payload);
+    return;
+  case TextKind::source_map:
+    source_maps_.push_back(payload);
     return;
   case TextKind::module_path:
     add_module_path(frame.id, payload);

@@ -28,6 +28,7 @@ class TextTable {
 
   const std::vector<std::string_view>& process_notes() const { return process_notes_; }
   const std::vector<std::string_view>& tensor_notes() const { return tensor_notes_; }
+  const std::vector<std::string_view>& source_maps() const { return source_maps_; }
   // A module's path in that root, where it was written; of several the first. Empty: none, or the
   // root itself.
   std::string_view module_path(uint32_t module, uint32_t root) const;
@@ -53,12 +54,12 @@ class TextTable {
   uint32_t root_around(uint32_t root) const;
   void add(const TextFrame& frame, std::string_view payload);
 
-  static constexpr size_t kKinds = 9;
+  static constexpr size_t kKinds = 10;
   MappedFile file_;
   size_t most_ids_;
   std::array<std::vector<std::string_view>, kKinds> texts_;
   std::unordered_map<uint32_t, std::vector<ModulePath>> module_paths_;
-  std::vector<std::string_view> process_notes_, tensor_notes_;
+  std::vector<std::string_view> process_notes_, tensor_notes_, source_maps_;
   size_t bytes_cut_ = 0;
   mutable size_t unknown_ids_ = 0;
 };

@@ -135,6 +135,7 @@ KIND_pool: int
 KIND_thread: int
 KIND_tensor: int
 KIND_process: int
+KIND_source_map: int
 MEMORY_host: int
 MEMORY_pinned: int
 MEMORY_mapped: int

@@ -1,9 +1,11 @@
 // The small pieces that the conversion is made of.
 #include "analyse/address_map.h"
 #include "analyse/columns.h"
+#include "analyse/compiled_code.h"
 #include "analyse/json.h"
 #include "analyse/stack_facts.h"
 #include "analyse/timeline.h"
+#include "store/spool_builder.h"
 
 #include <algorithm>
 #include <doctest/doctest.h>
@@ -123,4 +125,26 @@ TEST_CASE("a frame of the torch package is told by its place") {
   CHECK(short_file("/home/u/layers/__init__.py") == "layers/__init__.py");
   CHECK(short_file("__init__.py") == "__init__.py");
   CHECK(short_file("<stdin>") == "<stdin>");
+}
+
+TEST_CASE("generated code is led back to the program's lines") {
+  test::SpoolBuilder spool;
+  spool.text_frame(TextKind::source_map, 0,
+                   R"({"file": "/c/gen.py", "lines": [)"
+                   R"([10, [["/x/site-packages/torch/nn/linear.py", 5, "forward"],)"
+                   R"( ["/m/model.py", 7, "run"], ["/m/main.py", 1, "main"]]],)"
+                   R"( [20, []], [30, [["/m/model.py", 9, "run"]]], ["bad"], 3]})");
+  spool.text_frame(TextKind::source_map, 0, "no JSON");
+  const TextTable text(spool.write() + "/text.log");
+  const CompiledCode code(text);
+  CHECK(code.origin("/c/gen.py", 9) == nullptr);
+  REQUIRE(code.origin("/c/gen.py", 19));
+  CHECK(code.origin("/c/gen.py", 19)->file == "/m/model.py");
+  CHECK(code.origin("/c/gen.py", 19)->line == 7);
+  CHECK(code.origin("/c/gen.py", 25) == nullptr); // of no line of the program
+  CHECK(code.origin("/c/gen.py", 1000)->line == 9);
+  CHECK(code.origin("/c/other.py", 10) == nullptr);
+  CHECK(code.is_generated("/c/gen.py"));
+  CHECK(code.is_generated("/tmp/torchinductor_me/ab/cab.py"));
+  CHECK_FALSE(code.is_generated("/m/model.py"));
 }

@@ -13,6 +13,7 @@ import struct
 import weakref
 
 from memtrace import _core
+from memtrace.hook.compiled import CompiledCode, is_wrapped
 from memtrace.hook.host_memory import HostMemory
 from memtrace.plain_json import to_json
 from memtrace.recording import guarded
@@ -55,6 +56,7 @@ class Scan:
         self._roots: list[_Root] = []
         self._sweep_at = _LEAST_SWEEP
         self._host = HostMemory(recorded)
+        self._compiled = CompiledCode(recorded)
         self._cpu_recorded = recorded.options.cpu
         self._every_stack = recorded.options.stacks and not recorded.options.stack_min_bytes
 
@@ -81,6 +83,7 @@ class Scan:
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
         self._take_new_roots()
+        self._compiled.note_new()
         with _Unseen(self._torch):
             self._host.begin_look()
             for root, modules in self._outer_roots():
@@ -139,7 +142,7 @@ class Scan:
                 inner.append(root)
                 continue
             modules = list(walk_modules(module))
-            inside.update(id(part) for path, part in modules if path)
+            inside.update(id(part) for _, part in modules if part is not module)
             walked.append((root, module, modules))
         outer = [(root, modules) for root, module, modules in walked if id(module) not in inside]
         inner += [root for root, module, _ in walked if id(module) in inside]
@@ -151,7 +154,9 @@ class Scan:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
                 root.paths.add(number)
-                payload = struct.pack("<I", root.number) + path.encode(errors="replace")
+                # What torch.compile wraps has no path in the wrapper: it is shown as a root is.
+                shown = path or (type(inner).__name__ if number != root.number else "")
+                payload = struct.pack("<I", root.number) + shown.encode(errors="replace")
                 self._recorder.text(_core.KIND_module_path, number, payload)
             for kind, table in (("weight", "_parameters"), ("buffer", "_buffers")):
                 for name, tensor in list((inner.__dict__.get(table) or {}).items()):
@@ -238,7 +243,10 @@ def _outer_modules(module_class: type) -> list[Any]:
 
 
 def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
-    """A module and all in it, by path; one that hangs in several places comes once for each."""
+    """A module and all in it, by path; one that hangs in several places comes once for each.
+
+    torch.compile's wrapper adds nothing to the paths: "h.0", not "_orig_mod.h.0".
+    """
     # The modules around each one are kept: a model may contain itself.
     waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", module, ())]
     for _ in range(_PATHS_LIMIT):
@@ -249,7 +257,9 @@ def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
         around = (*around, id(inner))
         for name, child in reversed(list((inner.__dict__.get("_modules") or {}).items())):
             if child is not None and id(child) not in around:
-                waiting.append((f"{path}.{name}" if path else str(name), child, around))
+                inner_path = f"{path}.{name}" if path else str(name)
+                inner_path = path if is_wrapped(inner, name) else inner_path
+                waiting.append((inner_path, child, around))
 
 
 def describe_tensor(tensor: Any) -> dict[str, Any] | None:

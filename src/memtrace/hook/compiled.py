@@ -1,0 +1,74 @@
+"""Where code that torch.compile generated comes from, as Inductor knows it.
+
+Generated code allocates without any operator. Inductor remembers for each of its files which line
+begins the work of which node of the graph, with the node's Python stack (torch's own memory
+snapshots are annotated from the same table). But its cache gives one file to all programs with an
+equal graph, with the lines of the program that came first: what is not a line of this program, as
+the stack quotes it, is left out.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sys
+
+from memtrace import _core
+from memtrace.plain_json import to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import Any
+
+    from memtrace.recording import Recording
+
+# Under which the module hangs that torch.compile(module) wraps.
+_WRAPPED = "_orig_mod"
+# Of a stack as Python prints it: file, line, function, and the line's text.
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)\n +(.+)\n')
+
+
+def is_wrapped(around: object, name: str) -> bool:
+    """Whether the child of that name is what torch.compile() made the module around it of."""
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    return name == _WRAPPED and type(around) is getattr(eval_frame, "OptimizedModule", None)
+
+
+class CompiledCode:
+    """The generated files of one recording that are written down already."""
+
+    def __init__(self, recorded: Recording) -> None:
+        self._recorder = recorded.recorder
+        self._noted: set[str] = set()
+
+    def note_new(self) -> None:
+        """Write down where the files come from that were generated since."""
+        codecache = sys.modules.get("torch._inductor.codecache")
+        maps: dict[str, Any] = (
+            getattr(getattr(codecache, "PyCodeCache", None), "linemaps", None) or {}
+        )
+        new = [path for path in list(maps) if path not in self._noted]
+        if not new:
+            return
+        loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        loaded.update(linecache.cache)  # of a notebook's cells
+        for path in new:
+            self._noted.add(path)
+            note = {"file": path, "lines": _lines(maps[path], loaded)}
+            self._recorder.text(_core.KIND_source_map, 0, to_json(note).encode(errors="replace"))
+
+
+def _lines(linemap: list[tuple[Any, ...]], loaded: Container[object]) -> list[object]:
+    """[[first line, frames, innermost first: [[file, line, function], ...]], ...]."""
+    if len(linemap) != 2:  # nothing in it: torch keeps it as columns
+        return []
+    return [[first, _frames(stack, loaded)] for first, stack in zip(*linemap, strict=False)]
+
+
+def _frames(stack: object, loaded: Container[object]) -> list[list[object]]:
+    found = _FRAME.findall(stack) if isinstance(stack, str) else []
+    for file, line, _, text in found:
+        if file not in loaded or linecache.getline(file, int(line)).strip() != text.strip():
+            return []
+    return [[file, int(line), function] for file, line, function, _ in reversed(found)]
