@@ -21,7 +21,8 @@ target_include_directories(_hook SYSTEM PRIVATE ${MEMTRACE_TORCH})
 target_compile_definitions(_hook PRIVATE _GLIBCXX_USE_CXX11_ABI=${HOOK_CXX11_ABI}
                            C10_CUDA_NO_CMAKE_CONFIGURE_FILE)
 target_link_libraries(_hook PRIVATE memtrace_warnings Python::Module
-                      ${HOOK_TORCH_LIB}/libc10.so ${HOOK_TORCH_LIB}/libtorch_cpu.so)
+                      ${HOOK_TORCH_LIB}/libc10.so ${HOOK_TORCH_LIB}/libtorch_cpu.so
+                      ${HOOK_TORCH_LIB}/libtorch_python.so)
 set_target_properties(_hook PROPERTIES PREFIX "" SUFFIX "" OUTPUT_NAME "${HOOK_NAME}"
                       SKIP_BUILD_RPATH ON)
 install(TARGETS _hook LIBRARY DESTINATION memtrace/_hooks)

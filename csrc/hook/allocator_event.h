@@ -28,6 +28,14 @@ inline OperatorCall* touch_call(ThreadState& state) noexcept {
   return &call;
 }
 
+// The context that the call is in is written before the first event in it.
+inline void begin_context(ThreadState& state, const OperatorCall& call,
+                          const Recording& recording) noexcept {
+  OperatorCall& context = state.calls[call.context_place];
+  if (!context.context_is_written) [[unlikely]]
+    write_context(state, context, recording);
+}
+
 inline bool wants_stack(const Recording& recording, const AllocatorFacts& facts) noexcept {
   return facts.size_bytes >= recording.stack_min_bytes &&
          (facts.action == Action::alloc || facts.action == Action::oom);
@@ -41,6 +49,9 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   OperatorCall* call = touch_call(state);
   if (call && stack != 0)
     call->stack = stack; // operators are C++: the same as when the call began, but for callbacks
+  const uint32_t context = call ? call->context : 0;
+  if (context & ~kRecordsGraph)
+    begin_context(state, *call, recording);
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
     return recording.lose(Loss::event_no_space);
@@ -54,7 +65,7 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   event.op_name = call ? call->owner : 0;
   event.top_name = call ? call->top : 0;
   event.order = facts.order;
-  event.context = call ? call->outer_forward_thread : 0;
+  event.context = context;
   state.log->publish({state.thread, facts.pool, facts.device, facts.action});
 }
 

@@ -28,6 +28,9 @@ constexpr std::string_view kFactories[] = {
     "aten::empty.memory_format",
 };
 
+// What torch.optim.Optimizer.profile_hook_step calls the step of every optimizer.
+constexpr std::string_view kOptimizerStep = "Optimizer.step#";
+
 bool is_factory(std::string_view name) noexcept {
   return std::ranges::find(kFactories, name) != std::end(kFactories);
 }
@@ -99,7 +102,9 @@ void prepare_operator_names() {
                 old == std::end(set) ? std::end(set) : old + 1);
   NameSlot& slot = text ? set[0] : state.spare_name;
   slot = {name, text, recording.api.intern(recording.api.recorder, name, size), generation,
-          is_factory({name, size})};
+          is_factory({name, size}),
+          function.scope() == at::RecordScope::USER_SCOPE &&
+              std::string_view(name, size).starts_with(kOptimizerStep)};
   return slot;
 }
 

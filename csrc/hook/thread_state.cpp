@@ -1,6 +1,8 @@
 #include "hook/thread_state.h"
 
+#include "hook/backward_pass.h"
 #include "hook/root_scan.h"
+#include "record/clock.h"
 
 #include <linux/membarrier.h>
 #include <mutex>
@@ -69,12 +71,30 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
       slot = {};
   // Calls that began before this recording have names of another text.log.
   for (OperatorCall& call : state->calls)
-    call.name = call.owner = call.top = call.stack = call.call = 0;
+    call.name = call.owner = call.top = call.stack = call.call = call.context = 0;
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
+  state->ended_node.graph_task = state->graph_task = kNoGraphTask;
   state->recording = recording;
   return true;
+}
+
+void write_context(ThreadState& state, OperatorCall& context, const Recording& recording) noexcept {
+  Record* record = state.log->reserve();
+  if (!record)
+    return recording.lose(Loss::record_no_space);
+  // The engine's work is that of the node before it.
+  const bool engine = context.kind == ContextKind::engine;
+  const EndedNode& node = state.ended_node;
+  ContextBegin& begin = record->context;
+  begin.ticks = ticks_before();
+  begin.sequence_number = engine ? node.sequence_number : context.sequence_number;
+  begin.forward_thread = engine ? node.forward_thread : context.forward_thread;
+  begin.call = context.call & ~kRecordsGraph;
+  begin.kind = context.kind;
+  context.context_is_written = true;
+  state.log->publish({state.thread, 0, kCpu, Action::context_begin});
 }
 
 bool quiesce() noexcept {
@@ -101,6 +121,7 @@ bool quiesce() noexcept {
 
 void forget_in_child() noexcept {
   forget_root_scan();
+  forget_backwards();
   g_recording.store(nullptr, std::memory_order_relaxed);
   // Only this thread is here; the others' states, and a mutex one of them may hold, are left
   // behind.

@@ -5,6 +5,7 @@
 // `busy` is the one field that another thread reads: stop() waits until nobody is inside a hook.
 #pragma once
 
+#include "record/event.h"
 #include "record/recorder_api.h"
 
 #include <atomic>
@@ -40,12 +41,29 @@ struct OperatorCall {
   uint32_t name;  // text id
   uint32_t owner; // text id: innermost operator that is not a factory, seen from here
   uint32_t top;   // text id: outermost operator
-  // Likewise of the outermost call that is the backward of one: the thread of that one.
-  uint32_t outer_forward_thread;
   uint32_t stack; // of an allocation made in it; 0: none was, or its stack was not taken
-  uint32_t scope;
-  bool touched; // something was allocated or freed in it
+  // What events in it say of their context (AllocatorEvent::context), and where in
+  // ThreadState::calls that context's own call is.
+  uint32_t context;
+  uint32_t context_place;
+  int32_t graph_task;      // of a node
+  uint32_t nodes_below;    // nodes of autograd that calls inside it made
+  ContextKind kind;        // of a call that is a context itself
+  uint8_t scope;           // at::RecordScope
+  bool has_schema;         // an operator of the dispatcher: no Python frame comes in between
+  bool touched;            // something was allocated or freed in it
+  bool context_is_written; // of a call that is a context itself: its ContextBegin
 };
+
+// The node of autograd that ended last on a thread. Until its graph task is over, operators in the
+// same place are the engine's, which adds up what nodes gave.
+struct EndedNode {
+  int64_t sequence_number;
+  uint64_t forward_thread;
+  uint32_t parent_call;
+  int32_t graph_task; // kNoGraphTask: none ended, or its task is over
+};
+constexpr int32_t kNoGraphTask = -1;
 
 // Of a cache of names with several places for each hash: two names that met in one place would push
 // each other out at every call.
@@ -56,6 +74,7 @@ struct NameSlot {
   uint32_t
       schema_generation; // of g_schema_generation when a schema's name was learnt; 0: no schema's
   bool factory;
+  bool optimizer_step; // what torch.optim.Optimizer calls its step
 };
 constexpr uint32_t kNameWays = 4;
 using NameSet = NameSlot[kNameWays];
@@ -70,6 +89,8 @@ struct ThreadState {
   const Recording* recording = &g_no_recording; // that log and names belong to
   uint32_t thread = 0;                          // id in text.log
   uint32_t last_call = 0;
+  EndedNode ended_node{-1, 0, 0, kNoGraphTask};
+  int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
   OperatorCall calls[kMaxDepth];
   NameSet names[1U << kNameSetBits];
   NameSlot spare_name;         // of a name that is not kept
@@ -85,6 +106,9 @@ struct ThreadState {
 static_assert(offsetof(ThreadState, busy) == 0 && offsetof(ThreadState, depth) == 4);
 
 inline __attribute__((tls_model("initial-exec"))) thread_local ThreadState* t_state = nullptr;
+
+// Just before the first event of a context: what it is.
+void write_context(ThreadState& state, OperatorCall& context, const Recording& recording) noexcept;
 
 // RecordFunction's number of this thread; defined with the operator hook, which alone knows it.
 uint64_t record_function_thread() noexcept;

@@ -89,6 +89,7 @@ struct AllocatorEvent {
 constexpr uint32_t kRecordsGraph = uint32_t{1} << 31;
 
 enum class ContextKind : uint32_t {
+  none = 0,
   node = 1,      // a node of autograd runs
   engine = 2,    // autograd's engine between two nodes: an operator that adds up gradients
   optimizer = 3, // Optimizer.step
@@ -123,17 +124,22 @@ struct TensorRecord {
   Tail tail;
 };
 
-// Written when the call ends, only when something was allocated or freed in it.
+// Written when the call ends, only when something was allocated or freed in it, or when it made
+// nodes of autograd's graph whose backward may allocate.
 struct OperatorSpan {
   uint64_t ticks; // end
   uint64_t start_ticks;
-  int64_t sequence_number;    // autograd's; -1: none
+  // Autograd's; -1: none. Of an operator: the number that the next node on this thread was to get.
+  int64_t sequence_number;
   uint64_t forward_thread;    // RecordFunction's thread number of the forward call; 0: none
   uint32_t call, parent_call; // numbers within the thread, from 1
   uint32_t name;              // text id
   uint32_t stack;             // text id; 0: not taken
-  uint32_t scope;             // at::RecordScope
-  uint32_t reserved;
+  uint16_t scope;             // at::RecordScope
+  // Nodes made in the call, when some were made by none of the calls inside it: their numbers go
+  // from sequence_number on. 0: all belong to calls inside.
+  uint16_t nodes;
+  uint32_t context; // ContextBegin::call of the context that it is in, or is; 0: none
   Tail tail;
 };
 

@@ -64,11 +64,13 @@ class Scan:
         """Look at each root soon after it was first seen, from then on."""
         self._native.set_root_callback(self.look_at_new)
         self._native.set_look(self.look_again)
+        self._native.set_unnamed_callback(self.look)
 
     def end(self) -> None:
         """No more looks."""
         self._native.set_root_callback(None)
         self._native.set_look(None)
+        self._native.set_unnamed_callback(None)
         self._roots.clear()
 
     def look_last(self) -> None:
@@ -163,6 +165,8 @@ class Scan:
                     if tensor is not None:
                         full_name = f"{path}.{name}" if path else str(name)
                         guarded(self._note_tensor, root, full_name, kind, tensor)
+                        if kind == "weight":
+                            guarded(self._native.hold_parameter, tensor, full_name)
 
     def _note_tensor(self, root: _Root, name: str, kind: str, tensor: Any) -> None:
         facts = self._describe(tensor)

@@ -1,0 +1,24 @@
+// A backward pass (a graph task of autograd's engine): where it begins and where it ends.
+//
+// It begins with its first node, whichever thread runs that. Its end is told by a callback in the
+// engine's own queue, as DDP has one, which the engine calls when all nodes have run and before
+// backward() returns; a task that fails drops the callback, and with it what the callback holds.
+#pragma once
+
+#include "hook/thread_state.h"
+
+#include <cstdint>
+
+namespace memtrace {
+
+// This thread runs a node of another task than before. Marks backward_begin once per task.
+void begin_backward(const HookScope& scope, int32_t graph_task) noexcept;
+
+// Calls `look` unless a backward pass is under way, and lets none begin meanwhile. It must be short
+// and wait for nothing.
+void while_no_backward(void (*look)()) noexcept;
+
+// In a forked child, where none of the parent's ends.
+void forget_backwards() noexcept;
+
+} // namespace memtrace

@@ -1,0 +1,327 @@
+#include "hook/held_tensors.h"
+
+#include "hook/backward_pass.h"
+#include "hook/gil.h"
+#include "hook/own_call.h"
+#include "hook/tensor_record.h"
+
+#include <ATen/SparseTensorImpl.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace memtrace {
+namespace {
+
+using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl>;
+using WeakStorage = c10::weak_intrusive_ptr<c10::StorageImpl>;
+
+// Nested lists in the state of an optimizer (LBFGS keeps one of directions) are not deeper.
+constexpr int kMostNesting = 4;
+constexpr size_t kLeastSweep = 256;
+
+// What was written last under one name. The reference keeps the storage's place from being another's.
+class Written {
+ public:
+  // True: it is new, and from now on what was written last.
+  bool renew(const c10::StorageImpl* storage, const at::Tensor& tensor) {
+    const void* address = storage->data();
+    if (storage == storage_ && address == address_)
+      return false;
+    weak_ = tensor.unsafeGetTensorImpl()->unsafe_storage().getWeakStorageImpl();
+    storage_ = storage;
+    address_ = address;
+    return true;
+  }
+  bool has_died() const { return !weak_ || weak_->expired(); }
+
+ private:
+  std::optional<WeakStorage> weak_;
+  const c10::StorageImpl* storage_ = nullptr;
+  const void* address_ = nullptr;
+};
+
+struct Parameter {
+  WeakTensor tensor;
+  std::string name;
+  bool has_own_name; // false: of its place in an optimizer
+  uint32_t gradient_name = 0;
+  Written gradient, gradient_indices; // indices: of a sparse one
+};
+
+struct StorageKey {
+  const c10::StorageImpl* storage;
+  int64_t offset; // several states may share a storage
+  bool operator==(const StorageKey&) const = default;
+};
+struct StorageKeyHash {
+  size_t operator()(const StorageKey& key) const noexcept {
+    constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
+    return (reinterpret_cast<uintptr_t>(key.storage) ^ static_cast<uint64_t>(key.offset)) * kSpread;
+  }
+};
+
+// Guarded by the GIL.
+struct Held {
+  std::vector<Parameter> parameters;
+  std::unordered_multimap<const c10::TensorImpl*, size_t> places; // in `parameters`
+  std::unordered_map<StorageKey, Written, StorageKeyHash> states;
+  size_t sweep_parameters_at = kLeastSweep, sweep_states_at = kLeastSweep;
+};
+Held* g_held = nullptr; // never freed: threads may end after static destructors
+PyObject* g_unnamed = nullptr;
+
+Held& held() {
+  if (!g_held)
+    g_held = new Held;
+  return *g_held;
+}
+
+void forget_dead_parameters(Held& all) {
+  if (all.parameters.size() < all.sweep_parameters_at)
+    return;
+  std::erase_if(all.parameters, [](const Parameter& p) { return p.tensor.expired(); });
+  all.places.clear();
+  for (size_t i = 0; i < all.parameters.size(); ++i)
+    all.places.emplace(all.parameters[i].tensor._unsafe_get_target(), i);
+  all.sweep_parameters_at = all.parameters.size() * 2 + kLeastSweep;
+}
+
+void hold(const at::Tensor& tensor, std::string_view name, bool has_own_name) {
+  Held& all = held();
+  auto [at, end] = all.places.equal_range(tensor.unsafeGetTensorImpl());
+  for (; at != end; ++at) {
+    Parameter& known = all.parameters[at->second];
+    if (known.name == name)
+      return;
+    if (!known.has_own_name) { // has one now
+      known.name = name;
+      known.has_own_name = has_own_name;
+      known.gradient_name = 0;
+      known.gradient = known.gradient_indices = Written();
+      return;
+    }
+  }
+  forget_dead_parameters(all);
+  all.places.emplace(tensor.unsafeGetTensorImpl(), all.parameters.size());
+  all.parameters.push_back(
+      {WeakTensor(tensor.getIntrusivePtr()), std::string(name), has_own_name, 0, {}, {}});
+}
+
+// A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves.
+at::Tensor local_tensor(const at::Tensor& tensor) {
+  if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
+    return tensor;
+  const OwnedObject wrapper(THPVariable_Wrap(tensor));
+  static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
+  const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name) : nullptr);
+  PyErr_Clear();
+  if (!local || !THPVariable_Check(local.get()))
+    return tensor;
+  return THPVariable_Unpack(local.get());
+}
+
+// Null: it holds its memory in another way.
+const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.unsafeGetTensorImpl()->has_storage()
+             ? tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()
+             : nullptr;
+}
+
+// Writes the record of a tensor, unless that was done.
+void write_if_new(TensorRecords& records, Written& written, const at::Tensor& tensor,
+                  uint32_t name, TensorKind kind) {
+  const c10::StorageImpl* storage = storage_of(tensor);
+  if (!storage)
+    return;
+  if (written.renew(storage, tensor))
+    records.write(tensor, name, kind);
+}
+
+void look_at_gradient(TensorRecords& records, Parameter& parameter, const at::Tensor& tensor) {
+  const at::Tensor& gradient = tensor.unsafeGetTensorImpl()->grad();
+  if (!gradient.defined())
+    return;
+  if (parameter.gradient_name == 0)
+    parameter.gradient_name = records.intern("grad of " + parameter.name);
+  const uint32_t name = parameter.gradient_name;
+  const at::Tensor local = local_tensor(gradient);
+  if (!local.is_sparse())
+    return write_if_new(records, parameter.gradient, local, name, TensorKind::gradient);
+  const auto* sparse = static_cast<const at::SparseTensorImpl*>(local.unsafeGetTensorImpl());
+  write_if_new(records, parameter.gradient, sparse->values(), name, TensorKind::gradient);
+  write_if_new(records, parameter.gradient_indices, sparse->indices(), name, TensorKind::gradient);
+}
+
+void look_at_held_gradients() {
+  TensorRecords records;
+  if (!records || !g_held)
+    return;
+  for (Parameter& parameter : g_held->parameters)
+    if (const auto impl = parameter.tensor.lock())
+      look_at_gradient(records, parameter, at::Tensor(impl));
+}
+
+// ---- optimizers ---------------------------------------------------------------------------------
+
+template <class Visit> void each_parameter(PyObject* param_groups, Visit visit) {
+  if (!PyList_Check(param_groups))
+    return;
+  for (Py_ssize_t group = 0; group < PyList_GET_SIZE(param_groups); ++group) {
+    PyObject* const options = PyList_GET_ITEM(param_groups, group);
+    PyObject* const list =
+        PyDict_Check(options) ? PyDict_GetItemString(options, "params") : nullptr;
+    for (Py_ssize_t i = 0; list && PyList_Check(list) && i < PyList_GET_SIZE(list); ++i)
+      if (THPVariable_Check(PyList_GET_ITEM(list, i)))
+        visit(THPVariable_Unpack(PyList_GET_ITEM(list, i)), group, i);
+  }
+}
+
+bool is_held(const at::Tensor& tensor) {
+  return held().places.contains(tensor.unsafeGetTensorImpl());
+}
+
+// A look at the models first: an optimizer's parameter is mostly one of theirs.
+void name_parameters(PyObject* param_groups) {
+  bool unnamed = false;
+  const auto look = [&](const at::Tensor& tensor, auto...) { unnamed |= !is_held(tensor); };
+  each_parameter(param_groups, look);
+  if (unnamed && g_unnamed) {
+    const OwnedObject callback(Py_NewRef(g_unnamed));
+    const OwnedObject result(call_own(callback.get()));
+    if (PyErr_Occurred()) // a signal handler's: kept until Python runs again
+      return;
+  }
+  if (unnamed)
+    each_parameter(param_groups, [](const at::Tensor& tensor, Py_ssize_t group, Py_ssize_t i) {
+      if (!is_held(tensor))
+        hold(tensor,
+             "param_groups[" + std::to_string(group) + "].params[" + std::to_string(i) + "]", false);
+    });
+}
+
+// One tensor of the state of a parameter. Its name is put together only when it is new.
+struct StateOf {
+  TensorRecords& records;
+  PyObject* parameter;
+
+  std::string name(PyObject* key) const {
+    const auto as_text = [](PyObject* object) {
+      const OwnedObject string(PyUnicode_Check(object) || PyLong_Check(object)
+                                   ? PyObject_Str(object)
+                                   : nullptr);
+      const char* text = string ? PyUnicode_AsUTF8(string.get()) : nullptr;
+      PyErr_Clear();
+      return std::string(text ? text : "state");
+    };
+    std::string owner;
+    if (THPVariable_Check(parameter)) {
+      const auto found = held().places.find(THPVariable_Unpack(parameter).unsafeGetTensorImpl());
+      if (found != held().places.end())
+        owner = held().parameters[found->second].name;
+    }
+    return owner.empty() ? as_text(key) : as_text(key) + " of " + owner;
+  }
+
+  void visit(PyObject* key, PyObject* value, int nesting) const {
+    if (THPVariable_Check(value))
+      return tensor(key, local_tensor(THPVariable_Unpack(value)));
+    if (nesting == kMostNesting)
+      return;
+    if (PyDict_Check(value)) {
+      PyObject *inner_key = nullptr, *inner = nullptr;
+      for (Py_ssize_t at = 0; PyDict_Next(value, &at, &inner_key, &inner);)
+        visit(inner_key, inner, nesting + 1);
+    } else if (PyList_Check(value)) {
+      for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); ++i)
+        visit(key, PyList_GET_ITEM(value, i), nesting + 1);
+    } else if (PyTuple_Check(value)) {
+      for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
+        visit(key, PyTuple_GET_ITEM(value, i), nesting + 1);
+    }
+  }
+
+  void tensor(PyObject* key, const at::Tensor& tensor) const {
+    const c10::StorageImpl* storage = storage_of(tensor);
+    if (!storage)
+      return;
+    const StorageKey place{storage, tensor.unsafeGetTensorImpl()->storage_offset()};
+    Written& written = held().states[place];
+    if (written.renew(place.storage, tensor))
+      records.write(tensor, records.intern(name(key)), TensorKind::optimizer_state);
+  }
+};
+
+void forget_dead_states(Held& all) {
+  if (all.states.size() < all.sweep_states_at)
+    return;
+  std::erase_if(all.states, [](const auto& entry) { return entry.second.has_died(); });
+  all.sweep_states_at = all.states.size() * 2 + kLeastSweep;
+}
+
+// Nothing of ours may come out: no memory, and what THPVariable_Check throws.
+template <class Action> void dropping_errors(Action action) noexcept {
+  try {
+    action();
+  } catch (...) {
+    PyErr_Clear();
+  }
+}
+
+} // namespace
+
+void hold_parameter(PyObject* parameter, std::string_view name) noexcept {
+  dropping_errors([&] {
+    if (THPVariable_Check(parameter))
+      hold(THPVariable_Unpack(parameter), name, true);
+  });
+}
+
+void set_unnamed_callback(PyObject* callback) noexcept {
+  PyObject* const old = g_unnamed;
+  g_unnamed = Py_XNewRef(callback);
+  Py_XDECREF(old);
+}
+
+void look_at_gradients() noexcept {
+  const GilScope gil;
+  if (gil)
+    while_no_backward([] { dropping_errors(look_at_held_gradients); });
+}
+
+void look_at_optimizer(PyObject* param_groups) noexcept {
+  dropping_errors([&] {
+    name_parameters(param_groups);
+    TensorRecords records;
+    if (!records)
+      return;
+    each_parameter(param_groups, [&](const at::Tensor& tensor, auto...) {
+      auto [at, end] = held().places.equal_range(tensor.unsafeGetTensorImpl());
+      for (; at != end; ++at)
+        look_at_gradient(records, held().parameters[at->second], tensor);
+    });
+  });
+}
+
+void look_at_state(PyObject* state) noexcept {
+  dropping_errors([&] {
+    TensorRecords records;
+    if (!records || !PyDict_Check(state))
+      return;
+    forget_dead_states(held());
+    PyObject *parameter = nullptr, *of_parameter = nullptr;
+    for (Py_ssize_t at = 0; PyDict_Next(state, &at, &parameter, &of_parameter);)
+      StateOf{records, parameter}.visit(parameter, of_parameter, 0);
+  });
+}
+
+void forget_held_tensors() noexcept {
+  delete std::exchange(g_held, nullptr);
+}
+
+} // namespace memtrace
