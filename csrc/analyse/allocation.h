@@ -28,6 +28,8 @@ enum class Category : uint8_t {
 };
 enum class CategoryBy : uint8_t { nothing, identity, lifetime, label };
 
+enum class Phase : uint8_t { forward, backward, optimizer, other };
+
 struct Allocation {
   int64_t id = 0;
   uint64_t address = 0;
@@ -40,14 +42,17 @@ struct Allocation {
   int64_t segment_id = kNull;
   int64_t call_id = kNull;
   int64_t step = kNull;
+  int64_t forward_call_id = kNull;
   uint32_t thread = 0, free_thread = 0;
   uint32_t stack = 0;
-  StringId pool{}, op{}, top_op{}, stage{}, label{};
+  StringId pool{}, op{}, top_op{}, forward_op{}, stage{}, label{};
+  StringId module{}, module_class{}, source{};
   bool labelled = false; // the label is the user's, not a tensor's name
   bool named = false;    // TensorNotes keeps its names
   DeviceCode device = kCpu;
   Memory memory = Memory::device;
   Origin origin = Origin::recorded;
+  Phase phase = Phase::other;
   Category category = Category::other;
   CategoryBy category_by = CategoryBy::nothing;
   Category label_of = Category::other; // what the tensor whose name is the label proves

@@ -24,8 +24,9 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
     : reader_(reader), batch_rows_(std::max<size_t>(batch_rows, kStride)),
       part_rows_(std::max<size_t>(part_rows, 1)), merge_(reader), scale_(reader.tick_scale()),
       names_(reader.text()), labels_(names_), stacks_(names_),
-      calls_(names_, stacks_, out_.operators), stages_(names_, out_.stages, out_.steps),
-      lifetimes_(names_, labels_, stacks_, calls_, stages_, out_),
+      calls_(names_, stacks_, out_.operators), forward_calls_(names_, stacks_),
+      stages_(names_, out_.stages, out_.steps),
+      lifetimes_(names_, labels_, calls_, forward_calls_, stages_, out_),
       tensors_(names_, lifetimes_, out_.names, scale_) {
   read_devices();
   if (!reader.logs().empty()) // the recorder's own log, which holds the notes
@@ -85,12 +86,10 @@ void Conversion::record(const Record& record) {
   if (action == Action::tensor)
     return tensors_.tensor(record.tensor);
   const Place place{lifetimes_.next_seq(), time_ns};
-  if (is_span(action)) {
-    const OperatorSpan& span = record.span;
-    calls_.span(lifetimes_.calls_of(span.tail.thread), span, place.seq, scale_.ns(span.start_ticks),
-                time_ns);
-    return;
-  }
+  if (is_span(action))
+    return span(record.span, place);
+  if (action == Action::context_begin)
+    return forward_calls_.begin(record.context);
   if (!is_note(action)) {
     ++unknown_records_;
     return;
@@ -112,6 +111,16 @@ void Conversion::record(const Record& record) {
   }
 }
 
+void Conversion::span(const OperatorSpan& span, Place place) {
+  const uint32_t thread = span.tail.thread;
+  const ForwardCalls::Context& context = forward_calls_.context(thread, span.context);
+  const bool itself = context.call == (span.call & ~kRecordsGraph);
+  const int64_t id =
+      calls_.span(lifetimes_.calls_of(thread), span, place.seq, scale_.ns(span.start_ticks),
+                  place.time_ns, itself ? context.forward.id : kNull);
+  forward_calls_.end(span, id, span.nodes > 0 ? stages_.current(thread, 0).step : kNull);
+}
+
 void Conversion::mark(const Note& note, Place place) {
   const std::string_view kind = reader_.text().name(note.name);
   if (kind == "settings") {
@@ -127,12 +136,16 @@ void Conversion::mark(const Note& note, Place place) {
   } else if (kind == "resume" && !paused_.empty()) {
     paused_.back().end_ns = place.time_ns;
   }
-  const bool about_pool = note.value != 0 || note.value2 != 0;
+  // Of a backward pass the value is autograd's number of it.
+  const bool backward = kind == "backward_begin" || kind == "backward_end";
+  const bool about_pool = !backward && (note.value != 0 || note.value2 != 0);
+  const StringId text =
+      backward ? names_.intern(std::to_string(note.value)) : names_.of(note.text);
   out_.marks.add(place.seq, place.time_ns,
                  note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
                  names_.of(note.name),
                  about_pool ? labels_.mempool(note.value, note.value2) : StringId::null,
-                 names_.of(note.text), or_null(note.tail.thread));
+                 text, or_null(note.tail.thread));
 }
 
 void Conversion::sample(const Note& note, Place place) {
@@ -189,7 +202,8 @@ std::vector<std::pair<const char*, uint64_t>> Conversion::oddities() const {
           {"order_gaps", merge_.order_gaps()},
           {"lost_spans", calls_.lost_spans()},
           {"mirror_inconsistencies", lifetimes_.mirror_inconsistencies()},
-          {"unmatched_names", tensors_.unmatched()}};
+          {"unmatched_names", tensors_.unmatched()},
+          {"forgotten_forward_calls", forward_calls_.forgotten()}};
 }
 
 } // namespace memtrace

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "analyse/datasets.h"
+#include "analyse/forward_calls.h"
 #include "analyse/labels.h"
 #include "analyse/lifetimes.h"
 #include "analyse/name_strings.h"
@@ -56,6 +57,7 @@ class Conversion {
  private:
   void read_devices();
   void record(const Record& record);
+  void span(const OperatorSpan& span, Place place);
   void mark(const Note& note, Place place);
   void sample(const Note& note, Place place);
   void take(Table& table, std::vector<Batch>& batches, bool ends_part = false);
@@ -72,6 +74,7 @@ class Conversion {
   Labels labels_;
   StackTable stacks_;
   OperatorCalls calls_;
+  ForwardCalls forward_calls_;
   Stages stages_;
   Lifetimes lifetimes_;
   TensorNotes tensors_;

@@ -11,6 +11,7 @@ constexpr std::array<const char*, 12> kActions = {
     "oom",           "snapshot",     "preexisting",    "external"};
 constexpr std::array<const char*, 5> kMemories = {"device", "host", "pinned", "mapped", "shared"};
 constexpr std::array<const char*, 3> kOrigins = {"recorded", "preexisting", "external"};
+constexpr std::array<const char*, 4> kPhases = {"forward", "backward", "optimizer", "other"};
 constexpr std::array<const char*, 11> kCategories = {
     "weight", "buffer",     "gradient",  "optimizer_state", "kv_cache", "input",
     "output", "activation", "workspace", "temporary",       "other"};
@@ -36,6 +37,7 @@ Labels::Labels(NameStrings& names) : names_(names) {
   intern_all(names, kActions, actions_);
   intern_all(names, kMemories, memories_);
   intern_all(names, kOrigins, origins_);
+  intern_all(names, kPhases, phases_);
   intern_all(names, kCategories, categories_);
   intern_all(names, kBys, bys_);
 }

@@ -19,6 +19,7 @@ class Labels {
   StringId action(Action action) const { return actions_[static_cast<size_t>(action)]; }
   StringId memory(Memory memory) const { return memories_[static_cast<size_t>(memory)]; }
   StringId origin(Origin origin) const { return origins_[static_cast<size_t>(origin)]; }
+  StringId phase(Phase phase) const { return phases_[static_cast<size_t>(phase)]; }
   StringId category(Category category) const { return categories_[static_cast<size_t>(category)]; }
   StringId category_by(CategoryBy by) const { return bys_[static_cast<size_t>(by)]; }
   // "default", "graph:7", "mempool:3": of the pool id of a CUDA event.
@@ -36,6 +37,7 @@ class Labels {
   std::array<StringId, 16> actions_{};
   std::array<StringId, 8> memories_{};
   std::array<StringId, 3> origins_{};
+  std::array<StringId, 4> phases_{};
   std::array<StringId, 11> categories_{};
   std::array<StringId, 4> bys_{};
   std::vector<StringId> pools_; // by pool id

@@ -14,14 +14,13 @@ void Lifetimes::add_finished_rows() {
   std::ranges::sort(order);
   for (const auto& [seq, place] : order) {
     const Allocation& a = finished_[place];
-    const StackFacts& facts = stacks_.facts(a.stack);
     out_.allocations.add(a.id, labels_.device(a.device), labels_.memory(a.memory),
                          labels_.origin(a.origin), a.address, a.size_bytes, a.block_bytes,
                          a.resident_bytes, a.alloc_seq, a.free_seq, a.release_seq, a.alloc_time_ns,
                          a.free_time_ns, a.release_time_ns, or_null(a.thread),
                          or_null(a.free_thread), a.stream, a.pool, a.segment_id, a.op, a.top_op,
-                         StringId::null, a.call_id, kNull, facts.module, facts.module_class,
-                         facts.source, or_null(a.stack), phase_other_, a.stage, a.step,
+                         a.forward_op, a.call_id, a.forward_call_id, a.module, a.module_class,
+                         a.source, or_null(a.stack), labels_.phase(a.phase), a.stage, a.step,
                          labels_.category(a.category), labels_.category_by(a.category_by), a.label);
   }
   finished_.clear();

@@ -16,10 +16,10 @@ int64_t signed_bytes(uint64_t bytes) {
 
 } // namespace
 
-Lifetimes::Lifetimes(NameStrings& names, Labels& labels, StackTable& stacks, OperatorCalls& calls,
-                     Stages& stages, Datasets& out)
-    : names_(names), labels_(labels), stacks_(stacks), calls_(calls), stages_(stages), out_(out),
-      phase_other_(names.intern("other")) {}
+Lifetimes::Lifetimes(NameStrings& names, Labels& labels, OperatorCalls& calls,
+                     ForwardCalls& forward_calls, Stages& stages, Datasets& out)
+    : names_(names), labels_(labels), calls_(calls), forward_calls_(forward_calls),
+      stages_(stages), out_(out) {}
 
 void Lifetimes::set_device_bytes(DeviceCode code, uint64_t bytes) {
   device_bytes_[code] = bytes;
@@ -60,15 +60,42 @@ Lifetimes::ThreadState& Lifetimes::thread_state(uint32_t thread) {
   return *last_state_;
 }
 
-const Stages::Current& Lifetimes::stage_and_step(const AllocatorEvent& event) {
-  ThreadState& state = thread_state(event.tail.thread);
-  const uint32_t forward = event.tail.action == Action::preexisting ? 0 : event.context;
+const Stages::Current& Lifetimes::stage_and_step(uint32_t thread, uint32_t forward) {
+  ThreadState& state = thread_state(thread);
   if (state.stages_version != stages_.version() || state.forward_thread != forward) {
     state.stages_version = stages_.version();
     state.forward_thread = forward;
-    state.current = stages_.current(event.tail.thread, forward);
+    state.current = stages_.current(thread, forward);
   }
   return state.current;
+}
+
+// Why it was allocated, and where in the program: of backward memory, its forward call's.
+void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
+  const bool recorded = event.tail.action == Action::alloc;
+  const ForwardCalls::Context& context =
+      forward_calls_.context(event.tail.thread, recorded ? event.context : 0);
+  const Stages::Current& current = stage_and_step(event.tail.thread, context.forward_thread);
+  allocation.stage = current.stage;
+  allocation.step = current.step;
+  const Owner owner = forward_calls_.owner(context, event.stack);
+  allocation.module = owner.module;
+  allocation.module_class = owner.module_class;
+  allocation.source = owner.source;
+  if (context.knows_forward())
+    allocation.step = context.forward.step;
+  const bool records_graph = recorded && (event.context & kRecordsGraph) != 0;
+  if (forward_calls_.is_recompute(context, event.stack)) {
+    allocation.phase = Phase::forward;
+  } else if (context.is_backward()) {
+    allocation.phase = Phase::backward;
+    allocation.forward_call_id = context.forward.id;
+    allocation.forward_op = context.forward.name;
+  } else if (context.kind == ContextKind::optimizer && !records_graph) { // else: its closure's
+    allocation.phase = Phase::optimizer;
+  } else if (recorded && (records_graph || current.in_own_step || owner.module != StringId::null)) {
+    allocation.phase = Phase::forward;
+  }
 }
 
 Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
@@ -151,7 +178,6 @@ void Lifetimes::add_event_row(const AllocatorEvent& event, Place place, const Ou
 }
 
 Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin origin) {
-  const Stages::Current& current = stage_and_step(event);
   const bool cuda = event.tail.device != kCpu;
   Allocation allocation{};
   allocation.id = next_allocation_id_++;
@@ -160,8 +186,6 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
   allocation.alloc_seq = place.seq;
   allocation.alloc_time_ns = place.time_ns;
   allocation.stream = cuda ? static_cast<int64_t>(event.stream) : kNull;
-  allocation.step = current.step;
-  allocation.stage = current.stage;
   allocation.thread = event.tail.thread;
   allocation.stack = event.stack;
   allocation.pool = cuda ? labels_.pool(event.tail.pool) : StringId::null;
@@ -176,6 +200,7 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
       allocation.block_bytes = signed_bytes(event.stream);
   }
   allocation.origin = origin;
+  attribute(allocation, event);
   return allocation;
 }
 

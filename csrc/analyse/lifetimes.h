@@ -9,10 +9,10 @@
 #include "analyse/allocation.h"
 #include "analyse/block_mirror.h"
 #include "analyse/datasets.h"
+#include "analyse/forward_calls.h"
 #include "analyse/labels.h"
 #include "analyse/operator_calls.h"
 #include "analyse/reconcile.h"
-#include "analyse/stack_facts.h"
 #include "analyse/stages.h"
 #include "analyse/timeline.h"
 #include "record/event.h"
@@ -36,7 +36,7 @@ struct LifetimeCounts {
 
 class Lifetimes {
  public:
-  Lifetimes(NameStrings& names, Labels& labels, StackTable& stacks, OperatorCalls& calls,
+  Lifetimes(NameStrings& names, Labels& labels, OperatorCalls& calls, ForwardCalls& forward_calls,
             Stages& stages, Datasets& out);
 
   void set_device_bytes(DeviceCode code, uint64_t bytes);
@@ -93,7 +93,9 @@ class Lifetimes {
   static bool possible(const AllocatorEvent& event);
   Device& device(DeviceCode code);
   ThreadState& thread_state(uint32_t thread);
-  const Stages::Current& stage_and_step(const AllocatorEvent& event);
+  // `forward`: RecordFunction's number of the thread that ran the forward pass of this backward.
+  const Stages::Current& stage_and_step(uint32_t thread, uint32_t forward);
+  void attribute(Allocation& allocation, const AllocatorEvent& event);
   Allocation begin(const AllocatorEvent& event, Place place, Origin origin);
   void finish_allocation(uint32_t holder);
   void missed(uint32_t holder, Place place);
@@ -118,8 +120,8 @@ class Lifetimes {
 
   NameStrings& names_;
   Labels& labels_;
-  StackTable& stacks_;
   OperatorCalls& calls_;
+  ForwardCalls& forward_calls_;
   Stages& stages_;
   Datasets& out_;
 
@@ -138,7 +140,6 @@ class Lifetimes {
   std::vector<int64_t> ended_named_;
   int64_t next_seq_ = 0, next_allocation_id_ = 1;
   int64_t last_time_ns_ = 0;
-  StringId phase_other_;
   LifetimeCounts counts_;
 };
 

@@ -71,23 +71,34 @@ int64_t OperatorCalls::event(Thread& thread, uint32_t call, int64_t seq, int64_t
   return open_call.id;
 }
 
-void OperatorCalls::span(Thread& thread, const OperatorSpan& span, int64_t seq,
-                         int64_t start_time_ns, int64_t end_time_ns) {
+// No memory changed in a call that was not open: its parent, if it is open, only contains it.
+int64_t OperatorCalls::parent_id(Thread& thread, const OperatorSpan& span, const OpenCall& done,
+                                 bool was_open) {
+  if (span.parent_call == 0 || span.parent_call >= span.call)
+    return kNull;
+  if (!was_open)
+    return !thread.open.empty() && thread.open.back().call == span.parent_call
+               ? thread.open.back().id
+               : kNull;
+  OpenCall& parent = open(thread, span.parent_call, done.start_seq);
+  parent.allocated_bytes += done.allocated_bytes;
+  parent.freed_bytes += done.freed_bytes;
+  return parent.id;
+}
+
+int64_t OperatorCalls::span(Thread& thread, const OperatorSpan& span, int64_t seq,
+                            int64_t start_time_ns, int64_t end_time_ns, int64_t forward_call_id) {
+  const int64_t first_new = next_id_;
   const OpenCall done = open(thread, span.call, seq);
   thread.open.pop_back();
-  int64_t parent_id = kNull;
-  if (span.parent_call != 0 && span.parent_call < span.call) {
-    OpenCall& parent = open(thread, span.parent_call, done.start_seq);
-    parent.allocated_bytes += done.allocated_bytes;
-    parent.freed_bytes += done.freed_bytes;
-    parent_id = parent.id;
-  }
-  rows_.add(done.id, parent_id, names_.of(span.name),
+  const int64_t parent = parent_id(thread, span, done, done.id < first_new);
+  rows_.add(done.id, parent, names_.of(span.name),
             span.scope < kScopeCount ? scopes_[span.scope] : StringId::null,
             int64_t{span.tail.thread}, std::min(start_time_ns, end_time_ns), end_time_ns,
-            done.start_seq, span.sequence_number < 0 ? kNull : span.sequence_number, kNull,
+            done.start_seq, span.sequence_number < 0 ? kNull : span.sequence_number, forward_call_id,
             stacks_.facts(span.stack).module, span.stack != 0 ? int64_t{span.stack} : kNull,
             done.allocated_bytes, done.freed_bytes);
+  return done.id;
 }
 
 } // namespace memtrace

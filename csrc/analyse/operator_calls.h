@@ -1,4 +1,5 @@
-// Operator calls in which something was allocated or freed: their ids and their bytes.
+// Operator calls in which something was allocated or freed, or a node of autograd was made: their ids
+// and their bytes.
 //
 // An allocator event names its innermost call by (thread, number); the call's span is recorded when
 // it ends, after its events and after the spans of the calls inside it. A thread's open calls nest,
@@ -36,9 +37,10 @@ class OperatorCalls {
   // The call's id, counting the event's bytes in it. kNull for call 0.
   int64_t event(Thread& thread, uint32_t call, int64_t seq, int64_t allocated_bytes,
                 int64_t freed_bytes);
-  // A call ended: its row.
-  void span(Thread& thread, const OperatorSpan& span, int64_t seq, int64_t start_time_ns,
-            int64_t end_time_ns);
+  // A call ended: its row, whose id is returned. `forward_call_id`: of the call that it is the
+  // backward of.
+  int64_t span(Thread& thread, const OperatorSpan& span, int64_t seq, int64_t start_time_ns,
+               int64_t end_time_ns, int64_t forward_call_id);
   // The recording is over: rows of the calls that are still open.
   void finish(Thread& thread);
 
@@ -46,6 +48,8 @@ class OperatorCalls {
 
  private:
   OpenCall& open(Thread& thread, uint32_t call, int64_t seq);
+  int64_t parent_id(Thread& thread, const OperatorSpan& span, const OpenCall& done,
+                    bool was_open);
   void end_unknown(Thread& thread);
 
   // at::RecordScope, in its order.

@@ -8,6 +8,13 @@ namespace {
 
 const StackFacts kNoFacts;
 
+// The Python frame that the engine was entered from; before torch 2.3 one of torch.autograd's own.
+bool enters_engine(std::string_view file, std::string_view function) {
+  return (function == "_engine_run_backward" && file.ends_with("/torch/autograd/graph.py")) ||
+         ((function == "backward" || function == "grad") &&
+          file.ends_with("/torch/autograd/__init__.py"));
+}
+
 } // namespace
 
 bool inside_torch(std::string_view file) {
@@ -147,7 +154,24 @@ StackFacts StackTable::work_out(uint32_t stack) {
     facts.module_class = module.class_name;
     break;
   }
+  look_in_engine(all, facts);
   return facts;
+}
+
+void StackTable::look_in_engine(const std::vector<StackFrame>& frames, StackFacts& facts) const {
+  bool programs_line = false;
+  for (const StackFrame& frame : frames) {
+    const std::string_view file = names_.text().name(frame.file);
+    if (enters_engine(file, names_.text().name(frame.function)))
+      return;
+    if (compiled_.origin(file, frame.line) && !programs_line)
+      facts.in_engine = InEngine::compiled;
+    programs_line = programs_line || !inside_torch(file);
+    const bool checkpoint = programs_line && file.ends_with("/torch/utils/checkpoint.py");
+    if (frame.module != 0 || checkpoint)
+      facts.in_engine = InEngine::recompute;
+    facts.module_in_engine = facts.module_in_engine || frame.module != 0;
+  }
 }
 
 bool StackTable::add_rows(Table& table, size_t most_rows) {

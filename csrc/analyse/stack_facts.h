@@ -15,10 +15,20 @@
 
 namespace memtrace {
 
+// What the frames say that autograd's engine called: those inner to it, or all on a thread of its
+// own. Most often there are none.
+enum class InEngine : uint8_t {
+  nothing,  // no line of the program, or one of a backward that is written in Python
+  compiled, // code that torch.compile made of the program's lines
+  recompute // forward code, computed again by checkpointing
+};
+
 struct StackFacts {
   StringId source = StringId::null;       // innermost line of the program: "model.py:120 forward"
   StringId module = StringId::null;       // "h.3.mlp.c_fc"
   StringId module_class = StringId::null; // "Conv1D"
+  InEngine in_engine = InEngine::nothing;
+  bool module_in_engine = false; // the module is one that the engine's frames called
 };
 
 // True for a file of the installed torch package.
@@ -43,6 +53,7 @@ class StackTable {
     StringId class_name = StringId::null;
   };
   StackFacts work_out(uint32_t stack);
+  void look_in_engine(const std::vector<StackFrame>& frames, StackFacts& facts) const;
   std::vector<StackFrame> frames(uint32_t stack) const;
   StringId source_of(std::string_view file, uint32_t line, std::string_view function);
   StringId source_of(const StackFrame& frame);

@@ -3,7 +3,6 @@
 #include "analyse/json.h"
 
 #include <algorithm>
-#include <cstring>
 #include <ranges>
 #include <span>
 
@@ -15,17 +14,7 @@ constexpr Place kNoPlace{kNull, kNull};
 } // namespace
 
 Stages::Stages(NameStrings& names, Table& stages, Table& steps)
-    : names_(names), stage_rows_(stages), step_rows_(steps) {
-  for (const uint32_t thread : names.text().ids(TextKind::thread)) {
-    ThreadText text{};
-    const auto payload = names.text().find(TextKind::thread, thread);
-    if (!payload || payload->size() != sizeof text)
-      continue;
-    std::memcpy(&text, payload->data(), sizeof text);
-    if (text.record_function_thread != 0)
-      threads_[text.record_function_thread] = thread;
-  }
-}
+    : names_(names), stage_rows_(stages), step_rows_(steps), numbers_(names.text()) {}
 
 void Stages::foresee_blocks(const ChunkRecords& chunk, size_t most_stages) {
   for (const Record& record : std::span(chunk.records, chunk.count)) {
@@ -149,8 +138,8 @@ const Stages::OpenStage* Stages::shared() const {
 
 Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const {
   const OpenStage* stage = innermost(thread);
-  if (const auto forward = threads_.find(forward_thread); !stage && forward != threads_.end())
-    stage = innermost(forward->second);
+  if (!stage)
+    stage = innermost(numbers_.recorded(forward_thread));
   if (!stage)
     stage = shared();
   Current current;
@@ -160,6 +149,7 @@ Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const 
     const bool own = step.thread == thread;
     if (own || (forward_thread != 0 && current.step == kNull))
       current.step = step.step;
+    current.in_own_step = own;
     if (own)
       break;
   }

@@ -10,9 +10,9 @@
 #include "analyse/segments.h"
 #include "record/event.h"
 #include "store/spool_reader.h"
+#include "store/thread_numbers.h"
 
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
 namespace memtrace {
@@ -22,6 +22,7 @@ class Stages {
   struct Current {
     StringId stage = StringId::null;
     int64_t step = kNull;
+    bool in_own_step = false; // the thread is in a step of its own
   };
 
   Stages(NameStrings& names, Table& stages, Table& steps);
@@ -77,7 +78,7 @@ class Stages {
   NameStrings& names_;
   Table& stage_rows_;
   Table& step_rows_;
-  std::unordered_map<uint64_t, uint32_t> threads_; // by RecordFunction's number
+  const ThreadNumbers numbers_;
   std::vector<bool> blocks_;                       // by id
   std::vector<OpenStage> stages_;
   std::vector<OpenStep> steps_;

@@ -1,0 +1,119 @@
+#include "analyse/forward_calls.h"
+
+#include <algorithm>
+
+namespace memtrace {
+namespace {
+
+// Deeper than backward passes nest. Contexts beyond it are those whose end was not recorded.
+constexpr size_t kMostContexts = 256;
+constexpr size_t kFirstSlots = 1024;
+constexpr int64_t kMostNumber = int64_t{1} << 62;
+
+const ForwardCalls::Context kNoContext;
+
+} // namespace
+
+ForwardCalls::ForwardCalls(NameStrings& names, StackTable& stacks)
+    : names_(names), stacks_(stacks), numbers_(names.text()) {}
+
+void ForwardCalls::begin(const ContextBegin& begin) {
+  auto& contexts = threads_[begin.tail.thread].contexts;
+  if (contexts.size() >= kMostContexts)
+    contexts.erase(contexts.begin());
+  Context context{begin.call, begin.kind, static_cast<uint32_t>(begin.forward_thread), {}};
+  if (context.is_backward()) {
+    context.forward = find(begin.forward_thread, begin.sequence_number);
+    if (context.forward.thread != 0)
+      context.forward_thread = context.forward.thread;
+  }
+  contexts.push_back(context);
+}
+
+// Of contexts that are open, one that began later has a greater number: those above it have ended.
+const ForwardCalls::Context& ForwardCalls::context(uint32_t thread, uint32_t call) {
+  call &= ~kRecordsGraph;
+  if (call == 0)
+    return kNoContext;
+  auto& contexts = threads_[thread].contexts;
+  while (!contexts.empty() && contexts.back().call > call)
+    contexts.pop_back();
+  return !contexts.empty() && contexts.back().call == call ? contexts.back() : kNoContext;
+}
+
+void ForwardCalls::end(const OperatorSpan& span, int64_t id, int64_t step) {
+  const Context around = context(span.tail.thread, span.context);
+  Thread& thread = threads_[span.tail.thread];
+  if (span.nodes > 0 && span.sequence_number >= 0 && span.sequence_number < kMostNumber) {
+    ForwardCall call{id, step, names_.of(span.name), owner(around, span.stack),
+                     around.is_backward() ? around.forward_thread : 0};
+    if (around.knows_forward())
+      call.step = around.forward.step;
+    for (int64_t i = 0; i < span.nodes; ++i) {
+      Slot& made = slot(thread, span.sequence_number + i);
+      if (made.number != span.sequence_number + i) // else by a call inside this one
+        made = {span.sequence_number + i, call};
+    }
+  }
+  if (around.call != 0 && around.call == (span.call & ~kRecordsGraph))
+    thread.contexts.pop_back();
+}
+
+ForwardCalls::Slot& ForwardCalls::slot(Thread& thread, int64_t number) {
+  for (;;) {
+    if (!thread.calls.empty()) {
+      Slot& found = thread.calls[static_cast<size_t>(number) & (thread.calls.size() - 1)];
+      if (found.number < 0 || found.number == number)
+        return found;
+    }
+    if (!grow(thread))
+      return thread.calls[static_cast<size_t>(number) & (thread.calls.size() - 1)];
+  }
+}
+
+// False: it is as large as it may be.
+bool ForwardCalls::grow(Thread& thread) {
+  const size_t size = thread.calls.size();
+  if (size > 0 && (size >= kMostCalls || slots_ + size > kMostCallsInAll))
+    return false;
+  std::vector<Slot> larger(std::max(size * 2, kFirstSlots));
+  for (const Slot& slot : thread.calls)
+    if (slot.number >= 0)
+      larger[static_cast<size_t>(slot.number) & (larger.size() - 1)] = slot;
+  slots_ += larger.size() - size;
+  thread.calls = std::move(larger);
+  return true;
+}
+
+ForwardCall ForwardCalls::find(uint64_t forward_thread, int64_t number) {
+  const auto thread = threads_.find(numbers_.recorded(forward_thread));
+  if (number < 0 || thread == threads_.end() || thread->second.calls.empty())
+    return {};
+  const auto& calls = thread->second.calls;
+  const Slot& slot = calls[static_cast<size_t>(number) & (calls.size() - 1)];
+  if (slot.number == number)
+    return slot.call;
+  forgotten_ += slot.number > number ? 1 : 0;
+  return {};
+}
+
+bool ForwardCalls::is_recompute(const Context& context, uint32_t stack) {
+  return context.is_backward() && stacks_.facts(stack).in_engine == InEngine::recompute;
+}
+
+Owner ForwardCalls::owner(const Context& context, uint32_t stack) {
+  const StackFacts& facts = stacks_.facts(stack);
+  Owner own{facts.module, facts.module_class, facts.source};
+  if (!context.knows_forward())
+    return own;
+  Owner owner = context.forward.owner;
+  if (facts.in_engine != InEngine::nothing)
+    owner.source = own.source;
+  if (facts.module_in_engine) {
+    owner.module = own.module;
+    owner.module_class = own.module_class;
+  }
+  return owner;
+}
+
+} // namespace memtrace
