@@ -29,8 +29,10 @@ ACTIONS = {
     "alloc": 1, "free_requested": 2, "free_completed": 3, "segment_alloc": 4, "segment_free": 5,
     "segment_map": 6, "segment_unmap": 7, "oom": 8, "snapshot": 9, "preexisting": 10,
     "external": 11, "operator_span": 32, "mark": 33, "sample": 34, "stage_begin": 35,
-    "stage_end": 36, "step_begin": 37, "step_end": 38, "tensor": 40,
+    "stage_end": 36, "step_begin": 37, "step_end": 38, "context_begin": 39, "tensor": 40,
 }  # fmt: skip
+CONTEXTS = {"node": 1, "engine": 2, "optimizer": 3}
+RECORDS_GRAPH = 1 << 31  # in an event's `reserved`, beside its context
 MEMORY = {"device": 0, "host": 1, "pinned": 2, "mapped": 3, "shared": 4}
 KINDS = {
     "name": 1, "stack": 2, "module": 3, "module_path": 4, "pool": 5, "thread": 6, "tensor": 7,
@@ -107,22 +109,35 @@ class LogWriter:
         stack: int = 0,
         scope: int = 0,
         sequence: int = -1,
+        forward_thread: int = 0,
+        nodes: int = 0,
+        context: int = 0,
     ) -> None:
         self.records.append(
             struct.pack(
-                "<QQqQIIIIII",
+                "<QQqQIIIIHHI",
                 end_ticks,
                 start_ticks,
                 sequence,
-                0,
+                forward_thread,
                 call,
                 parent,
                 self.spool.name(name),
                 stack,
                 scope,
-                0,
+                nodes,
+                context,
             )
             + _tail(self.thread, 0, CPU, "operator_span")
+        )
+
+    def context(
+        self, ticks: int, call: int, kind: str, *, sequence: int = -1, forward_thread: int = 0
+    ) -> None:
+        """The context that this call is begins; events in it name it in `reserved`."""
+        self.records.append(
+            struct.pack("<QqQIIQQQ", ticks, sequence, forward_thread, call, CONTEXTS[kind], 0, 0, 0)
+            + _tail(self.thread, 0, CPU, "context_begin")
         )
 
     def note(

@@ -139,13 +139,12 @@ void Conversion::mark(const Note& note, Place place) {
   // Of a backward pass the value is autograd's number of it.
   const bool backward = kind == "backward_begin" || kind == "backward_end";
   const bool about_pool = !backward && (note.value != 0 || note.value2 != 0);
-  const StringId text =
-      backward ? names_.intern(std::to_string(note.value)) : names_.of(note.text);
+  const StringId text = backward ? names_.intern(std::to_string(note.value)) : names_.of(note.text);
   out_.marks.add(place.seq, place.time_ns,
                  note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
                  names_.of(note.name),
-                 about_pool ? labels_.mempool(note.value, note.value2) : StringId::null,
-                 text, or_null(note.tail.thread));
+                 about_pool ? labels_.mempool(note.value, note.value2) : StringId::null, text,
+                 or_null(note.tail.thread));
 }
 
 void Conversion::sample(const Note& note, Place place) {

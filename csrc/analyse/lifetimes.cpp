@@ -18,8 +18,8 @@ int64_t signed_bytes(uint64_t bytes) {
 
 Lifetimes::Lifetimes(NameStrings& names, Labels& labels, OperatorCalls& calls,
                      ForwardCalls& forward_calls, Stages& stages, Datasets& out)
-    : names_(names), labels_(labels), calls_(calls), forward_calls_(forward_calls),
-      stages_(stages), out_(out) {}
+    : names_(names), labels_(labels), calls_(calls), forward_calls_(forward_calls), stages_(stages),
+      out_(out) {}
 
 void Lifetimes::set_device_bytes(DeviceCode code, uint64_t bytes) {
   device_bytes_[code] = bytes;

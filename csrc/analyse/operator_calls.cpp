@@ -95,9 +95,9 @@ int64_t OperatorCalls::span(Thread& thread, const OperatorSpan& span, int64_t se
   rows_.add(done.id, parent, names_.of(span.name),
             span.scope < kScopeCount ? scopes_[span.scope] : StringId::null,
             int64_t{span.tail.thread}, std::min(start_time_ns, end_time_ns), end_time_ns,
-            done.start_seq, span.sequence_number < 0 ? kNull : span.sequence_number, forward_call_id,
-            stacks_.facts(span.stack).module, span.stack != 0 ? int64_t{span.stack} : kNull,
-            done.allocated_bytes, done.freed_bytes);
+            done.start_seq, span.sequence_number < 0 ? kNull : span.sequence_number,
+            forward_call_id, stacks_.facts(span.stack).module,
+            span.stack != 0 ? int64_t{span.stack} : kNull, done.allocated_bytes, done.freed_bytes);
   return done.id;
 }
 

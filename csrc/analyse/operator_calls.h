@@ -1,5 +1,5 @@
-// Operator calls in which something was allocated or freed, or a node of autograd was made: their ids
-// and their bytes.
+// Operator calls in which something was allocated or freed, or a node of autograd was made: their
+// ids and their bytes.
 //
 // An allocator event names its innermost call by (thread, number); the call's span is recorded when
 // it ends, after its events and after the spans of the calls inside it. A thread's open calls nest,
@@ -48,8 +48,7 @@ class OperatorCalls {
 
  private:
   OpenCall& open(Thread& thread, uint32_t call, int64_t seq);
-  int64_t parent_id(Thread& thread, const OperatorSpan& span, const OpenCall& done,
-                    bool was_open);
+  int64_t parent_id(Thread& thread, const OperatorSpan& span, const OpenCall& done, bool was_open);
   void end_unknown(Thread& thread);
 
   // at::RecordScope, in its order.

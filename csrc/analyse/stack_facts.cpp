@@ -8,6 +8,11 @@ namespace {
 
 const StackFacts kNoFacts;
 
+// contextlib calls the code of a context manager and of its user; no line of it is anyone's.
+bool is_in_between(std::string_view file) {
+  return file.ends_with("/contextlib.py");
+}
+
 // The Python frame that the engine was entered from; before torch 2.3 one of torch.autograd's own.
 bool enters_engine(std::string_view file, std::string_view function) {
   return (function == "_engine_run_backward" && file.ends_with("/torch/autograd/graph.py")) ||
@@ -80,7 +85,7 @@ StringId StackTable::source_of(const StackFrame& frame) {
 StringId StackTable::source_of(const std::vector<StackFrame>& frames) {
   for (const StackFrame& frame : frames) {
     const std::string_view file = names_.text().name(frame.file);
-    if (inside_torch(file))
+    if (inside_torch(file) || is_in_between(file))
       continue;
     if (const auto* origin = compiled_.origin(file, frame.line))
       return source_of(origin->file, origin->line, origin->function);
@@ -166,7 +171,7 @@ void StackTable::look_in_engine(const std::vector<StackFrame>& frames, StackFact
       return;
     if (compiled_.origin(file, frame.line) && !programs_line)
       facts.in_engine = InEngine::compiled;
-    programs_line = programs_line || !inside_torch(file);
+    programs_line = programs_line || !(inside_torch(file) || is_in_between(file));
     const bool checkpoint = programs_line && file.ends_with("/torch/utils/checkpoint.py");
     if (frame.module != 0 || checkpoint)
       facts.in_engine = InEngine::recompute;

@@ -79,7 +79,7 @@ class Stages {
   Table& stage_rows_;
   Table& step_rows_;
   const ThreadNumbers numbers_;
-  std::vector<bool> blocks_;                       // by id
+  std::vector<bool> blocks_; // by id
   std::vector<OpenStage> stages_;
   std::vector<OpenStep> steps_;
   uint64_t version_ = 1;

@@ -70,8 +70,7 @@ void begin_backward(const HookScope& scope, int32_t graph_task) noexcept {
       g_running.push_back(graph_task);
     }
     write_mark(scope, "backward_begin", static_cast<uint64_t>(graph_task));
-    auto pass =
-        std::make_shared<BackwardPass>(scope.recording(), scope.state().thread, graph_task);
+    auto pass = std::make_shared<BackwardPass>(scope.recording(), scope.state().thread, graph_task);
     // Queued again when it is called: behind those of DDP and FSDP, which finish the gradients.
     queue([pass] { queue([pass] { pass->end(); }); });
   } catch (...) { // no memory: one mark is missing

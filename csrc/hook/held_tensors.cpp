@@ -25,7 +25,8 @@ using WeakStorage = c10::weak_intrusive_ptr<c10::StorageImpl>;
 constexpr int kMostNesting = 4;
 constexpr size_t kLeastSweep = 256;
 
-// What was written last under one name. The reference keeps the storage's place from being another's.
+// What was written last under one name. The reference keeps the storage's place from being
+// another's.
 class Written {
  public:
   // True: it is new, and from now on what was written last.
@@ -134,8 +135,8 @@ const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
 }
 
 // Writes the record of a tensor, unless that was done.
-void write_if_new(TensorRecords& records, Written& written, const at::Tensor& tensor,
-                  uint32_t name, TensorKind kind) {
+void write_if_new(TensorRecords& records, Written& written, const at::Tensor& tensor, uint32_t name,
+                  TensorKind kind) {
   const c10::StorageImpl* storage = storage_of(tensor);
   if (!storage)
     return;
@@ -201,7 +202,8 @@ void name_parameters(PyObject* param_groups) {
     each_parameter(param_groups, [](const at::Tensor& tensor, Py_ssize_t group, Py_ssize_t i) {
       if (!is_held(tensor))
         hold(tensor,
-             "param_groups[" + std::to_string(group) + "].params[" + std::to_string(i) + "]", false);
+             "param_groups[" + std::to_string(group) + "].params[" + std::to_string(i) + "]",
+             false);
     });
 }
 
@@ -212,9 +214,8 @@ struct StateOf {
 
   std::string name(PyObject* key) const {
     const auto as_text = [](PyObject* object) {
-      const OwnedObject string(PyUnicode_Check(object) || PyLong_Check(object)
-                                   ? PyObject_Str(object)
-                                   : nullptr);
+      const OwnedObject string(
+          PyUnicode_Check(object) || PyLong_Check(object) ? PyObject_Str(object) : nullptr);
       const char* text = string ? PyUnicode_AsUTF8(string.get()) : nullptr;
       PyErr_Clear();
       return std::string(text ? text : "state");

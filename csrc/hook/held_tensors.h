@@ -1,7 +1,7 @@
 // Gradients and states of optimizers, by identity: whose they are, written when they are new.
 //
-// Held are the parameters that a look at the models has named, and those that an optimizer has and no
-// model names, all by weak references: nothing lives longer because of us. A storage that was
+// Held are the parameters that a look at the models has named, and those that an optimizer has and
+// no model names, all by weak references: nothing lives longer because of us. A storage that was
 // written is remembered by a weak reference as well, so another one in its place is never taken for
 // it. All under the GIL, which keeps the program from replacing what is read here.
 #pragma once

@@ -101,7 +101,10 @@ void prepare_operator_names() {
     std::rotate(std::begin(set), old == std::end(set) ? std::end(set) - 1 : old,
                 old == std::end(set) ? std::end(set) : old + 1);
   NameSlot& slot = text ? set[0] : state.spare_name;
-  slot = {name, text, recording.api.intern(recording.api.recorder, name, size), generation,
+  slot = {name,
+          text,
+          recording.api.intern(recording.api.recorder, name, size),
+          generation,
           is_factory({name, size}),
           function.scope() == at::RecordScope::USER_SCOPE &&
               std::string_view(name, size).starts_with(kOptimizerStep)};

@@ -1,8 +1,8 @@
 // Operators: a thread-local stack of running calls, kept by torch's RecordFunction callbacks.
 //
 // A span is written when a call ends in which something was allocated or freed, or a node of
-// autograd was made. The start callback asks for no inputs, so torch copies nothing; what remains is
-// torch's own slow path (40-60 ns). Contexts: a node of autograd, an optimizer's step, and what
+// autograd was made. The start callback asks for no inputs, so torch copies nothing; what remains
+// is torch's own slow path (40-60 ns). Contexts: a node of autograd, an optimizer's step, and what
 // autograd's engine calls between two nodes.
 #include "hook/allocator_event.h"
 #include "hook/backward_pass.h"
@@ -106,7 +106,7 @@ bool start_call(const at::RecordFunction& function) {
   call.scope = static_cast<uint8_t>(function.scope());
   call.stack = 0;
   call.nodes_below = 0;
-  call.has_schema = function.operator_name().has_value();
+  call.has_schema = name.schema_generation != 0;
   call.touched = false;
   call.start_ticks = ticks_before();
   set_context(state, call, parent, name);

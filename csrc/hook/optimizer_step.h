@@ -1,5 +1,5 @@
-// Steps of optimizers, told by the scope that torch.optim.Optimizer puts around each: which optimizer
-// it is, and what it holds.
+// Steps of optimizers, told by the scope that torch.optim.Optimizer puts around each: which
+// optimizer it is, and what it holds.
 //
 // The optimizer is an argument of the Python frame that opened the scope, so nothing is registered
 // with torch that a program, or torch.compile, could see. Both wait for the GIL: never in a hook.

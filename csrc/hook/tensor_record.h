@@ -50,8 +50,8 @@ class TensorRecords {
     said.name = name;
     said.kind = kind_name;
     said.layout = layout;
-    state.log->publish({state.thread, 0, device.is_cpu() ? kCpu : cuda_device(device.index()),
-                        Action::tensor});
+    state.log->publish(
+        {state.thread, 0, device.is_cpu() ? kCpu : cuda_device(device.index()), Action::tensor});
     if (state.log->flush_pending)
       scope_.recording().api.flush(scope_.recording().api.recorder, state.log);
   }

@@ -20,7 +20,8 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     facts = {"kind": "training", "batch_size": 4, "input_shapes": {'a"': [4, 2], "é": []}}
     main.note("step_begin", 5, "Net", value=9, text=json.dumps({**facts, "grad_enabled": True}))
     main.alloc(6, 0x2000, 8)
-    autograd.alloc(7, 0x3000, 8, reserved=77)  # in a backward
+    autograd.context(7, 1, "node", forward_thread=77)
+    autograd.alloc(7, 0x3000, 8, call=1, reserved=1)
     worker.note("stage_begin", 8, "fetch", value=3, value2=2, text="scope")
     worker.alloc(9, 0x4000, 8)
     main.note("step_end", 10, "", value=9, text="ValueError")
@@ -86,16 +87,17 @@ def test_backward_memory_is_in_the_stage_of_the_thread_of_the_forward(trace_dir:
         spool.thread(number, record_function_thread)
     main.note("stage_begin", 1, "main", value=1, text="scope")
     worker.note("stage_begin", 2, "training", value=2, text="scope")
-    autograd.alloc(3, 0x1000, 8, reserved=11)
-    autograd.alloc(4, 0x2000, 8)
-    autograd.alloc(5, 0x3000, 8, reserved=12)
-    autograd.alloc(6, 0x4000, 8, reserved=11)
-    autograd.note("stage_begin", 7, "own", value=3, text="scope")
-    autograd.alloc(8, 0x5000, 8, reserved=11)
-    autograd.note("stage_end", 9, "own", value=3)
-    worker.note("stage_end", 10, "training", value=2)
-    autograd.alloc(11, 0x6000, 8, reserved=11)
-    autograd.alloc(12, 0x7000, 8, reserved=77)
+    for ticks, call, forward_thread in (
+        (3, 1, 11), (4, 0, 0), (5, 2, 12), (6, 3, 11), (8, 4, 11), (11, 5, 11), (12, 6, 77)
+    ):  # fmt: skip
+        if ticks == 8:
+            autograd.note("stage_begin", 7, "own", value=3, text="scope")
+        if ticks == 11:
+            autograd.note("stage_end", 9, "own", value=3)
+            worker.note("stage_end", 10, "training", value=2)
+        if call:
+            autograd.context(ticks, call, "node", forward_thread=forward_thread)
+        autograd.alloc(ticks, 0x1000 * ticks, 8, call=call, reserved=call)
     spool.finish()
     finalise(trace_dir)
     found = [row["stage"] for row in rows(trace_dir, "allocations")]

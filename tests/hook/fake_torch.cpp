@@ -15,6 +15,7 @@ uint64_t record_function_thread() noexcept {
 }
 
 void forget_root_scan() noexcept {}
+void forget_backwards() noexcept {}
 
 namespace test {
 namespace {
