@@ -20,7 +20,8 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     facts = {"kind": "request", "batch_size": 4, "input_shapes": {'a"': [4, 2], "é": []}}
     main.note("step_begin", 5, "Net", value=9, text=json.dumps({**facts, "grad_enabled": True}))
     main.alloc(6, 0x2000, 8)
-    autograd.alloc(7, 0x3000, 8, reserved=77)  # in a backward
+    autograd.context(7, 1, "node", forward_thread=77)
+    autograd.alloc(7, 0x3000, 8, call=1, reserved=1)
     worker.note("stage_begin", 8, "fetch", value=3, value2=2, text="scope")
     worker.alloc(9, 0x4000, 8)
     main.note("step_end", 10, "", value=9, text="ValueError")
