@@ -109,6 +109,10 @@ class _Attribution:
         modules = ParameterModules(facts, self._parts["stacks"])
         shared = _Shared(facts, stages, modules, CategoryOf(_largest_id(parts)))
         target = self._target("allocations")
+        if at_a_time == 1:
+            for part in parts:
+                _write_part(part, target / part.path.name, shared)
+            return shared.category_of
         with ThreadPoolExecutor(at_a_time, "memtrace-attribute") as pool:
             written = [
                 pool.submit(_write_part, part, target / part.path.name, shared) for part in parts

@@ -210,6 +210,7 @@ def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
         ticks, monotonic_ns = _core.clock_now()
         spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
     totals, rows = _write_events(spool, work, progress=progress)
+    pa.default_memory_pool().release_unused()  # with use_little_memory, malloc's as well
     rows |= _attribute(spool, work, totals)
     with DatasetWriter(work / "processes", "processes") as writer:
         writer.write(process_table(spool, totals, rows))
