@@ -157,12 +157,6 @@ PYBIND11_MODULE(_hook, module) {
   });
   module.def("set_look",
              [](const py::object& look) { set_look(look.is_none() ? nullptr : look.ptr()); });
-  module.def("hold_parameter", [](const py::object& parameter, std::string_view name) {
-    hold_parameter(parameter.ptr(), name);
-  });
-  module.def("set_unnamed_callback", [](const py::object& callback) {
-    set_unnamed_callback(callback.is_none() ? nullptr : callback.ptr());
-  });
   module.def("module_id", &module_id, py::arg("module"));
   module.def("marked", &marked, py::arg("original"), py::arg("kind"),
              py::arg("describe") = py::none(), py::arg("after") = false);

@@ -62,9 +62,3 @@ class NativeHook(Protocol):
 
     def set_look(self, look: Callable[[object], object] | None) -> None:
         """Call it with a model before its second call, and with None now and then."""
-
-    def hold_parameter(self, parameter: object, name: str) -> None:
-        """Remember the name of a model's parameter, for its gradient and its optimizer's state."""
-
-    def set_unnamed_callback(self, callback: Callable[[], object] | None) -> None:
-        """Call back when an optimizer steps with a parameter that has no name yet."""

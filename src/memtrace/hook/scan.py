@@ -65,14 +65,12 @@ class Scan:
         self._native.set_root_callback(self.look_at_new)
         self._native.set_unnamed_callback(self.look)
         self._native.set_look(self.look_again)
-        self._native.set_unnamed_callback(self.look)
 
     def end(self) -> None:
         """No more looks."""
         self._native.set_root_callback(None)
         self._native.set_unnamed_callback(None)
         self._native.set_look(None)
-        self._native.set_unnamed_callback(None)
         self._roots.clear()
 
     def look_last(self) -> None:
