@@ -31,9 +31,8 @@ class Run:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Allocations of the device; host memory that a tensor was handed included."""
-        table = self.trace.allocations
-        return list(table.filter(pc.equal(table["device"], self.device)).to_pylist())
+        """All allocations: a model on a GPU has numbers on the CPU."""
+        return list(self.trace.allocations.to_pylist())
 
     @cached_property
     def stage_seqs(self) -> dict[str, tuple[int, int]]:
@@ -79,7 +78,11 @@ class Run:
         inside = (seqs >= self.stage_seqs[first][0]) & (seqs < self.stage_seqs[last][0])
         allocated = np.where(inside, events["allocated_bytes"].to_numpy(), -1)
         peak = int(seqs[allocated.argmax()])
-        counted = [row for row in self.live(peak + 1) if row["origin"] != "external"]
+        counted = [
+            row
+            for row in self.live(peak + 1)
+            if row["device"] == self.device and row["origin"] != "external"
+        ]
         total = sum(row["block_bytes"] for row in counted)
         assert total == allocated.max()
         return sum(row["block_bytes"] for row in counted if row["category"] == "other"), total
