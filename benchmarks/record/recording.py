@@ -1,15 +1,20 @@
-"""Turns memtrace's hooks on and off around one iteration, without a finaliser beside it."""
+"""Turns memtrace's hooks on and off around one iteration, without a finaliser beside it.
+
+With the looks at models that a recording takes: the names of gradients come from them.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 
 import torch
 
 from memtrace import _core
 from memtrace.hook.installed import load_native
+from memtrace.hook.scan import Scan
+from memtrace.run.environment import Options
 
 
 class HooksOn:
@@ -35,6 +40,9 @@ class HooksOn:
         )
         if self.cuda:
             self.hook.attach_cuda()
+        recorded = SimpleNamespace(recorder=self.recorder, options=Options(**self.options))
+        self.scan = Scan(recorded, torch, self.hook)
+        self.scan.begin()
         return self
 
     def __exit__(
@@ -44,6 +52,7 @@ class HooksOn:
         traceback: TracebackType | None,
     ) -> None:
         self.hook.stop()
+        self.scan.end()
         self.recorder.close()
         self.lost = self.recorder.lost()
         shutil.rmtree(self.folder)
