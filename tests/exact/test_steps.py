@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from called_models import MODELS, classes, named, run, steps, told
 
 pytestmark = pytest.mark.cuda_sim
 
-ENVIRONMENT = {"env": simcuda.environment(simcuda.Machine(devices=2))}
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Of a machine with two GPUs; made when it is needed: it takes the CUDA build of torch."""
+    return simcuda.environment(simcuda.Machine(devices=2))
 
 
 def test_inputs_and_outputs_on_two_devices(tmp_path: Path) -> None:
@@ -39,7 +44,7 @@ def test_inputs_and_outputs_on_two_devices(tmp_path: Path) -> None:
         out["logits"].sum().backward()
         save()
         """,
-        **ENVIRONMENT,
+        env=environment(),
     )  # fmt: skip
     assert [step[:3] for step in steps(found)] == [
         ("Split", size, {"x": [size, 8], "mask": [size], "on_host": [size, 8]})
@@ -74,7 +79,7 @@ for i in range(3):
     tell("output", "logits", out.logits)
 save()
 """,
-        **ENVIRONMENT,
+        env=environment(),
     )
     assert classes(found) == ["GPT2LMHeadModel"] * 4
     assert told(tmp_path) - named(found) == set()
@@ -101,5 +106,5 @@ with memtrace.record("t.memtrace"):
 save()
 """
     )
-    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, env=ENVIRONMENT["env"])
+    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, env=environment())
     assert told(tmp_path) <= named(read(tmp_path / "t.memtrace"))
