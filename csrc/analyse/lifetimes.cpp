@@ -72,7 +72,9 @@ const Stages::Current& Lifetimes::stage_and_step(uint32_t thread, uint32_t forwa
 
 // Why it was allocated, and where in the program: of backward memory, its forward call's.
 void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
-  const bool recorded = event.tail.action == Action::alloc;
+  allocation.op = names_.of(event.op_name);
+  allocation.top_op = names_.of(event.top_name);
+  const bool recorded = event.tail.action == Action::alloc || event.tail.action == Action::oom;
   const ForwardCalls::Context& context =
       forward_calls_.context(event.tail.thread, recorded ? event.context : 0);
   const Stages::Current& current = stage_and_step(event.tail.thread, context.forward_thread);
@@ -158,6 +160,8 @@ void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
     pool_[outcome.born].call_id = call_id;
   const DeviceBytes& bytes = event.tail.device == kCpu ? home.tally.current : home.mirror.bytes();
   add_event_row(event, place, outcome, call_id, bytes);
+  if (event.tail.action == Action::oom)
+    add_oom_mark(event, place);
   home.timeline.add(time_ns, {bytes.allocated, bytes.active, bytes.reserved});
   ++next_seq_;
 }
@@ -191,8 +195,6 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
   allocation.thread = event.tail.thread;
   allocation.stack = event.stack;
   allocation.pool = cuda ? labels_.pool(event.tail.pool) : StringId::null;
-  allocation.op = names_.of(event.op_name);
-  allocation.top_op = names_.of(event.top_name);
   allocation.device = event.tail.device;
   if (!cuda) {
     const auto memory = static_cast<Memory>(event.tail.pool);

@@ -179,7 +179,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         reason=_text,
     ),
     # Beyond FORMAT.md's kinds: backward_begin, backward_end (text: autograd's graph task),
-    # optimizer_begin, optimizer_end, recompute_begin, recompute_end (a model called in a backward).
+    # optimizer_begin, optimizer_end, recompute_begin, recompute_end (a model called in a backward);
+    # oom, at the seq of the event "oom": the text is JSON of who asked, as `allocations` would say
+    # it: operator, top_operator, forward_operator, forward_call_id, module, module_class, source.
     "marks": _schema(
         seq=_id,
         time_ns=_ns,
