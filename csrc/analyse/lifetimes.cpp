@@ -87,15 +87,15 @@ void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
   if (context.knows_forward())
     allocation.step = context.forward.step;
   const bool records_graph = recorded && (event.context & kRecordsGraph) != 0;
-  if (forward_calls_.is_recompute(context, event.stack)) {
-    allocation.phase = Phase::forward;
-  } else if (context.is_backward()) {
+  const bool recompute = forward_calls_.is_recompute(context, event.stack);
+  if (context.is_backward() && !recompute) {
     allocation.phase = Phase::backward;
     allocation.forward_call_id = context.forward.id;
     allocation.forward_op = context.forward.name;
   } else if (context.kind == ContextKind::optimizer && !records_graph) { // else: its closure's
     allocation.phase = Phase::optimizer;
-  } else if (recorded && (records_graph || current.in_own_step || owner.module != StringId::null)) {
+  } else if (recompute || (recorded && (records_graph || current.in_own_step ||
+                                        owner.module != StringId::null))) {
     allocation.phase = Phase::forward;
   }
 }
