@@ -142,11 +142,24 @@ class ProcessBuilder:
         self._event(row["device"], "segment_free", row)
         row |= {"free_seq": self.seq, "free_time_ns": self.time_ns}
 
-    def oom(self, device: str, size_bytes: int, free_bytes: int, **columns: Any) -> None:
-        """A request that failed."""
+    def oom(
+        self,
+        device: str,
+        size_bytes: int,
+        free_bytes: int,
+        asked: dict[str, Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        """A request that failed; `asked`: what its mark says of who asked."""
         self._add(device)
         self._event(device, "oom", {"address": None, "size_bytes": size_bytes})
         self.rows["events"][-1] |= {"device_free_bytes": free_bytes, **columns}
+        self.rows["marks"].append(
+            {
+                "seq": self.seq, "time_ns": self.time_ns, "device": device, "kind": "oom",
+                "text": json.dumps(asked or {}), "thread_id": 1,
+            }
+        )  # fmt: skip
 
     def operator(self, call_id: int, name: str, **columns: Any) -> int:
         """A call of an operator."""
@@ -358,11 +371,13 @@ def failing_trace(path: Path) -> Path:
     p.tick_ns = 7_000_000
     p.stack(1, ("forward", "/srv/app/model.py", 88), ("main", "/srv/app/train.py", 30))
     p.rows["stacks"][0] |= {"module": "h.3.mlp", "module_class": "MLP"}
-    p.operator(2, "aten::mm", parent_call_id=1)
-    p.operator(1, "aten::linear")
+    asked = {
+        "operator": "aten::mm", "top_operator": "aten::linear", "module": "h.3.mlp",
+        "module_class": "MLP", "source": "model.py:88 forward",
+    }  # fmt: skip
     base = 0x7F00_0000_0000
     for step in range(12):
-        p.step("Net")
+        p.short_step("Net")
         p.segment(
             "cuda:0", 20 * mib, address=base + 40 * step * mib, pool="default", small=False,
             expandable=False, stream=0,
@@ -372,6 +387,6 @@ def failing_trace(path: Path) -> Path:
             operator="aten::mean", module="Net", category="other", stack_id=1,
         )  # fmt: skip
         if step == 5:
-            p.oom("cuda:0", 300 * mib, 90 * mib, stack_id=1, operator_call_id=2)
-    p.oom("cuda:0", 150 * mib, 100 * mib, stack_id=1, operator_call_id=2)
+            p.oom("cuda:0", 300 * mib, 90 * mib, asked, stack_id=1)
+    p.oom("cuda:0", 150 * mib, 100 * mib, asked, stack_id=1)
     return builder.write()

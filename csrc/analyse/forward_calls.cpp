@@ -49,10 +49,11 @@ void ForwardCalls::end(const OperatorSpan& span, int64_t id, int64_t step) {
                      around.is_backward() ? around.forward_thread : 0};
     if (around.knows_forward())
       call.step = around.forward.step;
-    for (int64_t i = 0; i < span.nodes; ++i) {
-      Slot& made = slot(thread, span.sequence_number + i);
-      if (made.number != span.sequence_number + i) // else by a call inside this one
-        made = {span.sequence_number + i, call};
+    const int64_t end = span.sequence_number + span.nodes;
+    for (int64_t number = span.sequence_number; number < end; ++number) {
+      Slot& made = slot(thread, number);
+      if (made.number != number) // else by a call inside this one
+        made = {number, call};
     }
   }
   if (around.call != 0 && around.call == (span.call & ~kRecordsGraph))

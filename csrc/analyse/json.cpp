@@ -229,8 +229,6 @@ const Json& Json::operator[](std::string_view key) const {
   return nothing;
 }
 
-namespace {
-
 void append_quoted(std::string& out, std::string_view text) {
   out += '"';
   for (const char letter : text) {
@@ -246,8 +244,6 @@ void append_quoted(std::string& out, std::string_view text) {
   }
   out += '"';
 }
-
-} // namespace
 
 std::string Json::dump() const {
   std::string out;

@@ -45,4 +45,7 @@ class Json {
   std::vector<std::string> keys_; // of an object
 };
 
+// The text as a JSON string.
+void append_quoted(std::string& out, std::string_view text);
+
 } // namespace memtrace

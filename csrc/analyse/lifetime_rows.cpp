@@ -1,7 +1,9 @@
 // The rows that Lifetimes writes in batches, and what it tells of itself at the end.
+#include "analyse/json.h"
 #include "analyse/lifetimes.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 namespace memtrace {
@@ -24,6 +26,31 @@ void Lifetimes::add_finished_rows() {
         labels_.category_by(a.label_category), a.label);
   }
   finished_.clear();
+}
+
+// As what an allocation there would have been said to be of.
+void Lifetimes::add_oom_mark(const AllocatorEvent& event, Place place) {
+  Allocation asked{};
+  attribute(asked, event);
+  std::string text = "{";
+  for (const auto& [key, word] : {std::pair("operator", asked.op),
+                                  {"top_operator", asked.top_op},
+                                  {"forward_operator", asked.forward_op},
+                                  {"module", asked.module},
+                                  {"module_class", asked.module_class},
+                                  {"source", asked.source}}) {
+    if (word == StringId::null)
+      continue;
+    append_quoted(text, key);
+    text += ": ";
+    append_quoted(text, names_[word]);
+    text += ", ";
+  }
+  text += R"("forward_call_id": )";
+  text += asked.forward_call_id == kNull ? "null" : std::to_string(asked.forward_call_id);
+  text += '}';
+  out_.marks.add(place.seq, place.time_ns, labels_.device(event.tail.device), names_.intern("oom"),
+                 StringId::null, names_.intern(text), or_null(event.tail.thread));
 }
 
 void Lifetimes::add_segment_row(DeviceCode code, const SegmentRange& range) {

@@ -72,7 +72,9 @@ const Stages::Current& Lifetimes::stage_and_step(uint32_t thread, uint32_t forwa
 
 // Why it was allocated, and where in the program: of backward memory, its forward call's.
 void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
-  const bool recorded = event.tail.action == Action::alloc;
+  allocation.op = names_.of(event.op_name);
+  allocation.top_op = names_.of(event.top_name);
+  const bool recorded = event.tail.action == Action::alloc || event.tail.action == Action::oom;
   const ForwardCalls::Context& context =
       forward_calls_.context(event.tail.thread, recorded ? event.context : 0);
   const Stages::Current& current = stage_and_step(event.tail.thread, context.forward_thread);
@@ -85,15 +87,15 @@ void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
   if (context.knows_forward())
     allocation.step = context.forward.step;
   const bool records_graph = recorded && (event.context & kRecordsGraph) != 0;
-  if (forward_calls_.is_recompute(context, event.stack)) {
-    allocation.phase = Phase::forward;
-  } else if (context.is_backward()) {
+  const bool recompute = forward_calls_.is_recompute(context, event.stack);
+  if (context.is_backward() && !recompute) {
     allocation.phase = Phase::backward;
     allocation.forward_call_id = context.forward.id;
     allocation.forward_op = context.forward.name;
   } else if (context.kind == ContextKind::optimizer && !records_graph) { // else: its closure's
     allocation.phase = Phase::optimizer;
-  } else if (recorded && (records_graph || current.in_own_step || owner.module != StringId::null)) {
+  } else if (recompute || (recorded && (records_graph || current.in_own_step ||
+                                        owner.module != StringId::null))) {
     allocation.phase = Phase::forward;
   }
 }
@@ -158,6 +160,8 @@ void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
     pool_[outcome.born].call_id = call_id;
   const DeviceBytes& bytes = event.tail.device == kCpu ? home.tally.current : home.mirror.bytes();
   add_event_row(event, place, outcome, call_id, bytes);
+  if (event.tail.action == Action::oom)
+    add_oom_mark(event, place);
   home.timeline.add(time_ns, {bytes.allocated, bytes.active, bytes.reserved});
   ++next_seq_;
 }
@@ -191,8 +195,6 @@ Allocation Lifetimes::begin(const AllocatorEvent& event, Place place, Origin ori
   allocation.thread = event.tail.thread;
   allocation.stack = event.stack;
   allocation.pool = cuda ? labels_.pool(event.tail.pool) : StringId::null;
-  allocation.op = names_.of(event.op_name);
-  allocation.top_op = names_.of(event.top_name);
   allocation.device = event.tail.device;
   if (!cuda) {
     const auto memory = static_cast<Memory>(event.tail.pool);

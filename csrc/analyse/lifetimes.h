@@ -113,6 +113,8 @@ class Lifetimes {
   void cuda_alloc(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
   void cuda_free(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
   void cuda_range(Device& cuda, const AllocatorEvent& event, Place place, Outcome& outcome);
+  // Who asked for what was not to be had.
+  void add_oom_mark(const AllocatorEvent& event, Place place);
   void add_segment_rows(DeviceCode code, Device& cuda);
   void add_segment_row(DeviceCode code, const SegmentRange& range);
   void add_event_row(const AllocatorEvent& event, Place place, const Outcome& outcome,

@@ -43,12 +43,12 @@ class TensorNotes {
     std::vector<int64_t> shape;
   };
   struct Note {
-    uint64_t ticks, address, bytes;
-    DeviceCode device;
-    bool torchs_own; // of host memory: its CPU allocator's, not handed to it
-    StringId name, kind, label;
-    Category label_category;
-    int64_t offset_bytes, resident_bytes;
+    uint64_t ticks = 0, address = 0, bytes = 0;
+    DeviceCode device = kCpu;
+    bool torchs_own = false; // of host memory: its CPU allocator's, not handed to it
+    StringId name{}, kind{}, label{};
+    Category label_category{};
+    int64_t offset_bytes = 0, resident_bytes = 0;
     Layout layout;
   };
   // Noted memory of torch's CPU allocator that may have been there before the first record.

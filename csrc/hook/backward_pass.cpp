@@ -1,7 +1,7 @@
 #include "hook/backward_pass.h"
 
 #include "hook/held_tensors.h"
-#include "hook/mark.h"
+#include "hook/notes.h"
 
 #include <torch/csrc/autograd/engine.h>
 

@@ -4,8 +4,6 @@
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
-#include <array>
-#include <cctype>
 #include <torch/csrc/autograd/python_variable.h>
 #include <utility>
 
@@ -64,29 +62,6 @@ std::string_view text_of(PyObject* object) noexcept {
     return {};
   }
   return {text, static_cast<size_t>(size)};
-}
-
-// torch's names; c10 knows the older types by others.
-std::string dtype_name(at::ScalarType type) {
-  static constexpr std::array<std::pair<at::ScalarType, const char*>, 11> kOwn = {
-      {{at::kByte, "uint8"},
-       {at::kChar, "int8"},
-       {at::kShort, "int16"},
-       {at::kInt, "int32"},
-       {at::kLong, "int64"},
-       {at::kHalf, "float16"},
-       {at::kFloat, "float32"},
-       {at::kDouble, "float64"},
-       {at::kComplexHalf, "complex32"},
-       {at::kComplexFloat, "complex64"},
-       {at::kComplexDouble, "complex128"}}};
-  for (const auto& [known, name] : kOwn)
-    if (known == type)
-      return name;
-  std::string name = c10::toString(type);
-  for (char& letter : name)
-    letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-  return name;
 }
 
 // The function that forward is, behind decorators that say what they wrap; or null.
@@ -353,7 +328,6 @@ void CallTensors::tensor(const at::Tensor& given) {
   }
 }
 
-// Asks only for what lies in the tensor itself: its own idea of sizes or device may be Python code.
 void CallTensors::plain_tensor(const at::Tensor& tensor) {
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (!tensor.defined() || impl->has_symbolic_sizes_strides())
@@ -372,25 +346,7 @@ void CallTensors::plain_tensor(const at::Tensor& tensor) {
     ++left_out_;
     return;
   }
-  CallTensor& found = found_.emplace_back();
-  found.name = name_;
-  found.in_cache = in_cache_;
-  found.layout = dtype_name(c10::typeMetaToScalarType(impl->dtype()));
-  char before = ' ';
-  for (const int64_t size : impl->sizes_default()) {
-    (found.layout += before).append(std::to_string(size));
-    before = 'x';
-  }
-  if (is_opaque)
-    return;
-  const c10::Device device = storage->device();
-  if (!device.is_cpu() && !device.is_cuda())
-    return;
-  found.device = device.is_cuda() ? cuda_device(device.index()) : kCpu;
-  found.address = reinterpret_cast<uintptr_t>(storage->_mutable_data_ptr_no_checks().get());
-  found.size_bytes = storage->nbytes();
-  if (!impl->is_python_dispatch())
-    found.offset_bytes = static_cast<uint64_t>(impl->storage_offset()) * impl->itemsize();
+  found_.push_back({facts_of(*impl), name_, in_cache_});
 }
 
 PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {

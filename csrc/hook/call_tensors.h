@@ -8,7 +8,7 @@
 
 #include <Python.h>
 
-#include "record/event.h"
+#include "hook/tensor_record.h"
 
 #include <cstdint>
 #include <string>
@@ -34,14 +34,8 @@ struct CallClasses {
   void renew() noexcept;
 };
 
-struct CallTensor {
+struct CallTensor : TensorFacts {
   std::string name; // "input_ids", "past_key_values layer 3 key", "hidden_states[2]"
-  // Of its storage. Address 0: it has no memory that is recorded (it is empty, or on another kind
-  // of device).
-  uint64_t address = 0, size_bytes = 0;
-  uint64_t offset_bytes = 0;
-  std::string layout; // "float32 2x8x64", "float32"
-  DeviceCode device = kCpu;
   bool in_cache = false;
 
   // "2x8x64", empty for a scalar.

@@ -29,9 +29,9 @@ class GilScope {
  private:
   static bool is_ending() noexcept {
 #if PY_VERSION_HEX >= 0x030D0000
-    return !Py_IsInitialized() || Py_IsFinalizing();
+    return Py_IsInitialized() == 0 || Py_IsFinalizing() != 0;
 #else
-    return !Py_IsInitialized() || _Py_IsFinalizing();
+    return Py_IsInitialized() == 0 || _Py_IsFinalizing() != 0;
 #endif
   }
 

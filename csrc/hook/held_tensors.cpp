@@ -136,37 +136,35 @@ const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
 }
 
 // Writes the record of a tensor, unless that was done.
-void write_if_new(TensorRecords& records, Written& written, const at::Tensor& tensor, uint32_t name,
-                  TensorKind kind) {
+void write_if_new(const HookScope& scope, Written& written, const at::Tensor& tensor, uint32_t name,
+                  const char* kind) {
   const c10::StorageImpl* storage = storage_of(tensor);
-  if (!storage)
-    return;
-  if (written.renew(storage, tensor))
-    records.write(tensor, name, kind);
+  if (storage && written.renew(storage, tensor))
+    write_tensor(scope, facts_of(*tensor.unsafeGetTensorImpl()), name, intern(scope, kind));
 }
 
-void look_at_gradient(TensorRecords& records, Parameter& parameter, const at::Tensor& tensor) {
+void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Tensor& tensor) {
   const at::Tensor& gradient = tensor.unsafeGetTensorImpl()->grad();
   if (!gradient.defined())
     return;
   if (parameter.gradient_name == 0)
-    parameter.gradient_name = records.intern("grad of " + parameter.name);
+    parameter.gradient_name = intern(scope, "grad of " + parameter.name);
   const uint32_t name = parameter.gradient_name;
   const at::Tensor local = local_tensor(gradient);
   if (!local.is_sparse())
-    return write_if_new(records, parameter.gradient, local, name, TensorKind::gradient);
+    return write_if_new(scope, parameter.gradient, local, name, "gradient");
   const auto* sparse = static_cast<const at::SparseTensorImpl*>(local.unsafeGetTensorImpl());
-  write_if_new(records, parameter.gradient, sparse->values(), name, TensorKind::gradient);
-  write_if_new(records, parameter.gradient_indices, sparse->indices(), name, TensorKind::gradient);
+  write_if_new(scope, parameter.gradient, sparse->values(), name, "gradient");
+  write_if_new(scope, parameter.gradient_indices, sparse->indices(), name, "gradient");
 }
 
 void look_at_held_gradients() {
-  TensorRecords records;
-  if (!records || !g_held)
+  const HookScope scope;
+  if (!scope || !g_held)
     return;
   for (Parameter& parameter : g_held->parameters)
     if (const auto impl = parameter.tensor.lock())
-      look_at_gradient(records, parameter, at::Tensor(impl));
+      look_at_gradient(scope, parameter, at::Tensor(impl));
 }
 
 // ---- optimizers ---------------------------------------------------------------------------------
@@ -210,7 +208,7 @@ void name_parameters(PyObject* param_groups) {
 
 // One tensor of the state of a parameter. Its name is put together only when it is new.
 struct StateOf {
-  TensorRecords& records;
+  const HookScope& scope;
   PyObject* parameter;
 
   std::string name(PyObject* key) const {
@@ -259,7 +257,8 @@ struct StateOf {
     const StorageKey place{storage, tensor.unsafeGetTensorImpl()->storage_offset()};
     Written& written = held().states[place];
     if (written.renew(place.storage, tensor))
-      records.write(tensor, records.intern(name(key)), TensorKind::optimizer_state);
+      write_tensor(scope, facts_of(*tensor.unsafeGetTensorImpl()), intern(scope, name(key)),
+                   intern(scope, "optimizer_state"));
   }
 };
 
@@ -303,26 +302,26 @@ void look_at_gradients() noexcept {
 void look_at_optimizer(PyObject* param_groups) noexcept {
   dropping_errors([&] {
     name_parameters(param_groups);
-    TensorRecords records;
-    if (!records)
+    const HookScope scope;
+    if (!scope)
       return;
     each_parameter(param_groups, [&](const at::Tensor& tensor, auto...) {
       auto [at, end] = held().places.equal_range(tensor.unsafeGetTensorImpl());
       for (; at != end; ++at)
-        look_at_gradient(records, held().parameters[at->second], tensor);
+        look_at_gradient(scope, held().parameters[at->second], tensor);
     });
   });
 }
 
 void look_at_state(PyObject* state) noexcept {
   dropping_errors([&] {
-    TensorRecords records;
-    if (!records || !PyDict_Check(state))
+    const HookScope scope;
+    if (!scope || !PyDict_Check(state))
       return;
     forget_dead_states(held());
     PyObject *parameter = nullptr, *of_parameter = nullptr;
     for (Py_ssize_t at = 0; PyDict_Next(state, &at, &parameter, &of_parameter);)
-      StateOf{records, parameter}.visit(parameter, of_parameter, 0);
+      StateOf{scope, parameter}.visit(parameter, of_parameter, 0);
   });
 }
 

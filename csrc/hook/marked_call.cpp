@@ -1,7 +1,7 @@
 #include "hook/marked_call.h"
 
+#include "hook/notes.h"
 #include "hook/own_call.h"
-#include "record/clock.h"
 
 #include <cstddef>
 #include <cstring>
@@ -58,23 +58,17 @@ bool describe_call(Description& result, PyObject* describe, PyObject* const* arg
   return true;
 }
 
-void write_mark(const MarkedCall* self, const Description& description) noexcept {
-  HookScope scope;
+void write(const MarkedCall* self, const Description& description) noexcept {
+  const HookScope scope;
   if (!scope)
     return;
-  const RecorderApi& api = scope.recording().api;
-  const uint32_t name = api.intern(api.recorder, self->kind->data(), self->kind->size());
-  const uint32_t text = api.intern(api.recorder, description.text.data(), description.text.size());
-  Record* record = scope.state().log->reserve();
-  if (!record)
-    return scope.recording().lose(Loss::record_no_space);
-  record->note.ticks = ticks_after();
-  record->note.value = description.value;
-  record->note.value2 = description.value2;
-  record->note.name = name;
-  record->note.text = text;
-  scope.state().log->publish(
-      {scope.state().thread, 0, static_cast<DeviceCode>(description.device), Action::mark});
+  Note note{};
+  note.value = description.value;
+  note.value2 = description.value2;
+  note.name = intern(scope, *self->kind);
+  note.text = intern(scope, description.text);
+  note.tail = {0, 0, static_cast<DeviceCode>(description.device), Action::mark};
+  write_record(scope, note);
 }
 
 PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject* names) {
@@ -87,7 +81,7 @@ PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject*
                                          static_cast<size_t>(PyVectorcall_NARGS(nargsf)), names))
       return false;
     if (description.is_mark)
-      write_mark(self, description);
+      write(self, description);
     return true;
   };
   if (!self->after && !mark())

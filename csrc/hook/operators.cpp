@@ -7,7 +7,7 @@
 #include "hook/allocator_event.h"
 #include "hook/backward_pass.h"
 #include "hook/hook.h"
-#include "hook/mark.h"
+#include "hook/notes.h"
 #include "hook/operator_names.h"
 #include "hook/optimizer_step.h"
 #include "hook/python_stack.h"
@@ -201,8 +201,7 @@ bool end_call(const at::RecordFunction& function) noexcept {
     return optimizer;
   write_span(scope, call, parent_call, owns_nodes ? nodes : 0);
   // No allocator lock is held here: the moment for what is not hot.
-  if (state.log->flush_pending) [[unlikely]]
-    scope.recording().api.flush(scope.recording().api.recorder, state.log);
+  flush_full_window(scope);
   if (scope.recording().stacks)
     request_root_scan(*scope.recording().stacks);
   return optimizer;

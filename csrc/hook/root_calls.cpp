@@ -1,6 +1,7 @@
 #include "hook/root_calls.h"
 
 #include "hook/call_tensors.h"
+#include "hook/notes.h"
 #include "hook/outermost_call.h"
 #include "hook/own_call.h"
 #include "hook/python_stack.h"
@@ -55,8 +56,7 @@ bool look_at(PyObject* which) {
   return PyErr_Occurred() == nullptr;
 }
 
-// ---- calls
-// ---------------------------------------------------------------------------------------
+// ---- calls --------------------------------------------------------------------------------------
 
 struct Step {
   const Recording* recording =
@@ -112,15 +112,21 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
     PyErr_Restore(error, value, traceback);
 }
 
+void mark(const Recording* recording, const char* kind) noexcept {
+  const HookScope scope;
+  if (scope && &scope.recording() == recording)
+    write_mark(scope, kind);
+}
+
 PyObject* on_root_call(const ModuleCall& call) {
   Step step{g_recording.load(std::memory_order_acquire)};
   if (!step.recording)
     return call.go_on();
   PyObject* result = nullptr;
   if (torch::autograd::get_current_graph_task_id() != -1) {
-    write_mark(step.recording, "recompute_begin");
+    mark(step.recording, "recompute_begin");
     result = call.go_on();
-    write_mark(step.recording, "recompute_end");
+    mark(step.recording, "recompute_end");
   } else if (begin(step, call)) {
     result = call.go_on();
     if (step.number != 0)

@@ -1,6 +1,6 @@
 #include "hook/step_records.h"
 
-#include "record/clock.h"
+#include "hook/notes.h"
 
 #include <ATen/core/grad_mode.h>
 #include <cstring>
@@ -13,11 +13,6 @@ namespace {
 
 constexpr size_t kMostShapes = 64; // in the text of a step
 
-uint32_t intern(const HookScope& scope, std::string_view text) noexcept {
-  const RecorderApi& api = scope.recording().api;
-  return api.intern(api.recorder, text.data(), text.size());
-}
-
 // A class of C has its module in its name.
 std::string_view class_name(const char* name) noexcept {
   const char* dot = std::strrchr(name, '.');
@@ -26,43 +21,23 @@ std::string_view class_name(const char* name) noexcept {
 
 void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
           uint32_t text) noexcept {
-  ThreadState& state = scope.state();
-  Record* record = state.log->reserve();
-  if (!record)
-    return scope.recording().lose(Loss::record_no_space);
-  record->note = {};
-  record->note.ticks = ticks_after();
-  record->note.value = value;
-  record->note.name = name;
-  record->note.text = text;
-  state.log->publish({state.thread, 0, kCpu, action});
+  Note note{};
+  note.value = value;
+  note.name = name;
+  note.text = text;
+  note.tail = {0, 0, kCpu, action};
+  write_record(scope, note);
 }
 
 // Those that are `wanted`.
 template <typename Wanted>
 void tensors(const HookScope& scope, const CallTensors& tensors, std::string_view kind,
              const Wanted& wanted) noexcept {
-  ThreadState& state = scope.state();
   const uint32_t plain = intern(scope, kind);
   const uint32_t cache = tensors.saw_cache() ? intern(scope, "kv_cache") : 0;
-  for (const CallTensor& tensor : tensors.found()) {
-    if (tensor.address == 0 || tensor.size_bytes == 0 || !wanted(tensor))
-      continue;
-    const uint32_t name = intern(scope, tensor.name);
-    const uint32_t layout = intern(scope, tensor.layout);
-    Record* record = state.log->reserve();
-    if (!record)
-      return scope.recording().lose(Loss::record_no_space);
-    record->tensor = {};
-    record->tensor.ticks = ticks_after();
-    record->tensor.address = tensor.address;
-    record->tensor.size_bytes = tensor.size_bytes;
-    record->tensor.offset_bytes = tensor.offset_bytes;
-    record->tensor.name = name;
-    record->tensor.kind = tensor.in_cache ? cache : plain;
-    record->tensor.layout = layout;
-    state.log->publish({state.thread, 0, tensor.device, Action::tensor});
-  }
+  for (const CallTensor& tensor : tensors.found())
+    if (wanted(tensor))
+      write_tensor(scope, tensor, intern(scope, tensor.name), tensor.in_cache ? cache : plain);
   if (tensors.left_out() > 0)
     note(scope, Action::mark, 0, intern(scope, "tensors_left_out"),
          intern(scope, std::to_string(tensors.left_out())));
@@ -132,21 +107,13 @@ void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
   });
   const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;
   note(scope, Action::step_end, step, 0, name ? intern(scope, class_name(name)) : 0);
-  const RecorderApi& api = recording->api;
-  if (scope.state().log->flush_pending) [[unlikely]]
-    api.flush(api.recorder, scope.state().log);
+  flush_full_window(scope);
 }
 
 void lose_step_record(const Recording* recording) noexcept {
   const HookScope scope;
   if (scope && &scope.recording() == recording)
     recording->lose(Loss::record_no_space);
-}
-
-void write_mark(const Recording* recording, const char* kind) noexcept {
-  const HookScope scope;
-  if (scope && &scope.recording() == recording)
-    note(scope, Action::mark, 0, intern(scope, kind), 0);
 }
 
 } // namespace memtrace

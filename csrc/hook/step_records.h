@@ -1,4 +1,4 @@
-// What a root call writes into the log of its thread: the step, its tensors, marks.
+// What a root call writes into the log of its thread: the step and its tensors.
 //
 // Under the GIL. `recording` is the one that was on when the call began: when another one is on by
 // now, or none, nothing is written.
@@ -18,6 +18,5 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
                     const CallTensors& outputs, const CallTensors& caches);
 void lose_step_record(const Recording* recording) noexcept;
-void write_mark(const Recording* recording, const char* kind) noexcept;
 
 } // namespace memtrace

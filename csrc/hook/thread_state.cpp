@@ -87,7 +87,7 @@ void write_context(ThreadState& state, OperatorCall& context, const Recording& r
   // The engine's work is that of the node before it.
   const bool engine = context.kind == ContextKind::engine;
   const EndedNode& node = state.ended_node;
-  ContextBegin& begin = record->context;
+  ContextBegin& begin = record->context = {};
   begin.ticks = ticks_before();
   begin.sequence_number = engine ? node.sequence_number : context.sequence_number;
   begin.forward_thread = engine ? node.forward_thread : context.forward_thread;

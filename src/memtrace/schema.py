@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 FORMAT_VERSION = 1
-ATTRIBUTION_VERSION = 2
+ATTRIBUTION_VERSION = 3
 
 #: Kinds of `lost_events` that cost words and never bytes: the end of a stack, a name. All others
 #: mean that records are missing, or do not fit together: sums are bounds then.
@@ -179,7 +179,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         reason=_text,
     ),
     # Beyond FORMAT.md's kinds: backward_begin, backward_end (text: autograd's graph task),
-    # optimizer_begin, optimizer_end, recompute_begin, recompute_end (a model called in a backward).
+    # optimizer_begin, optimizer_end, recompute_begin, recompute_end (a model called in a backward);
+    # oom, at the seq of the event "oom": the text is JSON of who asked, as `allocations` would say
+    # it: operator, top_operator, forward_operator, forward_call_id, module, module_class, source.
     "marks": _schema(
         seq=_id,
         time_ns=_ns,

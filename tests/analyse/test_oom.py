@@ -62,12 +62,11 @@ def full_device(builder: TraceBuilder, **row: Any) -> ProcessBuilder:
 def test_who_asked_for_what(builder: TraceBuilder) -> None:
     process = full_device(builder)
     process.stack(5, ("forward", "/srv/app/model.py", 88), ("main", "/srv/app/train.py", 3))
-    process.rows["stacks"][0] |= {"module": "h.3.mlp", "module_class": "MLP"}
-    process.operator(9, "aten::empty_strided", parent_call_id=8)
-    process.operator(8, "aten::mm", parent_call_id=7)
-    process.operator(7, "aten::linear", parent_call_id=6)
-    process.operator(6, "a user's scope", scope="user_scope")
-    process.oom("cuda:0", 50 * MIB, 10 * MIB, stack_id=5, operator_call_id=9)
+    asked = {
+        "operator": "aten::mm", "top_operator": "aten::linear", "module": "h.3.mlp",
+        "module_class": "MLP", "source": "model.py:88 forward", "forward_call_id": None,
+    }  # fmt: skip
+    process.oom("cuda:0", 50 * MIB, 10 * MIB, asked, stack_id=5)
     found = examined(open_trace(builder.write()))
     oom = found.oom
     assert (oom.asked_bytes, oom.device_free_bytes) == (50 * MIB, 10 * MIB)
@@ -79,29 +78,23 @@ def test_who_asked_for_what(builder: TraceBuilder) -> None:
     assert found.held.total_bytes == found.categories.total_bytes == int(34.5 * MIB)
 
 
-def test_a_factory_of_its_own_and_words_for_nothing(builder: TraceBuilder) -> None:
-    process = full_device(builder)
-    process.operator(9, "aten::empty", parent_call_id=8)
-    process.oom("cuda:0", 50 * MIB, 10 * MIB, operator_call_id=9)
-    process.oom("cuda:0", 50 * MIB, 10 * MIB)
-    trace = open_trace(builder.write())
-    factory, nothing = list_ooms(trace)
-    assert (factory.operator, factory.top_operator) == ("aten::empty", "aten::empty")
+def test_of_nobody(builder: TraceBuilder) -> None:
+    full_device(builder).oom("cuda:0", 50 * MIB, 10 * MIB)
+    (nothing,) = list_ooms(open_trace(builder.write()))
     assert (nothing.operator, nothing.module, nothing.source, nothing.stack) == (
         None, None, None, (),
     )  # fmt: skip
 
 
-def test_memory_of_backward_has_the_forwards_module_and_line(builder: TraceBuilder) -> None:
+def test_memory_of_backward_has_the_stack_of_the_forward(builder: TraceBuilder) -> None:
     process = full_device(builder)
     process.stack(5, ("forward", "/srv/app/model.py", 88))
     process.operator(3, "aten::relu", stack_id=5, module="h.1")
-    process.operator(9, "aten::mul", parent_call_id=8)
-    process.operator(8, "ReluBackward0", forward_call_id=3)
-    process.oom("cuda:0", 50 * MIB, 10 * MIB, operator_call_id=9)
+    asked = {"operator": "aten::mul", "forward_operator": "aten::relu", "forward_call_id": 3}
+    process.oom("cuda:0", 50 * MIB, 10 * MIB, asked)
     oom = examined(open_trace(builder.write())).oom
     assert (oom.operator, oom.forward_operator) == ("aten::mul", "aten::relu")
-    assert (oom.module, oom.source) == ("h.1", "model.py:88 forward")
+    assert [frame.line for frame in oom.stack] == [88]
 
 
 def test_free_memory_in_pieces(builder: TraceBuilder) -> None:

@@ -176,12 +176,23 @@ def test_expandable_segments(tmp_path: Path) -> None:
 
 
 def test_in_a_backward(tmp_path: Path) -> None:
+    """It runs in autograd's thread of the device, which has no frame of the program."""
     code = """
-    net = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 8)).cuda()
-    out = net(torch.zeros(4096, 1024, device="cuda")).sum()
+    class Wide(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            return torch.cat([y, y], dim=1)
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.wide = nn.Linear(1024, 1024), Wide(1024, 2048)
+        def forward(self, x):
+            return self.wide(self.first(x).relu()).sum()
+    net = Net().cuda()
+    out = net(torch.zeros(4096, 1024, device="cuda"))
+    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     simcuda.set_capacity(1024 * MIB - free)
-    torch.cuda.empty_cache()
     try:
         out.backward()
     except torch.OutOfMemoryError:
@@ -190,10 +201,36 @@ def test_in_a_backward(tmp_path: Path) -> None:
     trace, out = recorded(tmp_path, code)
     assert out.split() == ["caught"]
     oom = examined(trace).oom
-    assert oom.operator is not None
-    assert oom.top_operator is not None
-    assert "Backward" in oom.top_operator
+    # 4096 x 2048 numbers, what the backward of cat adds up.
+    assert oom.asked_bytes == 32 * MIB
+    assert (oom.operator, oom.forward_operator) == ("aten::add", "aten::cat")
+    assert (oom.module, oom.module_class) == ("wide", "Wide")
+    assert oom.source == "program.py:18 Wide.forward"
+    assert oom.stack[0].line == 18
     assert not oom.went_on
+
+
+def test_in_the_backward_of_a_backward(tmp_path: Path) -> None:
+    """The call that made the node is one of a backward: it is the forward's all the same."""
+    code = """
+    class Cube(nn.Module):
+        def forward(self, x):
+            return x ** 3
+    x = torch.zeros(4 * MIB, device="cuda", requires_grad=True)
+    (slope,) = torch.autograd.grad(Cube()(x).sum(), x, create_graph=True)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    simcuda.set_capacity(1024 * MIB - free)
+    try:
+        slope.sum().backward()
+    except torch.OutOfMemoryError:
+        print("caught")
+    """
+    trace, out = recorded(tmp_path, code)
+    assert out.split() == ["caught"]
+    oom = examined(trace).oom
+    assert oom.forward_operator is not None
+    assert (oom.module, oom.source) == ("Cube", "program.py:17 Cube.forward")
 
 
 def test_caught_and_tried_again_with_less(tmp_path: Path) -> None:

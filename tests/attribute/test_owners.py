@@ -77,3 +77,19 @@ def test_without_a_model_a_root_parameter_has_no_module(program: Program) -> Non
     row = program.process.alloc("cpu", 8)
     program.process.name(row, "grad of weight", kind="gradient")
     assert shown(program.attributed()[1]) == ("grad of weight", None, None)
+
+
+def test_memory_in_a_pool_of_graphs_is_called_after_the_pool(program: Program) -> None:
+    p = program.process
+    for pool in ("mempool:7", "default"):
+        p.mark("capture_begin", pool=pool if pool != "default" else None)
+    p.mark("capture_end", pool="mempool:7")
+    p.mark("pool_unref", pool="mempool:8")
+    pools = ("graph:3", "mempool:7", "mempool:8", "default", None)
+    found = [p.alloc("cuda:0", 8, pool=pool) for pool in pools]
+    named = p.alloc("cuda:0", 8, pool="graph:3")
+    p.name(named, "logits", kind="output")
+    rows = program.attributed()
+    assert [rows[row["allocation_id"]]["label"] for row in (*found, named)] == [
+        "CUDA graph pool 3", "CUDA graph pool mempool:7", None, None, None, "logits",
+    ]  # fmt: skip

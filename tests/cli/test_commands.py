@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -58,6 +59,8 @@ def test_categories_are_on_the_page(serving: Path) -> None:
     for command in ("peak", "summary"):
         shown = invoke(command, serving)
         assert "  weight 96.00 MiB · activation 21.00 MiB · kv_cache 6.00 MiB · other 5" in shown
+        # What nothing is known of has its share.
+        assert re.search(r" · other 5\S* KiB \(0\.0 %\)\n", shown)
     assert "  weight 96.00 MiB · " in invoke("at", serving, "--time", "130ms")
 
 
@@ -296,7 +299,7 @@ def test_attribute(tmp_path: Path) -> None:
         process.name(process.alloc("cpu", 1024, category=None), "w", kind="weight")
     path = builder.write()
     assert "no category" in invoke("peak", path, "--by", "category")
-    assert invoke("attribute", path) == f"{path}: 2 processes attributed, version 2\n"
+    assert invoke("attribute", path) == f"{path}: 2 processes attributed, version 3\n"
     assert "weight" in invoke("peak", path, "--by", "category")
 
 

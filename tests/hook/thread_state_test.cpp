@@ -1,9 +1,11 @@
 // The hooks' state of each thread: made, joined to a recording, waited for, left behind by fork.
 #include "hook/fake_torch.h"
+#include "hook/notes.h"
 
 #include <chrono>
 #include <condition_variable>
 #include <doctest/doctest.h>
+#include <iterator>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -270,4 +272,46 @@ TEST_CASE("a fork at any moment of other threads' beginning and ending leaves a 
   }
   done = true;
   churn.join();
+}
+
+TEST_CASE("what is written is the whole record: a window that is used again hides nothing") {
+  TestRecording recording;
+  recording.start();
+  std::thread([] {
+    constexpr uint64_t kEverything = UINT64_MAX;
+    Note full{};
+    full.value = full.value2 = kEverything;
+    full.name = full.text = full.target = full.reason = full.source = UINT32_MAX;
+    for (uint32_t& word : full.reserved)
+      word = UINT32_MAX;
+    full.tail = {0, 0, kCpu, Action::mark};
+    for (size_t i = 0; i < 2 * kRecordsPerChunk; ++i) { // both windows
+      const HookScope scope;
+      write_record(scope, full);
+      flush_full_window(scope);
+    }
+    const HookScope scope;
+    write_mark(scope, "some_kind", 5);
+    TensorRecord empty{};
+    empty.tail = {0, 0, kCpu, Action::tensor};
+    write_record(scope, empty);
+    t_state->calls[0] = {};
+    t_state->calls[0].kind = ContextKind::node;
+    t_state->calls[0].call = 1;
+    write_context(*t_state, t_state->calls[0], scope.recording());
+  }).join();
+  recording.stop();
+  const auto written = recording.records();
+  REQUIRE(written.size() == 2 * kRecordsPerChunk + 3);
+  const auto last = std::prev(written.end(), 3);
+  const Note& mark = last[0].note;
+  CHECK(mark.value == 5);
+  CHECK(mark.tail.thread == kMainThread + 1);
+  CHECK((mark.value2 | mark.text | mark.target | mark.reason | mark.source) == 0);
+  CHECK((mark.reserved[0] | mark.reserved[1] | mark.reserved[2]) == 0);
+  const TensorRecord& tensor = last[1].tensor;
+  CHECK((tensor.address | tensor.reserved0 | tensor.reserved) == 0);
+  const ContextBegin& context = last[2].context;
+  CHECK(context.call == 1);
+  CHECK((context.reserved[0] | context.reserved[1] | context.reserved[2]) == 0);
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +12,9 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import MOMENT_COLUMNS, Moment, equals, integers, may_hold
 from memtrace.analyse.layout import DEFAULT_POOL
-from memtrace.analyse.stack import Frame, source_of, stacks_by_id
+from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import check_device, find_process
 from memtrace.trace import Process, Trace
-
-#: Operators that only make the storage for another one (csrc/hook/operator_names.cpp).
-_FACTORIES = frozenset(
-    f"aten::{name}"
-    for name in (
-        "empty", "empty_strided", "empty_like", "resize_", "new_empty", "new_empty_strided",
-        "resize_as_", "empty_permuted", "_empty_affine_quantized", "empty.memory_format",
-    )
-)  # fmt: skip
-_MOST_PARENTS = 512
-_MOST_PARENTS = 512
 
 
 @dataclass(frozen=True)
@@ -37,6 +27,7 @@ class Oom:
             that the host had available. None: not known.
         operator: the innermost that is not a factory, else the outermost factory.
         forward_operator: in a backward: of the forward, whose module and line are told.
+        stack: the forward's where the backward ran none of Python's code.
         allocated_bytes, reserved_bytes: the device's totals then.
         went_on: something was allocated on the device afterwards: the program caught it.
     """
@@ -78,10 +69,7 @@ class Failure:
     row: dict[str, Any]
 
 
-_OWN_COLUMNS = ("size_bytes", "stream", "pool", "operator_call_id", "device_free_bytes")
-_CALL_COLUMNS = (
-    "call_id", "parent_call_id", "name", "scope", "module", "stack_id", "forward_call_id",
-)  # fmt: skip
+_OWN_COLUMNS = ("size_bytes", "stream", "pool", "device_free_bytes")
 
 
 def find_failures(
@@ -128,22 +116,14 @@ def _failures(trace: Trace, process: Process, device: str | None) -> Iterator[Fa
 
 
 class _Askers:
-    """The calls and the stacks that the failures of one process refer to, read once for all."""
+    """The marks and the stacks that the failures of one process refer to, read once for all."""
 
     def __init__(self, trace: Trace, key: str, failures: Sequence[Failure]) -> None:
-        self.calls: dict[int, dict[str, Any]] = {}
-        wanted = {failure.row["operator_call_id"] for failure in failures}
-        for _ in range(_MOST_PARENTS):  # a level of nesting each
-            wanted = {call_id for call_id in wanted if call_id is not None} - self.calls.keys()
-            found = _calls_by_id(trace, key, wanted) if wanted else {}
-            if not found:
-                break
-            self.calls |= found
-            wanted = {row[name] for row in found.values() for name in _REFERRED}
-        stacks = {failure.moment.stack_id for failure in failures}
-        stacks |= {row["stack_id"] for row in self.calls.values()}
-        known = {stack_id for stack_id in stacks if stack_id is not None}
-        self.stacks = stacks_by_id(trace, key, known)
+        self.asked = _asked_by_seq(trace, key, {failure.moment.seq for failure in failures})
+        forward = {asked.get("forward_call_id") for asked in self.asked.values()}
+        self.stack_of_call = _stacks_of_calls(trace, key, forward - {None})
+        stacks = {failure.moment.stack_id for failure in failures} | {*self.stack_of_call.values()}
+        self.stacks = stacks_by_id(trace, key, {one for one in stacks if one is not None})
         devices = {failure.moment.device for failure in failures}
         self.last_alloc = {device: _last_allocation(trace, key, device) for device in devices}
 
@@ -152,58 +132,45 @@ class _Askers:
 
     def oom(self, failure: Failure) -> Oom:
         moment, row = failure.moment, failure.row
-        calls = self.around(row["operator_call_id"])
-        names = [str(call["name"]) for call in calls]
-        outermost = names[-1] if names else None
-        forward = next(
-            (self.calls.get(call["forward_call_id"]) for call in calls if call["forward_call_id"]),
-            None,
-        )
-        asking = frames = self.frames(moment.stack_id)
-        if forward is not None:
-            frames = self.frames(forward["stack_id"]) or frames
-        called = next((frame for frame in frames if frame.module), None)
-        modules = (call["module"] for call in (forward, *calls) if call and call["module"])
-        cpu = moment.device == "cpu"
+        asked = self.asked.get(moment.seq, {})
+        forward_stack = self.stack_of_call.get(asked.get("forward_call_id"))
         return Oom(
             process=failure.process,
             moment=moment,
             asked_bytes=row["size_bytes"] or 0,
             # Of the CPU, 0 is "not known".
-            device_free_bytes=row["device_free_bytes"] or (None if cpu else 0),
+            device_free_bytes=row["device_free_bytes"] or (None if moment.device == "cpu" else 0),
             stream=row["stream"] or 0,
             pool=row["pool"] or DEFAULT_POOL,
-            operator=next((name for name in names if name not in _FACTORIES), outermost),
-            top_operator=outermost,
-            forward_operator=None if forward is None else forward["name"],
-            module=called.module if called is not None else next(modules, None),
-            module_class=called.module_class if called is not None else None,
-            source=source_of(frames),
-            stack=asking or frames,
+            stack=self.frames(moment.stack_id) or self.frames(forward_stack),
             went_on=self.last_alloc[moment.device] > moment.seq,
+            **{name: asked.get(name) for name in _TOLD},
         )
-
-    def around(self, call_id: int | None) -> list[dict[str, Any]]:
-        """A call of an operator and those around it, as far as known; the innermost first."""
-        calls: list[dict[str, Any]] = []
-        while call_id in self.calls and len(calls) < _MOST_PARENTS:
-            row = self.calls[call_id]
-            if row["name"] is not None and row["scope"] != "user_scope":
-                calls.append(row)
-            call_id = row["parent_call_id"]
-        return calls
 
     def frames(self, stack_id: int | None) -> tuple[Frame, ...]:
         return () if stack_id is None else self.stacks.get(stack_id, ())
 
 
-_REFERRED = ("parent_call_id", "forward_call_id")
+#: What a mark of kind "oom", at the failure's own seq, says of who asked (JSON).
+_TOLD = ("operator", "top_operator", "forward_operator", "module", "module_class", "source")
 
 
-def _calls_by_id(trace: Trace, key: str, ids: set[int]) -> dict[int, dict[str, Any]]:
-    wanted = np.array(sorted(ids), np.int64)
+def _asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
-    for group in trace.datasets["operators"].row_groups(key):
+    for group in trace.datasets["marks"].row_groups(key):
+        if not may_hold(group, "kind", "oom"):
+            continue
+        table = group.read(["seq", "kind", "text"])
+        for row in table.filter(pa.array(equals(table, "kind", "oom"))).to_pylist():
+            if row["seq"] in seqs:
+                found[row["seq"]] = json.loads(row["text"])
+    return found
+
+
+def _stacks_of_calls(trace: Trace, key: str, ids: set[Any]) -> dict[Any, int | None]:
+    wanted = np.array(sorted(ids), np.int64)
+    found: dict[Any, int | None] = {}
+    for group in trace.datasets["operators"].row_groups(key) if ids else ():
         bounds = group.bounds("call_id")
         if bounds is not None and bounds.low is not None:
             low, high = np.searchsorted(wanted, [bounds.low, bounds.high + 1])
@@ -211,8 +178,8 @@ def _calls_by_id(trace: Trace, key: str, ids: set[int]) -> dict[int, dict[str, A
                 continue
         here = np.isin(integers(group.read(["call_id"]), "call_id", missing=-1), wanted)
         if here.any():
-            rows = group.read(_CALL_COLUMNS).filter(pa.array(here)).to_pylist()
-            found |= {row["call_id"]: row for row in rows}
+            rows = group.read(["call_id", "stack_id"]).filter(pa.array(here)).to_pylist()
+            found |= {row["call_id"]: row["stack_id"] for row in rows}
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,11 +55,3 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
         stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
         for stack_id, frames in found.items()
     }
-
-
-def source_of(frames: Sequence[Frame]) -> str | None:
-    """The line that memory of the stack is said to be of, as in `allocations`; None: no stack."""
-    if not frames:
-        return None
-    innermost = frames[0]
-    return innermost.source or f"{innermost.file}:{innermost.line} {innermost.function}"

@@ -20,6 +20,10 @@ The first rule that fits decides; by identity and by label, the earliest categor
 | temporary | lifetime | it died inside what made it: a step, a backward, an optimizer's step, an
   operator; or that was cut short (a step without a graph, a backward), and would have freed it |
 | other | | nothing of all that: such as a tensor that somebody put into a list |
+
+The label, what is shown first, is the user's; else the name that proves the category; else, of
+memory in a pool that a CUDA graph was captured into, that pool ("CUDA graph pool 3"): it stays
+taken as long as the graph may be replayed.
 """
 
 from __future__ import annotations

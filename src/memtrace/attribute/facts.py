@@ -42,6 +42,7 @@ class Facts:
         backward_failed: of each backward, whether an allocation failed in it, or the process died.
         workspaces: int64[n], sorted: ids of the workspaces that torch keeps for cuBLAS.
         loaded: weights and buffers.
+        graph_pools: those into which CUDA graphs were captured.
     """
 
     names: Names
@@ -53,6 +54,7 @@ class Facts:
     workspaces: Int64s
     loaded: Births
     calls: Calls
+    graph_pools: frozenset[str]
 
 
 def read_facts(folder: FolderOf) -> Facts:
@@ -78,7 +80,18 @@ def read_facts(folder: FolderOf) -> Facts:
         workspaces=candidates.workspaces(parts["allocations"], calls),
         loaded=loaded,
         calls=calls,
+        graph_pools=_graph_pools(parts["marks"]),
     )
+
+
+def _graph_pools(marks: list[Part]) -> frozenset[str]:
+    pools: set[str] = set()
+    for group in row_groups_of(marks):
+        columns = Columns.read(group, ["kind", "pool"])
+        codes, words = columns.words("pool")
+        captures = columns.codes("kind", ["capture_begin", "capture_end"]) != NONE
+        pools |= {words[code] for code in np.unique(codes[captures & (codes != NONE)]).tolist()}
+    return frozenset(pools)
 
 
 def _survey(parts: list[Part], names: Names, steps: Steps, candidates: Candidates) -> Births:

@@ -1,4 +1,4 @@
-"""Names and modules of rows that have a name: what is shown first, and whose parameter it is."""
+"""What is shown first of a row, its label; and the module of what belongs to a parameter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,28 @@ from memtrace.dataset import Part, row_groups_of
 _OF_PARAMETERS = tuple(CATEGORIES.index(name) for name in ("gradient", "optimizer_state"))
 #: As gradients and states are called: "exp_avg of h.0.mlp.c_fc.weight".
 _OF = " of "
+_GRAPH = "graph:"
 
 
-def labels(ids: Int64s, verdict: Verdict, facts: Facts) -> Int32s:
-    """The label of each row in `facts.names.texts`: the user's, else the name that proves it."""
+def labels(columns: Columns, verdict: Verdict, facts: Facts) -> tuple[Int32s, list[str]]:
+    """The column label as codes and words (categories.py has the rule)."""
     names = facts.names
-    place = names.places(ids)
+    place = names.places(columns.numbers("allocation_id"))
     user, name = (np.append(column, NONE)[place] for column in (names.label, names.name))
     proven = np.where(verdict.proof == IDENTITY, name, NONE)
-    return np.where(user != NONE, user, proven).astype(np.int32)
+    label = np.where(user != NONE, user, proven)
+    pools, words = columns.words("pool")
+    texts = list(names.texts)
+    of_pool = [_graph_pool(pool, facts) for pool in words]
+    in_graphs = np.append(_codes(texts, of_pool), np.int32(NONE))[pools]
+    return np.where(label != NONE, label, in_graphs).astype(np.int32), texts
+
+
+def _graph_pool(pool: str, facts: Facts) -> str | None:
+    """A pool that torch did not make for a graph is known by the captures into it."""
+    if not pool.startswith(_GRAPH) and pool not in facts.graph_pools:
+        return None
+    return f"CUDA graph pool {pool.removeprefix(_GRAPH)}"
 
 
 class ParameterModules:

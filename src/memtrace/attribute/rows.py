@@ -212,12 +212,11 @@ def _meaning(columns: Columns, shared: _Shared) -> dict[str, pa.Array[Any]]:
     facts = shared.facts
     verdict = categorise(columns, facts)
     shared.category_of.note(columns, verdict.category)
-    label = labels(columns.numbers("allocation_id"), verdict, facts)
     modules, classes = shared.modules.of(columns, verdict)
     return {
         "category": word_column(verdict.category, CATEGORIES),
         "category_by": word_column(verdict.proof, PROOFS),
-        "label": word_column(label, facts.names.texts),
+        "label": word_column(*labels(columns, verdict, facts)),
         "stage": _stage(columns, shared.stages),
         "module": word_column(*modules),
         "module_class": word_column(*classes),

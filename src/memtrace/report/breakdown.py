@@ -90,11 +90,18 @@ def frame_text(frame: Frame) -> str:
 
 
 def categories_text(categories: Breakdown) -> str:
-    """Each category with its size, the largest first: "weight 96.0 MiB · other 4.88 KiB"."""
-    return " · ".join(
-        f"{row.key if row.kind == GROUP else f'({row.key})'} {size(row.total_bytes)}"
-        for row in categories.rows
-    )
+    """Each category with its size, the largest first: "weight 96.0 MiB · other 4.88 KiB (0.4 %)".
+
+    What nothing is known of has its share as well.
+    """
+
+    def text(row: Row) -> str:
+        if row.kind == GROUP and row.key != "other":
+            return f"{row.key} {size(row.total_bytes)}"
+        name = row.key if row.kind == GROUP else f"({row.key})"
+        return f"{name} {size(row.total_bytes)} ({percent(row.share_permille)})"
+
+    return " · ".join(text(row) for row in categories.rows)
 
 
 def external_text(external: External) -> str:

@@ -14,6 +14,7 @@ _CUT_WORDS = {
     "text_bytes_cut": ("byte", "of names cut off"),
     "unknown_text_ids": ("name", "not known"),
     "unmatched_names": ("tensor", "in no recorded allocation"),
+    "forgotten_forward_calls": ("node of autograd", "whose forward call was forgotten"),
 }
 
 
