@@ -46,7 +46,10 @@ bool is_new_to_looks(PyObject* module, uint32_t id) {
     return false;
   if (!std::exchange(model.called_twice, true))
     return true;
-  return model.storages != before && model.moves < kMostMoves && ++model.moves > 0;
+  if (model.storages == before || model.moves == kMostMoves)
+    return false;
+  ++model.moves;
+  return true;
 }
 
 // The module that is to be looked at before this call, None for all, or null: nothing.
