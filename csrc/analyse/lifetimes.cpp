@@ -117,7 +117,8 @@ Allocation* Lifetimes::find(DeviceCode code, uint64_t address) {
 
 bool Lifetimes::possible(const AllocatorEvent& event) {
   switch (event.tail.action) {
-  case Action::oom:
+  case Action::oom: // any size may be asked for
+    return event.size_bytes <= INT64_MAX && event.stream <= kMostAddress;
   case Action::snapshot:
     return event.size_bytes <= kMostBytes && event.stream <= kMostAddress;
   case Action::free_requested:

@@ -2,6 +2,7 @@
 #include "hook/held_tensors.h"
 #include "hook/hook.h"
 #include "hook/marked_call.h"
+#include "hook/optimizer_step.h"
 #include "hook/python_stack.h"
 #include "hook/root_calls.h"
 #include "hook/root_scan.h"
@@ -94,6 +95,7 @@ bool stop() {
   remove_pinned_allocator();
   uninstall_identity();
   forget_held_tensors();
+  forget_optimizers();
   return quiet;
 }
 
@@ -154,6 +156,9 @@ PYBIND11_MODULE(_hook, module) {
   });
   module.def("set_unnamed_callback", [](const py::object& callback) {
     set_unnamed_callback(callback.is_none() ? nullptr : callback.ptr());
+  });
+  module.def("set_old_state_callback", [](const py::object& callback) {
+    set_old_state_callback(callback.is_none() ? nullptr : callback.ptr());
   });
   module.def("set_look",
              [](const py::object& look) { set_look(look.is_none() ? nullptr : look.ptr()); });

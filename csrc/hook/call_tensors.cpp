@@ -1,5 +1,7 @@
 #include "hook/call_tensors.h"
 
+#include "hook/own_call.h"
+
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/core/Tensor.h>
@@ -284,6 +286,11 @@ void CallTensors::tensor(PyObject* object, unsigned depth) {
   // A wrapper may answer everything with Python code: what it holds are the tensors.
   if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
     return this->tensor(tensor);
+  static const Key local_tensor("_local_tensor"); // a DTensor's, in a slot
+  const OwnedObject local(PyObject_GenericGetAttr(object, local_tensor.text()));
+  PyErr_Clear();
+  if (local && is_a(local.get(), classes_->tensor) && depth <= kMostDepth)
+    return this->tensor(local.get(), depth + 1);
   PyObject* const dict = dict_of(object);
   const size_t before = found_.size();
   PyObject *key = nullptr, *value = nullptr;

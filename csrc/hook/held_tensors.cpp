@@ -194,8 +194,8 @@ void name_parameters(PyObject* param_groups) {
   if (unnamed && g_unnamed) {
     const OwnedObject callback(Py_NewRef(g_unnamed));
     const OwnedObject result(call_own(callback.get()));
-    if (PyErr_Occurred()) // a signal handler's: kept until Python runs again
-      return;
+    if (PyErr_Occurred())
+      return raise_later();
   }
   if (unnamed)
     each_parameter(param_groups, [](const at::Tensor& tensor, Py_ssize_t group, Py_ssize_t i) {

@@ -28,11 +28,20 @@ constexpr std::string_view kFactories[] = {
     "aten::empty.memory_format",
 };
 
-// What torch.optim.Optimizer.profile_hook_step calls the step of every optimizer.
+// What torch.optim.Optimizer calls the step of every optimizer, and its zero_grad.
 constexpr std::string_view kOptimizerStep = "Optimizer.step#";
+constexpr std::string_view kZeroGrad = "Optimizer.zero_grad#";
 
 bool is_factory(std::string_view name) noexcept {
   return std::ranges::find(kFactories, name) != std::end(kFactories);
+}
+
+OptimizerScope optimizer_scope(at::RecordScope scope, std::string_view name) noexcept {
+  if (scope != at::RecordScope::USER_SCOPE)
+    return OptimizerScope::none;
+  if (name.starts_with(kOptimizerStep))
+    return OptimizerScope::step;
+  return name.starts_with(kZeroGrad) ? OptimizerScope::zero_grad : OptimizerScope::none;
 }
 
 // Our copies of the names, one per text: slots of all threads point to them. Never freed, and
@@ -106,8 +115,7 @@ void prepare_operator_names() {
           recording.api.intern(recording.api.recorder, name, size),
           generation,
           is_factory({name, size}),
-          function.scope() == at::RecordScope::USER_SCOPE &&
-              std::string_view(name, size).starts_with(kOptimizerStep)};
+          optimizer_scope(function.scope(), {name, size})};
   return slot;
 }
 

@@ -60,7 +60,7 @@ void set_context(ThreadState& state, OperatorCall& call, const OperatorCall* par
   if (node) {
     call.kind = ContextKind::node;
     call.graph_task = torch::autograd::get_current_graph_task_id();
-  } else if (name.optimizer_step) [[unlikely]] {
+  } else if (name.optimizer == OptimizerScope::step) [[unlikely]] {
     call.kind = ContextKind::optimizer;
   } else if (state.ended_node.graph_task != kNoGraphTask && is_engines(state, parent)) {
     call.kind = ContextKind::engine;
@@ -77,16 +77,16 @@ void set_context(ThreadState& state, OperatorCall& call, const OperatorCall* par
     call.context |= kRecordsGraph;
 }
 
-// True: a step of an optimizer begins.
-bool start_call(const at::RecordFunction& function) {
+// Whether an optimizer begins something.
+OptimizerScope start_call(const at::RecordFunction& function) {
   HookScope scope;
   if (!scope)
-    return false;
+    return OptimizerScope::none;
   ThreadState& state = scope.state();
   const uint32_t depth = state.depth;
   if (depth >= ThreadState::kMaxDepth) [[unlikely]] {
     scope.recording().lose(Loss::operators_deep);
-    return false;
+    return OptimizerScope::none;
   }
   if (depth > 0 && state.calls[depth - 1].function <= &function) [[unlikely]]
     drop_stale(state, &function); // a nested call lies lower on the C stack
@@ -115,7 +115,7 @@ bool start_call(const at::RecordFunction& function) {
     begin_backward(scope, call.graph_task);
   if (call.kind == ContextKind::optimizer) [[unlikely]]
     write_mark(scope, "optimizer_begin");
-  return call.kind == ContextKind::optimizer;
+  return name.optimizer;
 }
 
 void write_span(HookScope& scope, const OperatorCall& call, uint32_t parent_call,
@@ -207,10 +207,17 @@ bool end_call(const at::RecordFunction& function) noexcept {
   return optimizer;
 }
 
-// What a step of an optimizer holds is looked at outside of the hook: that waits for the GIL.
+// What an optimizer holds is looked at outside of the hook: that waits for the GIL.
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-  if (start_call(function)) [[unlikely]]
+  switch (start_call(function)) {
+  [[likely]] case OptimizerScope::none:
+    break;
+  case OptimizerScope::step:
     before_optimizer_step();
+    break;
+  case OptimizerScope::zero_grad:
+    before_zero_grad();
+  }
   return nullptr;
 }
 

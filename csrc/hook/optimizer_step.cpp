@@ -6,6 +6,8 @@
 #include "hook/python_frame.h"
 
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -21,25 +23,27 @@ std::string_view text_of(PyObject* object) noexcept {
   return text ? std::string_view(text, static_cast<size_t>(size)) : std::string_view{};
 }
 
-// torch.optim.Optimizer.profile_hook_step.<locals>.wrapper(*args, **kwargs)
-bool is_step_wrapper(const RawFrame* frame) noexcept {
-  if (!is_visible(frame))
-    return false;
-  const auto* code = static_cast<const PyCodeObject*>(frame_code(frame));
-  return (code->co_flags & CO_VARARGS) != 0 && code->co_argcount == 0 &&
-         text_of(code->co_name) == "wrapper" &&
+bool is_optimizers(const PyCodeObject* code, std::string_view name) noexcept {
+  return text_of(code->co_name) == name &&
          text_of(code->co_filename).ends_with("/torch/optim/optimizer.py");
 }
 
-// The optimizer whose step this thread is in, a new reference; null: another's scope.
-OwnedObject optimizer_of_this_step() noexcept {
+// The optimizer whose scope this thread opens or closes, a new reference; null: another's scope.
+OwnedObject optimizer_of_this_scope() noexcept {
   const RawFrame* frame = kFramesKnown ? innermost_frame(PyThreadState_Get()) : nullptr;
   for (int i = 0; frame && i < kMostFramesBetween; ++i, frame = outer_frame(frame)) {
-    if (!is_step_wrapper(frame))
+    if (!is_visible(frame))
       continue;
-    PyObject* args = first_local(frame);
-    if (args && PyTuple_Check(args) && PyTuple_GET_SIZE(args) > 0)
-      return OwnedObject(Py_NewRef(PyTuple_GET_ITEM(args, 0)));
+    const auto* code = static_cast<const PyCodeObject*>(frame_code(frame));
+    PyObject* const first = first_local(frame);
+    if (code->co_argcount > 0 && is_optimizers(code, "zero_grad"))
+      return OwnedObject(Py_XNewRef(first));
+    // torch.optim.Optimizer.profile_hook_step.<locals>.wrapper(*args, **kwargs)
+    if ((code->co_flags & CO_VARARGS) == 0 || code->co_argcount > 0 ||
+        !is_optimizers(code, "wrapper"))
+      continue;
+    if (first && PyTuple_Check(first) && PyTuple_GET_SIZE(first) > 0)
+      return OwnedObject(Py_NewRef(PyTuple_GET_ITEM(first, 0)));
     break;
   }
   return OwnedObject(nullptr);
@@ -53,24 +57,103 @@ OwnedObject own_attribute(PyObject* object, const char* name) noexcept {
   return OwnedObject(Py_XNewRef(found));
 }
 
+// Under the GIL, as all of this.
+PyObject* g_on_old_state = nullptr;
+constexpr size_t kMostSeen = 4096;
+
+struct Seen {
+  bool stepping = false;
+  bool stepped = false; // since the last zero_grad
+};
+// By its state; once that is gone, whoever comes to its place may be looked at once less.
+std::unordered_map<const PyObject*, Seen>* g_seen = nullptr; // never freed: threads may outlive it
+
+// Null: no memory.
+Seen* seen(const PyObject* state) noexcept {
+  try {
+    if (!g_seen)
+      g_seen = new std::unordered_map<const PyObject*, Seen>;
+    if (g_seen->size() >= kMostSeen)
+      g_seen->clear(); // a program that makes optimizers without end; looks again
+    return &(*g_seen)[state];
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// Host memory is known by its birth, which was before the recording.
+void look_at_old_state(PyObject* state) noexcept {
+  if (!g_on_old_state || !PyDict_Check(state) || PyDict_GET_SIZE(state) == 0 ||
+      (g_seen && g_seen->contains(state)))
+    return;
+  const OwnedObject callback(Py_NewRef(g_on_old_state));
+  const OwnedObject result(call_own(callback.get(), state));
+  if (PyErr_Occurred())
+    raise_later();
+}
+
 } // namespace
 
 void before_optimizer_step() noexcept {
   const GilScope gil;
   if (!gil)
     return;
-  if (const OwnedObject optimizer = optimizer_of_this_step())
-    if (const OwnedObject groups = own_attribute(optimizer.get(), "param_groups"))
-      look_at_optimizer(groups.get());
+  const OwnedObject optimizer = optimizer_of_this_scope();
+  if (!optimizer)
+    return;
+  if (const OwnedObject groups = own_attribute(optimizer.get(), "param_groups"))
+    look_at_optimizer(groups.get());
+  if (const OwnedObject state = own_attribute(optimizer.get(), "state")) {
+    look_at_old_state(state.get());
+    if (Seen* const it = seen(state.get()))
+      it->stepping = true;
+  }
 }
 
 void after_optimizer_step() noexcept {
   const GilScope gil;
   if (!gil)
     return;
-  if (const OwnedObject optimizer = optimizer_of_this_step())
-    if (const OwnedObject state = own_attribute(optimizer.get(), "state"))
-      look_at_state(state.get());
+  const OwnedObject optimizer = optimizer_of_this_scope();
+  if (!optimizer)
+    return;
+  if (const OwnedObject state = own_attribute(optimizer.get(), "state")) {
+    look_at_state(state.get());
+    if (Seen* const it = seen(state.get()))
+      *it = {.stepping = false, .stepped = true};
+  }
+}
+
+void before_zero_grad() noexcept {
+  const GilScope gil;
+  if (!gil)
+    return;
+  const OwnedObject optimizer = optimizer_of_this_scope();
+  if (!optimizer)
+    return;
+  const OwnedObject groups = own_attribute(optimizer.get(), "param_groups");
+  const OwnedObject state = own_attribute(optimizer.get(), "state");
+  if (!groups || !state)
+    return;
+  if (g_seen && g_seen->contains(state.get())) {
+    Seen& it = g_seen->at(state.get());
+    if (it.stepping || std::exchange(it.stepped, false)) // a closure's, or nothing is new
+      return;
+  }
+  look_at_optimizer(groups.get());
+  look_at_old_state(state.get());
+  look_at_state(state.get());
+  seen(state.get());
+}
+
+void set_old_state_callback(PyObject* callback) noexcept {
+  PyObject* const old = g_on_old_state;
+  g_on_old_state = Py_XNewRef(callback);
+  Py_XDECREF(old);
+}
+
+void forget_optimizers() noexcept {
+  delete std::exchange(g_seen, nullptr);
 }
 
 } // namespace memtrace

@@ -179,4 +179,25 @@ inline PyObject* call_own(PyObject* callable, PyObject* first = nullptr, PyObjec
   return result;
 }
 
+// Where an exception cannot be passed on (an observer of an operator has nobody to give it to): one
+// that is set, the program's, surfaces at its next bytecode. A signal handler runs in the main
+// thread alone, as pending calls do.
+inline void raise_later() noexcept {
+  PyObject *type = nullptr, *exception = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &exception, &traceback);
+  PyErr_NormalizeException(&type, &exception, &traceback);
+  if (exception && traceback)
+    PyException_SetTraceback(exception, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+  constexpr auto raise = [](void* pending) {
+    auto* const raised = static_cast<PyObject*>(pending);
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(raised)), raised);
+    Py_DECREF(raised);
+    return -1;
+  };
+  if (exception && Py_AddPendingCall(raise, exception) != 0)
+    Py_DECREF(exception); // the queue is full
+}
+
 } // namespace memtrace

@@ -1,6 +1,7 @@
 #include "hook/root_calls.h"
 
 #include "hook/call_tensors.h"
+#include "hook/module_storages.h"
 #include "hook/notes.h"
 #include "hook/outermost_call.h"
 #include "hook/own_call.h"
@@ -25,8 +26,32 @@ uint64_t g_steps = 0; // of this recording, under the GIL
 constexpr uint64_t kLookShare = 200;
 PyObject* g_look = nullptr;
 uint64_t g_look_due_ns = 0;
-constexpr uint64_t kLooking = UINT64_MAX;          // some thread is
-std::unordered_map<uint32_t, bool> g_called_twice; // by module id
+constexpr uint64_t kLooking = UINT64_MAX; // some thread is
+// A model that has other storages (half(), load_state_dict, parameter.data = ...) is looked at at
+// once; one that gets them all the time has its share of the time only.
+constexpr uint32_t kMostMoves = 32;
+
+struct CalledModel {
+  uint64_t storages = 0; // as its last call began
+  uint32_t moves = 0;
+  bool called_twice = false;
+};
+std::unordered_map<uint32_t, CalledModel> g_called; // by module id
+
+// Whether this call is the second one of a model, or what it holds has moved since the last.
+bool is_new_to_looks(PyObject* module, uint32_t id) {
+  const auto [call, first] = g_called.try_emplace(id);
+  CalledModel& model = call->second;
+  const uint64_t before = std::exchange(model.storages, storages_of(module, g_classes));
+  if (first)
+    return false;
+  if (!std::exchange(model.called_twice, true))
+    return true;
+  if (model.storages == before || model.moves == kMostMoves)
+    return false;
+  ++model.moves;
+  return true;
+}
 
 // The module that is to be looked at before this call, None for all, or null: nothing.
 PyObject* due_look(PyObject* module, const Recording* recording) {
@@ -35,14 +60,10 @@ PyObject* due_look(PyObject* module, const Recording* recording) {
   uint32_t id = 0;
   if (const HookScope scope; scope && &scope.recording() == recording)
     id = recording->stacks->module_id(module);
-  bool second = false;
-  if (id != 0) {
-    const auto [call, first] = g_called_twice.try_emplace(id, false);
-    second = !first && !std::exchange(call->second, true);
-  }
+  const bool is_new = id != 0 && is_new_to_looks(module, id);
   if (clock_ns(CLOCK_MONOTONIC) >= g_look_due_ns)
     return Py_None;
-  return second ? module : nullptr;
+  return is_new ? module : nullptr;
 }
 
 // False: a signal handler of the program raised, and the call must not happen.
@@ -146,7 +167,7 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
   }
   g_steps = 0;
   g_look_due_ns = 0;
-  g_called_twice.clear();
+  g_called.clear();
   return watch_outermost_calls(module_class, on_root_call);
 }
 

@@ -65,6 +65,9 @@ struct EndedNode {
 };
 constexpr int32_t kNoGraphTask = -1;
 
+// What torch.optim.Optimizer calls its own scopes.
+enum class OptimizerScope : uint8_t { none, step, zero_grad };
+
 // Of a cache of names with several places for each hash: two names that met in one place would push
 // each other out at every call.
 struct NameSlot {
@@ -74,7 +77,7 @@ struct NameSlot {
   uint32_t
       schema_generation; // of g_schema_generation when a schema's name was learnt; 0: no schema's
   bool factory;
-  bool optimizer_step; // what torch.optim.Optimizer calls its step
+  OptimizerScope optimizer;
 };
 constexpr uint32_t kNameWays = 4;
 using NameSet = NameSlot[kNameWays];

@@ -55,6 +55,16 @@ def test_one_that_was_cleared_was_one(program: Program) -> None:
     assert workspaces(program) == [workspace["allocation_id"]]
 
 
+@pytest.mark.parametrize("error", ["ValueError", None])
+def test_one_made_by_a_step_that_no_backward_follows(program: Program, error: str | None) -> None:
+    p = program.process
+    with p.step(grad_enabled=True, error=error), p.call(MM) as call:
+        result = made(p, 512, call, phase="forward", step=1)
+        workspace = made(p, DEFAULT_BYTES, call, phase="forward", step=1)
+    p.free(result)
+    assert workspaces(program) == [workspace["allocation_id"]]
+
+
 def test_a_result_that_a_factory_allocated(program: Program) -> None:
     p = program.process
     with p.call("aten::_scaled_mm") as call:

@@ -84,6 +84,11 @@ def test_what_signal_handlers_raise_arrives(tmp_path: Path) -> None:
     assert shown.out.decode().splitlines() == ["0 lost"] * 6
 
 
+def test_one_that_comes_in_a_look_of_an_optimizers_step_arrives(tmp_path: Path) -> None:
+    shown = python(PROGRAMS / "signal_in_look.py", str(tmp_path / "t.memtrace"))
+    assert (shown.status, shown.out) == (0, b"arrived\n"), shown.err
+
+
 def test_forks_beside_threads_that_make_names(tmp_path: Path) -> None:
     program = PROGRAMS / "fork_beside_names.py"
     plain = python(program)

@@ -57,7 +57,7 @@ def generated(
 def test_each_buffer_is_shown_at_the_line_whose_work_it_holds(
     trace: dict[str, list[dict[str, Any]]],
 ) -> None:
-    rows = generated(trace, "inference")
+    rows = generated(trace, "looked at")
     expected = [
         (4 * 128 * 256, f"compiled_regions.py:{line_of('self.first(x)')} forward"),
         (4 * 128 * 64, f"compiled_regions.py:{line_of('self.second(h)')} forward"),
@@ -67,14 +67,14 @@ def test_each_buffer_is_shown_at_the_line_whose_work_it_holds(
 
 def test_a_stack_stands_for_the_same_line(trace: dict[str, list[dict[str, Any]]]) -> None:
     sources = {row["stack_id"]: row["source"] for row in trace["stacks"] if row["depth"] == 0}
-    rows = generated(trace, "inference")
+    rows = generated(trace, "looked at")
     assert [sources[row["stack_id"]] for row in rows] == [row["source"] for row in rows]
 
 
 def test_the_operator_is_the_region_and_the_module_the_root(
     trace: dict[str, list[dict[str, Any]]],
 ) -> None:
-    rows = generated(trace, "inference")
+    rows = generated(trace, "looked at")
     assert {row["operator"] for row in rows} == {"Torch-Compiled Region: 0/0"}
     assert {(row["module"], row["module_class"]) for row in rows} == {("Block", "Block")}
     # A compiled function has no module.
@@ -86,7 +86,7 @@ def test_the_operator_is_the_region_and_the_module_the_root(
 def test_the_backward_is_shown_at_lines_of_the_forward(
     trace: dict[str, list[dict[str, Any]]],
 ) -> None:
-    rows = generated(trace, "training")
+    rows = generated(trace, "trained")
     forward = [row for row in rows if row["operator"] == "CompiledFunction"]
     backward = [row for row in rows if row["operator"] == "CompiledFunctionBackward"]
     assert forward
@@ -113,5 +113,5 @@ def test_lines_of_another_program_are_not_taken(tmp_path: Path) -> None:
         wait_for_finaliser(out)
     (part,) = (tmp_path / "second.memtrace").glob("allocations/*/*.parquet")
     rows = pq.read_table(part, partitioning=None).to_pylist()
-    sources = {row["source"].split()[0] for row in rows if row["stage"] == "inference"}
+    sources = {row["source"].split()[0] for row in rows if row["stage"] == "looked at"}
     assert sources == {f"compiled_regions.py:{line_of('def forward')}"}

@@ -23,7 +23,7 @@ for size in (1 << 46, 1 << 47):
     except RuntimeError as error:
         print(type(error).__name__, error)
 try:
-    torch.UntypedStorage(1 << 46)
+    torch.UntypedStorage(1 << 62)
 except RuntimeError as error:
     print(error)
 print(held.sum().item())
@@ -39,7 +39,7 @@ def test_recorded_with_its_size_and_the_error_unchanged(tmp_path: Path) -> None:
     assert (shown.status, shown.out, shown.err) == (0, plain.out, plain.err)
     assert b"can't allocate memory" in plain.out
     first, second, storage = list_ooms(open_trace(trace))
-    assert [oom.asked_bytes for oom in (first, second, storage)] == [1 << 46, 1 << 47, 1 << 46]
+    assert [oom.asked_bytes for oom in (first, second, storage)] == [1 << 46, 1 << 47, 1 << 62]
     assert (first.device, first.allocated_bytes) == ("cpu", 4 << 20)
     assert (first.operator, first.module) == ("aten::ones", "Net")
     assert first.source == "program.py:7 Net.forward"

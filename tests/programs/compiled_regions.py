@@ -35,13 +35,13 @@ def main() -> None:
     x = torch.randn(128, 64)
     with torch.no_grad():
         compiled(x)
-        with memtrace.stage("inference"):
+        with memtrace.stage("looked at"):
             compiled(x)
         compiled_function(x)
         with memtrace.stage("function"):
             compiled_function(x)
     compiled(x).sum().backward()
-    with memtrace.stage("training"):
+    with memtrace.stage("trained"):
         compiled(x).sum().backward()
 
 

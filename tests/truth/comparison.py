@@ -54,9 +54,20 @@ class Run:
             if row["alloc_seq"] < seq and (row["free_seq"] is None or row["free_seq"] >= seq)
         ]
 
+    @cached_property
+    def labelled_seqs(self) -> dict[str, int]:
+        """The births of tensors that the program has labelled as instants."""
+        return {
+            row["label"].removeprefix("instant "): row["alloc_seq"]
+            for row in self.rows
+            if (row["label"] or "").startswith("instant ")
+        }
+
     def live_at(self, instant: str) -> dict[int, Row]:
         """By address, what was live at an instant of the program's."""
-        return {row["address"]: row for row in self.live(self.stage_seqs[instant][0])}
+        seq = self.labelled_seqs.get(instant)
+        seq = self.stage_seqs[instant][0] if seq is None else seq
+        return {row["address"]: row for row in self.live(seq)}
 
     def confusion(self) -> Counter[tuple[str, str]]:
         """Bytes over all instants, by category: as the objects say, as memtrace says."""
@@ -88,10 +99,20 @@ class Run:
         return sum(row["block_bytes"] for row in counted if row["category"] == "other"), total
 
 
-def run(case: str, device: str, folder: Path, env: dict[str, str] | None = None) -> Run:
-    """Records the program with one model."""
-    argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(folder / "t.memtrace")]
-    argv += ["-m", "truth.program", case, device, str(folder / "truth.json")]
+def run(
+    case: str,
+    device: str,
+    folder: Path,
+    env: dict[str, str] | None = None,
+    *,
+    program: str = "truth.program",
+    records_itself: bool = False,
+) -> Run:
+    """Records the program with one of its cases."""
+    argv = [sys.executable]
+    if not records_itself:
+        argv += ["-m", "memtrace", "run", "--quiet", "-o", str(folder / "t.memtrace")]
+    argv += ["-m", program, case, device, str(folder / "truth.json")]
     env = {**(env or os.environ), "PYTHONPATH": str(TESTS)}
     done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -16,7 +16,7 @@ The first rule that fits decides; by identity and by label, the earliest categor
 | | | *unused*: allocated by a step that recorded autograd's graph and that no backward followed.
   It outlived the step, and was freed with what the step returned (then the graph goes), or neither
   ever was; or the step raised, or never ended |
-| workspace | lifetime | one that torch keeps for cuBLAS (workspaces.py) |
+| workspace | lifetime | one that torch keeps for cuBLAS (workspaces.py): neither lost nor unused |
 | temporary | lifetime | it died inside what made it: a step, a backward, an optimizer's step, an
   operator; or that was cut short (a step without a graph, a backward), and would have freed it |
 | other | | nothing of all that: such as a tensor that somebody put into a list |
@@ -83,13 +83,17 @@ def _by_lifetime(columns: Columns, facts: Facts) -> Int8s:
     life = _Lives(columns, facts)
     category = np.full(columns.rows, OTHER, np.int8)
     recomputed, unsure = life.recomputed()
-    rest = ~(recomputed | life.saved() | life.lost() | life.unused())
+    rest = ~(recomputed | life.saved())
     category[~rest] = ACTIVATION
     if len(facts.workspaces):
         ids = columns.numbers("allocation_id")
         workspace = rest & (places_of(facts.workspaces, ids) != NONE)
         category[workspace] = WORKSPACE
         rest &= ~workspace
+    # Memory that is never freed: first come the workspaces, of which that is to be expected.
+    kept = rest & (life.lost() | life.unused())
+    category[kept] = ACTIVATION
+    rest &= ~kept
     temporary = rest & life.temporary()
     category[temporary] = TEMPORARY
     # Calls are looked up for the few that are left.

@@ -49,7 +49,7 @@ class _Held:
 
 
 class HostMemory:
-    """What the looks of one recording know of host memory. Call it within scan's _Unseen."""
+    """What the looks of one recording know of host memory. Call it within scan's _unseen()."""
 
     def __init__(self, recorded: Recording) -> None:
         self._recorder = recorded.recorder

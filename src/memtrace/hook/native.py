@@ -60,5 +60,8 @@ class NativeHook(Protocol):
     def set_unnamed_callback(self, callback: Callable[[], object] | None) -> None:
         """Call back when an optimizer steps with a parameter that has no name yet."""
 
+    def set_old_state_callback(self, callback: Callable[[object], object] | None) -> None:
+        """Call it with the state that an optimizer had before its first step was seen."""
+
     def set_look(self, look: Callable[[object], object] | None) -> None:
         """Call it with a model before its second call, and with None now and then."""

@@ -20,14 +20,16 @@ from memtrace.recording import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
-    from typing import Any
+    from typing import Any, TypeVar
 
     from memtrace.hook.native import NativeHook
     from memtrace.recording import Recording
 
-# Modules that hang in each other's places many times over have more paths than anyone can read.
+    Result = TypeVar("Result")
+
+# What hangs in each other's places many times over has more paths than anyone can read.
 _PATHS_LIMIT = 200_000
 # Models that are gone are forgotten when so many are known.
 _LEAST_SWEEP = 64
@@ -64,12 +66,14 @@ class Scan:
         """Look at each root soon after it was first seen, from then on."""
         self._native.set_root_callback(self.look_at_new)
         self._native.set_unnamed_callback(self.look)
+        self._native.set_old_state_callback(self.look_at_old_state)
         self._native.set_look(self.look_again)
 
     def end(self) -> None:
         """No more looks."""
         self._native.set_root_callback(None)
         self._native.set_unnamed_callback(None)
+        self._native.set_old_state_callback(None)
         self._native.set_look(None)
         self._roots.clear()
 
@@ -86,20 +90,16 @@ class Scan:
         """Write down what the known models hold now and is not written yet."""
         self._take_new_roots()
         self._compiled.note_new()
-        with _Unseen(self._torch):
-            self._host.begin_look()
-            for root, modules in self._outer_roots():
-                self._look_at(root, modules)
+        _unseen(self._torch, self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        self._host.begin_look()
+        for root, modules in self._outer_roots():
+            self._look_at(root, modules)
 
     def look_at_new(self) -> None:
         """Likewise, of the models alone that were first seen since; programs make many."""
-        new = self._take_new_roots()
-        with _Unseen(self._torch):
-            self._host.renew()
-            for root in new:
-                module = root.reference()
-                if module is not None and not self._is_part(root):
-                    self._look_at(root, list(walk_modules(module)))
+        _unseen(self._torch, self._look_at_each, self._take_new_roots())
 
     def look_again(self, module: Any) -> None:
         """Before a call of a model: what it holds may have moved; None: all that are known."""
@@ -108,11 +108,27 @@ class Scan:
             return
         self._take_new_roots()
         number = self._native.module_id(module)
-        with _Unseen(self._torch):
-            self._host.renew()
-            for root in self._roots:
-                if root.number == number and not self._is_part(root):
-                    self._look_at(root, list(walk_modules(module)))
+        same = [root for root in self._roots if root.number == number]
+        _unseen(self._torch, self._look_at_each, same)
+
+    def _look_at_each(self, roots: list[_Root]) -> None:
+        self._host.renew()
+        for root in roots:
+            module = root.reference()
+            if module is not None and not self._is_part(root):
+                self._look_at(root, list(walk_modules(module)))
+
+    def look_at_old_state(self, state: Any) -> None:
+        """An optimizer has stepped before the recording: its state's memory is told of."""
+        _unseen(self._torch, self._note_memory, list(_tensors_in(state, self._torch.Tensor)))
+
+    def _note_memory(self, tensors: Iterable[Any]) -> None:
+        """That there is memory; what it is, others say."""
+        self._host.renew()
+        for tensor in tensors:
+            facts = self._describe(tensor)
+            if facts is not None and facts["device"] == "cpu":
+                self._write_note({**facts, "name": None, "kind": None})
 
     def _take_new_roots(self) -> list[_Root]:
         if len(self._roots) >= self._sweep_at:
@@ -152,6 +168,8 @@ class Scan:
         return outer
 
     def _look_at(self, root: _Root, modules: list[tuple[str, Any]]) -> None:
+        if not root.seen:  # they may be older than the recording, whose backward names later ones
+            guarded(self._note_memory, list(_gradients_in(modules)))
         for path, inner in modules:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
@@ -185,12 +203,14 @@ class Scan:
 
     def label(self, tensor: Any, name: str | None, category: str | None) -> None:
         """memtrace.label: the user's word on one tensor."""
-        with _Unseen(self._torch):
-            self._host.renew()
-            facts = self._describe(tensor)
+        facts = _unseen(self._torch, self._describe_labelled, tensor)
         if facts is not None:
             said = {"name": name, "kind": "label", "category": category, "label": name}
             self._write_note({**facts, **said})
+
+    def _describe_labelled(self, tensor: Any) -> dict[str, Any] | None:
+        self._host.renew()
+        return self._describe(tensor)
 
     def _describe(self, tensor: Any) -> dict[str, Any] | None:
         """Where a tensor lies, its host memory noted; None: nowhere, or not recorded."""
@@ -209,30 +229,21 @@ class Scan:
         self._recorder.tensor_note(to_json({**missing, **note, "ticks": self._recorder.ticks()}))
 
 
-class _Unseen:
-    """A look may come at any line of the program: no tracer, mode or subclass of it sees the look.
+def _unseen(torch: ModuleType, look: Callable[..., Result], *args: Any) -> Result:
+    """Look at any line of the program: its tracers, modes and subclasses see nothing of it.
 
-    A jit.trace that is under way would take the tensors we ask for into its graph.
+    A jit.trace that is under way would take the tensors we ask for into its graph. A signal handler
+    of the program may raise at any line of this: only `with` and `finally` leave all as it was.
     """
-
-    def __init__(self, torch: ModuleType) -> None:
-        self._c = torch._C
-        self._off: list[Any] = []
-        self._tracing: Any = None
-
-    def __enter__(self) -> None:
-        self._tracing = self._c._get_tracing_state()
-        if self._tracing is not None:
-            self._c._set_tracing_state(None)
-        self._off = [self._c.DisableTorchFunction(), self._c._DisableTorchDispatch()]
-        for off in self._off:
-            off.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for off in reversed(self._off):
-            off.__exit__(*error)
-        if self._tracing is not None:
-            self._c._set_tracing_state(self._tracing)
+    tracing = torch._C._get_tracing_state()
+    try:
+        if tracing is not None:
+            torch._C._set_tracing_state(None)
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            return look(*args)
+    finally:
+        if tracing is not None:
+            torch._C._set_tracing_state(tracing)
 
 
 def _outer_modules(module_class: type) -> list[Any]:
@@ -266,10 +277,32 @@ def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
                 waiting.append((inner_path, child, around))
 
 
+def _gradients_in(modules: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    for _, module in modules:
+        for parameter in list((module.__dict__.get("_parameters") or {}).values()):
+            if parameter is not None and parameter.is_leaf and parameter.grad is not None:
+                yield parameter.grad
+
+
+def _tensors_in(state: Any, tensor_class: type) -> Iterator[Any]:
+    """Those of an optimizer's state, which nests dictionaries and lists."""
+    waiting = [state]
+    for _ in range(_PATHS_LIMIT):
+        if not waiting:
+            return
+        thing = waiting.pop()
+        if issubclass(type(thing), tensor_class):
+            yield thing
+        elif issubclass(type(thing), dict):
+            waiting += dict.values(thing)
+        elif issubclass(type(thing), (list, tuple)):
+            waiting += thing
+
+
 def describe_tensor(tensor: Any) -> dict[str, Any] | None:
     """Where a tensor lies; None: nowhere (meta, fake, a wrapper around others).
 
-    Call it within _Unseen.
+    Call it within _unseen().
     """
     tensor = local_tensor(tensor)
     storage = tensor.untyped_storage()
@@ -288,5 +321,7 @@ def describe_tensor(tensor: Any) -> dict[str, Any] | None:
 
 def local_tensor(tensor: Any) -> Any:
     """A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves."""
-    local = getattr(tensor, "__dict__", {}).get("_local_tensor")
-    return tensor if local is None else local
+    try:
+        return object.__getattribute__(tensor, "_local_tensor")  # a slot: no code of its class runs
+    except AttributeError:
+        return tensor
