@@ -21,6 +21,7 @@ uint64_t record_function_thread() noexcept {
   return 1;
 }
 void forget_root_scan() noexcept {}
+void forget_backwards() noexcept {}
 } // namespace memtrace
 
 using namespace memtrace;

@@ -48,7 +48,8 @@ def build_hook() -> Path:
     with tempfile.TemporaryDirectory(prefix="memtrace-hook-") as work:
         objects = _compile_all(compiler, build, sources, includes, Path(work))
         made = Path(work) / target.name
-        libraries = [str(build.lib_dir / name) for name in ("libc10.so", "libtorch_cpu.so")]
+        names = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so")
+        libraries = [str(build.lib_dir / name) for name in names]
         _run([*compiler, "-shared", "-o", str(made), *map(str, objects), *libraries])
         # Into the folder first, then under its name: a running program keeps the file that it has.
         beside = target.with_name(f".{target.name}.{os.getpid()}")
