@@ -20,6 +20,9 @@ namespace {
 constinit std::mutex g_mutex;
 constinit std::vector<int32_t> g_running;
 
+std::atomic<uint64_t> g_training_thread{0}; // the first
+std::atomic<bool> g_several{false};
+
 // Ends where it is called, or else where it is destroyed.
 class BackwardPass {
  public:
@@ -58,10 +61,19 @@ void queue(std::function<void()> callback) {
 
 } // namespace
 
-void begin_backward(const HookScope& scope, int32_t graph_task) noexcept {
+void note_training_thread(uint64_t thread) noexcept {
+  uint64_t first = g_training_thread.load(std::memory_order_relaxed);
+  if (first == thread || thread == 0)
+    return;
+  if (first != 0 || (!g_training_thread.compare_exchange_strong(first, thread) && first != thread))
+    g_several.store(true);
+}
+
+void begin_backward(const HookScope& scope, int32_t graph_task, uint64_t forward_thread) noexcept {
   scope.state().graph_task = graph_task;
   if (graph_task == kNoGraphTask)
     return;
+  note_training_thread(forward_thread);
   try {
     {
       const std::lock_guard lock(g_mutex);
@@ -80,7 +92,7 @@ void begin_backward(const HookScope& scope, int32_t graph_task) noexcept {
 
 void while_no_backward(void (*look)()) noexcept {
   const std::lock_guard lock(g_mutex);
-  if (g_running.empty())
+  if (g_running.empty() && !g_several.load())
     look();
 }
 

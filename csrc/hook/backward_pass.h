@@ -11,11 +11,16 @@
 
 namespace memtrace {
 
-// This thread runs a node of another task than before. Marks backward_begin once per task.
-void begin_backward(const HookScope& scope, int32_t graph_task) noexcept;
+// This thread runs a node of another task than before: the backward of what the thread of that
+// number (RecordFunction's) computed; 0: not known. Marks backward_begin once per task.
+void begin_backward(const HookScope& scope, int32_t graph_task, uint64_t forward_thread) noexcept;
+
+// A thread (RecordFunction's number) calls models or steps an optimizer. Before it has gradients.
+void note_training_thread(uint64_t thread) noexcept;
 
 // Calls `look` unless a backward pass is under way, and lets none begin meanwhile. It must be short
-// and wait for nothing.
+// and wait for nothing. Nor when several threads train: torch drops a gradient without the GIL, so
+// only the thread whose parameters they are may look at them, and the engine does not say whose.
 void while_no_backward(void (*look)()) noexcept;
 
 // In a forked child, where none of the parent's ends.

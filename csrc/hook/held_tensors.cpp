@@ -300,6 +300,7 @@ void look_at_gradients() noexcept {
 }
 
 void look_at_optimizer(PyObject* param_groups) noexcept {
+  note_training_thread(record_function_thread());
   dropping_errors([&] {
     name_parameters(param_groups);
     const HookScope scope;

@@ -112,7 +112,7 @@ OptimizerScope start_call(const at::RecordFunction& function) {
   set_context(state, call, parent, name);
   ++state.depth;
   if (call.kind == ContextKind::node && call.graph_task != state.graph_task) [[unlikely]]
-    begin_backward(scope, call.graph_task);
+    begin_backward(scope, call.graph_task, call.forward_thread);
   if (call.kind == ContextKind::optimizer) [[unlikely]]
     write_mark(scope, "optimizer_begin");
   return name.optimizer;

@@ -1,5 +1,6 @@
 #include "hook/root_calls.h"
 
+#include "hook/backward_pass.h"
 #include "hook/call_tensors.h"
 #include "hook/module_storages.h"
 #include "hook/notes.h"
@@ -143,6 +144,7 @@ PyObject* on_root_call(const ModuleCall& call) {
   Step step{g_recording.load(std::memory_order_acquire)};
   if (!step.recording)
     return call.go_on();
+  note_training_thread(record_function_thread());
   PyObject* result = nullptr;
   if (torch::autograd::get_current_graph_task_id() != -1) {
     mark(step.recording, "recompute_begin");
