@@ -55,6 +55,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m memtrace run --force -o demo.memtrace examples/serve.py --requests $(DEMO_REQUESTS)
 	$(BIN)/python -m memtrace summary demo.memtrace
 	$(BIN)/python -m memtrace peak demo.memtrace
+	$(BIN)/python -m memtrace stages demo.memtrace
 
 test: lint test-cpp test-python
 
