@@ -84,7 +84,7 @@ def named(found: dict[str, list[Row]]) -> set[tuple[Any, ...]]:
             *(tuple(row["shape"]), row["dtype"], row["offset_bytes"]),
         )
         for row in found["names"]
-        if row["kind"] not in ("weight", "buffer", "label")
+        if row["kind"] in ("input", "output", "kv_cache")
     }
 
 
