@@ -4,7 +4,8 @@
 #     tests/hook/run_asan.sh [PYTHON]
 #
 # Python itself is not instrumented, so its own leaks at exit are not looked for, and its objects
-# come from malloc: a freed one that is read is found.
+# come from malloc: a freed one that is read is found. Greenlets copy pieces of the C stack, which
+# the sanitizer takes for an overflow: their tests are left out.
 set -eu
 cd "$(dirname "$0")/../.."
 cxx=${CXX:-c++}
@@ -16,4 +17,4 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libstdc++.so)"
 exec env LD_PRELOAD="$preload" "${1:-python3}" -m pytest -q -p no:cacheprovider \
   tests/hook/test_python_stack.py tests/hook/test_hazards_stack.py \
-  tests/hook/test_outermost_call.py
+  tests/hook/test_outermost_call.py -k "not greenlet"
