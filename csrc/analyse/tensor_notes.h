@@ -68,7 +68,6 @@ class TensorNotes {
   void apply_next();
   void add_preexisting(const Note& note, int64_t time_ns);
   void apply(const Note& note, Allocation& allocation);
-  // Of a tensor whose kind proves that category.
   void add_name(Allocation& allocation, StringId name, StringId kind, int64_t offset_bytes,
                 const Layout& layout);
   const Layout& layout_of(uint32_t text_id);

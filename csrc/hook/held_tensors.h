@@ -18,7 +18,8 @@ void hold_parameter(PyObject* parameter, std::string_view name) noexcept;
 // Called when an optimizer has a parameter without a name: may hold it under one. Null: none.
 void set_unnamed_callback(PyObject* callback) noexcept;
 
-// "grad of ...", of all that are held; takes the GIL. Nothing while a backward pass is under way.
+// "grad of ...", of all that are held; takes the GIL. Nothing while a backward pass is under way,
+// nor where several threads train (while_no_backward).
 void look_at_gradients() noexcept;
 // Likewise of the parameters in param_groups; those without a name get that of their place.
 void look_at_optimizer(PyObject* param_groups) noexcept;
