@@ -50,8 +50,12 @@ PYTHON = {
     "trace": BASE | {"dataset", "finalise", "analyse"},
     "analyse": BASE | {"dataset", "trace"},
     "report": BASE | {"dataset", "trace", "analyse"},
-    "export": BASE | {"dataset", "trace", "analyse"},
-    "cli": BASE | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"},
+    "outputs": BASE | {"trace"},
+    "output_file": BASE,
+    "export": BASE | {"dataset", "trace", "analyse", "outputs"},
+    "cli": BASE
+    | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"}
+    | {"outputs", "output_file"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample"}

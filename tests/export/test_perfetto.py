@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from memtrace.export import EXPORTS, Selection, find_export
-from memtrace.export.file import output_file
 from memtrace.export.perfetto import write_perfetto
+from memtrace.output_file import output_file
+from memtrace.outputs import OUTPUTS, Selection, find_output
 from memtrace.trace import Trace, open_trace
 from trace_builder import ORIGIN_NS, ORIGIN_UNIX_NS, TraceBuilder, serving_trace
 
@@ -220,13 +220,13 @@ def test_gz_by_suffix(tmp_path: Path, serving: Trace) -> None:
     plain = io.BytesIO()
     write_perfetto(serving, Selection(), plain)
     with output_file(tmp_path / "x.gz", force=False) as out:
-        find_export("perfetto").load()(serving, Selection(), out)
+        find_output("perfetto").load()(serving, Selection(), out)
     assert gzip.decompress((tmp_path / "x.gz").read_bytes()) == plain.getvalue()
 
 
 def test_the_registry_loads(serving: Trace) -> None:
-    names = [spec.name for spec in EXPORTS]
+    names = [spec.name for spec in OUTPUTS]
     assert len(set(names)) == len(names)
-    for spec in EXPORTS:
+    for spec in OUTPUTS:
         assert callable(spec.load())
         assert spec.suffix.startswith(".")

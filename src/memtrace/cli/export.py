@@ -8,18 +8,18 @@ import click
 
 from memtrace.cli.options import TimeType, device_option, open_argument, trace_argument
 from memtrace.errors import MemtraceError, readable
-from memtrace.export import EXPORTS, Selection, find_export
+from memtrace.outputs import OUTPUTS, Selection, find_output
 
 
 @click.command(
     "export",
-    epilog="Formats: " + "; ".join(f"{spec.name}: {spec.summary}" for spec in EXPORTS) + ".",
+    epilog="Formats: " + "; ".join(f"{spec.name}: {spec.summary}" for spec in OUTPUTS) + ".",
 )
 @trace_argument
 @click.option(
     "--to",
     "format_name",
-    type=click.Choice([spec.name for spec in EXPORTS]),
+    type=click.Choice([spec.name for spec in OUTPUTS]),
     required=True,
     help="The format.",
 )
@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Write the trace in another tool's format."""
     from memtrace.analyse.target import check_device, why_empty
-    from memtrace.export.file import output_file, standard_output
+    from memtrace.output_file import output_file, standard_output
     from memtrace.report.units import size
 
     selected = None if window is None else _window(window)
@@ -51,7 +51,7 @@ def command(
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
     check_device(trace, device)
-    spec = find_export(format_name)
+    spec = find_output(format_name)
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)
     to_stdout = output == "-"

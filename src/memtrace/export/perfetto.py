@@ -16,7 +16,6 @@ import numpy as np
 
 from memtrace.analyse.counters import Int64s, equals, integers, last_moment
 from memtrace.dataset import Bounds
-from memtrace.export import Selection
 from memtrace.export import perfetto_fields as f
 from memtrace.export.perfetto_slices import Slice, slice_packets, slices_of
 from memtrace.export.wire import (
@@ -29,6 +28,7 @@ from memtrace.export.wire import (
     varint,
     varint_column,
 )
+from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace
 
 MEASURES = ("allocated", "active", "reserved")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memtrace.errors import MemtraceError
-from memtrace.export.file import output_file
+from memtrace.output_file import output_file
 
 
 def write(path: Path, *, force: bool = False, then: Exception | None = None) -> None:

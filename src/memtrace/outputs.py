@@ -1,0 +1,59 @@
+"""Every file that can be made of a trace, and where the code that writes it is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from memtrace.trace import Trace
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What part of a trace to write.
+
+    Attributes:
+        device: only this device; every one when None.
+        window_ns: from and to, in ns since the recording began; everything when None.
+    """
+
+    device: str | None = None
+    window_ns: tuple[int, int] | None = None
+
+
+#: Writes a selection of a trace to a binary stream, without holding the whole of it.
+Writer = Callable[[Trace, Selection, IO[bytes]], None]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output: `suffix` is what its files are called by default."""
+
+    name: str
+    suffix: str
+    summary: str
+    module: str
+    attribute: str
+
+    def load(self) -> Writer:
+        """The writer, imported only now."""
+        writer: Writer = getattr(importlib.import_module(self.module), self.attribute)
+        return writer
+
+
+OUTPUTS = (
+    OutputSpec(
+        "perfetto",
+        ".perfetto-trace",
+        "counters of every device, and the stages; for ui.perfetto.dev",
+        "memtrace.export.perfetto",
+        "write_perfetto",
+    ),
+)
+
+
+def find_output(name: str) -> OutputSpec:
+    """The output of this name."""
+    return next(spec for spec in OUTPUTS if spec.name == name)
