@@ -18,14 +18,11 @@ struct AllocatorFacts {
   Action action;
 };
 
-// The innermost running call, or null; marks it as one in which memory changed.
-inline OperatorCall* touch_call(ThreadState& state) noexcept {
-  if (state.depth == 0)
-    return nullptr;
-  const uint32_t top = state.depth < ThreadState::kMaxDepth ? state.depth : ThreadState::kMaxDepth;
-  OperatorCall& call = state.calls[top - 1];
+// The innermost running call, all 0 outside of any; marks it as one in which memory changed.
+inline OperatorCall& touch_call(ThreadState& state) noexcept {
+  OperatorCall& call = state.calls[state.depth];
   call.touched = true;
-  return &call;
+  return call;
 }
 
 // The context that the call is in is written before the first event in it.
@@ -46,12 +43,11 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   Recording& recording = scope.recording();
   // Before the record is reserved: a new stack writes its text first.
   const uint32_t stack = wants_stack(recording, facts) ? recording.stacks->take() : 0;
-  OperatorCall* call = touch_call(state);
-  if (call && stack != 0)
-    call->stack = stack; // operators are C++: the same as when the call began, but for callbacks
-  const uint32_t context = call ? call->context : 0;
-  if (context & ~kRecordsGraph)
-    begin_context(state, *call, recording);
+  OperatorCall& call = touch_call(state);
+  if (stack != 0)
+    call.stack = stack; // operators are C++: the same as when the call began, but for callbacks
+  if (call.context & ~kRecordsGraph)
+    begin_context(state, call, recording);
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
     return recording.lose(Loss::event_no_space);
@@ -60,12 +56,12 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   event.address = facts.address;
   event.size_bytes = facts.size_bytes;
   event.stream = facts.stream;
-  event.call = call ? call->call : 0;
+  event.call = call.call;
   event.stack = stack;
-  event.op_name = call ? call->owner : 0;
-  event.top_name = call ? call->top : 0;
+  event.op_name = call.owner;
+  event.top_name = call.top;
   event.order = facts.order;
-  event.context = context;
+  event.context = call.context;
   state.log->publish({state.thread, facts.pool, facts.device, facts.action});
 }
 

@@ -42,10 +42,12 @@ inline void write_mark(const HookScope& scope, std::string_view kind, uint64_t v
 }
 
 // Where no lock of an allocator is held: appends the window that is full.
+inline void flush_full_window(const ThreadState& state, const Recording& recording) noexcept {
+  if (state.log->flush_pending) [[unlikely]]
+    recording.api.flush(recording.api.recorder, state.log);
+}
 inline void flush_full_window(const HookScope& scope) noexcept {
-  const RecorderApi& api = scope.recording().api;
-  if (scope.state().log->flush_pending) [[unlikely]]
-    api.flush(api.recorder, scope.state().log);
+  flush_full_window(scope.state(), scope.recording());
 }
 
 } // namespace memtrace

@@ -115,6 +115,7 @@ void prepare_operator_names() {
           recording.api.intern(recording.api.recorder, name, size),
           generation,
           is_factory({name, size}),
+          generation != 0,
           optimizer_scope(function.scope(), {name, size})};
   return slot;
 }

@@ -37,95 +37,102 @@ bool is_scope(const OperatorCall& call, at::RecordScope scope) noexcept {
 // A call whose end ran on another thread (asynchronous user scopes) stays behind on this one. The
 // place of its RecordFunction on the C stack being used again shows that it is over.
 [[gnu::noinline]] void drop_stale(ThreadState& state, const void* function) noexcept {
-  for (uint32_t i = 0; i < state.depth; ++i)
+  for (uint32_t i = 1; i <= state.depth; ++i)
     if (state.calls[i].function == function)
-      state.depth = i;
+      state.depth = i - 1;
 }
 
-// Is it the engine that calls an operator now, between two nodes? Only where a node has just ended.
-bool is_engines(ThreadState& state, const OperatorCall* parent) noexcept {
-  if (state.ended_node.parent_call != (parent ? parent->call : 0))
+// ---- a call begins ------------------------------------------------------------------------------
+
+// True: it may be a context itself, which begin_context_call() has to see to. The scope ends here:
+// what is not hot enters the hook again, so that this part need not keep it in memory.
+bool start_call(const at::RecordFunction& function) noexcept {
+  const HookScope scope;
+  if (!scope) [[unlikely]]
     return false;
-  if (torch::autograd::get_current_graph_task_id() == state.ended_node.graph_task)
-    return true;
-  state.ended_node.graph_task = kNoGraphTask;
-  return false;
-}
-
-// Inherited, unless the call is a context itself.
-void set_context(ThreadState& state, OperatorCall& call, const OperatorCall* parent,
-                 const NameSlot& name) noexcept {
-  call.kind = ContextKind::none;
-  const bool node = is_scope(call, at::RecordScope::BACKWARD_FUNCTION);
-  if (node) {
-    call.kind = ContextKind::node;
-    call.graph_task = torch::autograd::get_current_graph_task_id();
-  } else if (name.optimizer == OptimizerScope::step) [[unlikely]] {
-    call.kind = ContextKind::optimizer;
-  } else if (state.ended_node.graph_task != kNoGraphTask && is_engines(state, parent)) {
-    call.kind = ContextKind::engine;
-  }
-  if (call.kind != ContextKind::none) {
-    call.context = call.call & ~kRecordsGraph;
-    call.context_place = state.depth;
-    call.context_is_written = false;
-  } else {
-    call.context = parent ? parent->context : 0;
-    call.context_place = parent ? parent->context_place : 0;
-  }
-  if (call.sequence_number >= 0 && !node)
-    call.context |= kRecordsGraph;
-}
-
-// Whether an optimizer begins something.
-OptimizerScope start_call(const at::RecordFunction& function) {
-  HookScope scope;
-  if (!scope)
-    return OptimizerScope::none;
   ThreadState& state = scope.state();
-  const uint32_t depth = state.depth;
-  if (depth >= ThreadState::kMaxDepth) [[unlikely]] {
+  if (state.depth >= ThreadState::kMaxDepth) [[unlikely]] {
     scope.recording().lose(Loss::operators_deep);
-    return OptimizerScope::none;
+    return false;
   }
-  if (depth > 0 && state.calls[depth - 1].function <= &function) [[unlikely]]
+  if (state.calls[state.depth].function <= &function) [[unlikely]]
     drop_stale(state, &function); // a nested call lies lower on the C stack
-  const OperatorCall* parent = state.depth > 0 ? &state.calls[state.depth - 1] : nullptr;
-  OperatorCall& call = state.calls[state.depth];
   const NameSlot& name = name_of(state, function, scope.recording());
-  const bool user = function.scope() == at::RecordScope::USER_SCOPE;
+  const OperatorCall& parent = state.calls[state.depth];
+  OperatorCall& call = state.calls[++state.depth];
+  const at::RecordScope kind = function.scope();
+  const bool user = kind == at::RecordScope::USER_SCOPE;
   call.function = &function;
   call.sequence_number = function.seqNr();
   call.forward_thread = function.forwardThreadId();
   call.call = ++state.last_call;
   call.name = name.id;
-  const uint32_t outer_owner = parent ? parent->owner : 0;
-  call.owner = (user || (name.factory && outer_owner != 0)) ? outer_owner : name.id;
-  const uint32_t outer_top = parent ? parent->top : 0;
-  call.top = (outer_top != 0 || user) ? outer_top : name.id;
-  call.scope = static_cast<uint8_t>(function.scope());
+  call.owner = (user || (name.factory && parent.owner != 0)) ? parent.owner : name.id;
+  call.top = (parent.top != 0 || user) ? parent.top : name.id;
   call.stack = 0;
   call.nodes_below = 0;
-  call.has_schema = name.schema_generation != 0;
+  call.context = parent.context | (call.sequence_number >= 0 ? kRecordsGraph : 0);
+  call.context_place = parent.context_place;
+  call.kind = ContextKind::none;
+  call.scope = static_cast<uint8_t>(kind);
+  call.has_schema = name.has_schema;
   call.touched = false;
+  call.context_is_written = false;
   call.start_ticks = ticks_before();
-  set_context(state, call, parent, name);
-  ++state.depth;
-  if (call.kind == ContextKind::node && call.graph_task != state.graph_task) [[unlikely]]
-    begin_backward(scope, call.graph_task, call.forward_thread);
-  if (call.kind == ContextKind::optimizer) [[unlikely]]
-    write_mark(scope, "optimizer_begin");
-  return name.optimizer;
+  return kind == at::RecordScope::BACKWARD_FUNCTION || name.optimizer != OptimizerScope::none ||
+         state.ended_node.parent_call == parent.call;
 }
 
-void write_span(HookScope& scope, const OperatorCall& call, uint32_t parent_call,
-                uint32_t nodes) noexcept {
+// Is it the engine that calls an operator now, between two nodes? Only where a node has just ended.
+bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
+  if (state.ended_node.parent_call != parent.call)
+    return false;
+  if (torch::autograd::get_current_graph_task_id() == state.ended_node.graph_task)
+    return true;
+  state.ended_node.parent_call = kNoCall;
+  return false;
+}
+
+// Whether an optimizer begins something.
+[[gnu::noinline]] OptimizerScope begin_context_call(const at::RecordFunction& function) {
+  const HookScope scope;
+  if (!scope)
+    return OptimizerScope::none;
   ThreadState& state = scope.state();
+  OperatorCall& call = state.calls[state.depth];
+  if (call.function != &function) // another recording has begun
+    return OptimizerScope::none;
+  const OptimizerScope optimizer = name_of(state, function, scope.recording()).optimizer;
+  if (is_scope(call, at::RecordScope::BACKWARD_FUNCTION)) {
+    call.kind = ContextKind::node;
+    call.graph_task = torch::autograd::get_current_graph_task_id();
+  } else if (optimizer == OptimizerScope::step) {
+    call.kind = ContextKind::optimizer;
+  } else if (is_engines(state, state.calls[state.depth - 1])) {
+    call.kind = ContextKind::engine;
+  } else {
+    return optimizer;
+  }
+  call.context = call.call & ~kRecordsGraph;
+  call.context_place = state.depth;
+  if (call.sequence_number >= 0 && call.kind != ContextKind::node)
+    call.context |= kRecordsGraph;
+  if (call.kind == ContextKind::node && call.graph_task != state.graph_task)
+    begin_backward(scope, call.graph_task, call.forward_thread);
+  if (call.kind == ContextKind::optimizer)
+    write_mark(scope, "optimizer_begin");
+  return optimizer;
+}
+
+// ---- a call ends --------------------------------------------------------------------------------
+
+void write_span(ThreadState& state, const Recording& recording, const OperatorCall& call,
+                uint32_t parent_call, uint32_t nodes) noexcept {
   if (call.context & ~kRecordsGraph)
-    begin_context(state, call, scope.recording());
+    begin_context(state, call, recording);
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
-    return scope.recording().lose(Loss::record_no_space);
+    return recording.lose(Loss::record_no_space);
   OperatorSpan& span = record->span;
   span.ticks = ticks_before();
   span.start_ticks = call.start_ticks;
@@ -156,61 +163,66 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
     call.stack = recording.stacks->take();
 }
 
-void end_context(HookScope& scope, const OperatorCall& call, uint32_t parent_call) noexcept {
-  if (call.kind == ContextKind::node)
-    scope.state().ended_node = {call.sequence_number, call.forward_thread, parent_call,
-                                call.graph_task};
-  else if (call.kind == ContextKind::optimizer)
-    write_mark(scope, "optimizer_end");
-}
-
-// True: a step of an optimizer has ended.
-bool end_call(const at::RecordFunction& function) noexcept {
-  HookScope scope;
-  if (!scope)
-    return false;
-  ThreadState& state = scope.state();
-  uint32_t at = state.depth;
-  while (at > 0 && state.calls[at - 1].function != &function)
-    --at;
-  if (at == 0) // started before this recording, too deep, or on another thread
-    return false;
-  state.depth = at - 1;
-  OperatorCall& call = state.calls[at - 1];
-  if (call.call == 0)
-    return false;
-  OperatorCall* parent = at > 1 ? &state.calls[at - 2] : nullptr;
-  const uint32_t parent_call = parent ? parent->call : 0;
-  const uint32_t nodes = nodes_made(call);
-  const bool owns_nodes = nodes > call.nodes_below;
-  if (owns_nodes)
-    take_stack(scope.recording(), call);
-  if (parent) {
-    parent->nodes_below += nodes;
-    if (call.touched) {
-      parent->touched = true;
-      // A user's scope is Python code: what was allocated in it has no one place.
-      if (parent->stack == 0 && !is_scope(*parent, at::RecordScope::USER_SCOPE))
-        parent->stack = call.stack;
+// False: it began before this recording, was too deep, or ended on another thread.
+[[gnu::noinline]] bool leave_inner_calls(ThreadState& state, const void* function) noexcept {
+  for (uint32_t at = state.depth; at > 0; --at) {
+    if (state.calls[at].function == function) {
+      state.depth = at;
+      return true;
     }
   }
-  if (call.kind != ContextKind::none)
-    end_context(scope, call, parent_call);
-  const bool optimizer = call.kind == ContextKind::optimizer;
-  if (!call.touched && !owns_nodes)
-    return optimizer;
-  write_span(scope, call, parent_call, owns_nodes ? nodes : 0);
-  // No allocator lock is held here: the moment for what is not hot.
-  flush_full_window(scope);
-  if (scope.recording().stacks)
-    request_root_scan(*scope.recording().stacks);
-  return optimizer;
+  return false;
 }
 
+// What the call was: of it that is a context itself.
+ContextKind end_call(const at::RecordFunction& function) noexcept {
+  const HookScope scope;
+  if (!scope) [[unlikely]]
+    return ContextKind::none;
+  ThreadState& state = scope.state();
+  if (state.calls[state.depth].function != &function && !leave_inner_calls(state, &function))
+      [[unlikely]]
+    return ContextKind::none;
+  OperatorCall& call = state.calls[state.depth--];
+  OperatorCall& parent = state.calls[state.depth];
+  if (call.call == 0) // began before this recording
+    return ContextKind::none;
+  const uint32_t nodes = nodes_made(call);
+  const bool owns_nodes = nodes > call.nodes_below;
+  parent.nodes_below += nodes;
+  if (call.kind == ContextKind::node)
+    state.ended_node = {call.sequence_number, call.forward_thread, parent.call, call.graph_task};
+  if (!call.touched && !owns_nodes)
+    return call.kind;
+  if (owns_nodes)
+    take_stack(scope.recording(), call);
+  if (call.touched) {
+    parent.touched = true;
+    // A user's scope is Python code: what was allocated in it has no one place.
+    if (parent.stack == 0 && !is_scope(parent, at::RecordScope::USER_SCOPE))
+      parent.stack = call.stack;
+  }
+  const Recording& recording = scope.recording();
+  write_span(state, recording, call, parent.call, owns_nodes ? nodes : 0);
+  // No allocator lock is held here: the moment for what is not hot.
+  flush_full_window(state, recording);
+  if (recording.stacks)
+    request_root_scan(*recording.stacks);
+  return call.kind;
+}
+
+[[gnu::noinline]] void end_optimizer_step() noexcept {
+  if (const HookScope scope; scope)
+    write_mark(scope, "optimizer_end");
+  after_optimizer_step();
+}
+
+// ---- callbacks ----------------------------------------------------------------------------------
+
 // What an optimizer holds is looked at outside of the hook: that waits for the GIL.
-std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-  switch (start_call(function)) {
-  [[likely]] case OptimizerScope::none:
+[[gnu::noinline]] void begin_rare_call(const at::RecordFunction& function) {
+  switch (begin_context_call(function)) {
+  case OptimizerScope::none:
     break;
   case OptimizerScope::step:
     before_optimizer_step();
@@ -218,12 +230,17 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
   case OptimizerScope::zero_grad:
     before_zero_grad();
   }
+}
+
+std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
+  if (start_call(function)) [[unlikely]]
+    begin_rare_call(function);
   return nullptr;
 }
 
 void on_end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (end_call(function)) [[unlikely]]
-    after_optimizer_step();
+  if (end_call(function) == ContextKind::optimizer) [[unlikely]]
+    end_optimizer_step();
 }
 
 at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;

@@ -49,6 +49,7 @@ ThreadState* make_thread_state() noexcept {
   auto* state = new (std::nothrow) ThreadState{};
   if (!state)
     return nullptr;
+  state->calls[0].function = reinterpret_cast<const void*>(UINTPTR_MAX); // above all on the C stack
   {
     std::lock_guard lock(g_states_mutex);
     state->next = g_states;
@@ -75,7 +76,8 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
-  state->ended_node.graph_task = state->graph_task = kNoGraphTask;
+  state->ended_node.parent_call = kNoCall;
+  state->graph_task = kNoGraphTask;
   state->recording = recording;
   return true;
 }

@@ -38,16 +38,16 @@ struct OperatorCall {
   int64_t sequence_number;
   uint64_t forward_thread; // of the forward call that this is the backward of; 0: none
   uint32_t call;
-  uint32_t name;  // text id
-  uint32_t owner; // text id: innermost operator that is not a factory, seen from here
-  uint32_t top;   // text id: outermost operator
-  uint32_t stack; // of an allocation made in it; 0: none was, or its stack was not taken
+  uint32_t name;        // text id
+  uint32_t owner;       // text id: innermost operator that is not a factory, seen from here
+  uint32_t top;         // text id: outermost operator
+  uint32_t stack;       // of an allocation made in it; 0: none was, or its stack was not taken
+  uint32_t nodes_below; // nodes of autograd that calls inside it made
   // What events in it say of their context (AllocatorEvent::context), and where in
   // ThreadState::calls that context's own call is.
   uint32_t context;
   uint32_t context_place;
   int32_t graph_task;      // of a node
-  uint32_t nodes_below;    // nodes of autograd that calls inside it made
   ContextKind kind;        // of a call that is a context itself
   uint8_t scope;           // at::RecordScope
   bool has_schema;         // an operator of the dispatcher: no Python frame comes in between
@@ -60,9 +60,10 @@ struct OperatorCall {
 struct EndedNode {
   int64_t sequence_number;
   uint64_t forward_thread;
-  uint32_t parent_call;
-  int32_t graph_task; // kNoGraphTask: none ended, or its task is over
+  uint32_t parent_call; // kNoCall: none ended, or its task is over
+  int32_t graph_task;
 };
+constexpr uint32_t kNoCall = UINT32_MAX;
 constexpr int32_t kNoGraphTask = -1;
 
 // What torch.optim.Optimizer calls its own scopes.
@@ -77,6 +78,7 @@ struct NameSlot {
   uint32_t
       schema_generation; // of g_schema_generation when a schema's name was learnt; 0: no schema's
   bool factory;
+  bool has_schema;
   OptimizerScope optimizer;
 };
 constexpr uint32_t kNameWays = 4;
@@ -87,14 +89,15 @@ struct ThreadState {
   static constexpr uint32_t kNameSetBits = 6;
 
   alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
-  uint32_t depth = 0;                       // running operators; may exceed kMaxDepth
+  uint32_t depth = 0;                       // running operators, at most kMaxDepth
   ThreadLog* log = nullptr;
   const Recording* recording = &g_no_recording; // that log and names belong to
   uint32_t thread = 0;                          // id in text.log
   uint32_t last_call = 0;
-  EndedNode ended_node{-1, 0, 0, kNoGraphTask};
+  EndedNode ended_node{-1, 0, kNoCall, kNoGraphTask};
   int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
-  OperatorCall calls[kMaxDepth];
+  // The innermost one is calls[depth]. The first stands for none, so that each has one around it.
+  OperatorCall calls[kMaxDepth + 1];
   NameSet names[1U << kNameSetBits];
   NameSlot spare_name;         // of a name that is not kept
   ThreadState* next = nullptr; // list of all states, for stop()
