@@ -6,6 +6,7 @@
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
+#include <algorithm>
 #include <torch/csrc/autograd/python_variable.h>
 #include <utility>
 
@@ -17,7 +18,7 @@ constexpr size_t kMostVisits = 16384; // a list may hold a million numbers
 constexpr size_t kMostObjects = 256;  // whose dictionaries are read
 
 bool is_a(PyObject* object, PyTypeObject* type) noexcept {
-  return type != nullptr && PyType_IsSubtype(Py_TYPE(object), type) != 0;
+  return type != nullptr && PyObject_TypeCheck(object, type);
 }
 
 // A key that is looked up again and again.
@@ -120,6 +121,8 @@ void CallClasses::renew() noexcept {
   static const Key cache_utils("transformers.cache_utils"), cache_name("Cache"),
       mamba_name("MambaCache"), fx_proxy("torch.fx.proxy"), proxy_name("Proxy");
   PyObject* const modules = PyImport_GetModuleDict();
+  if (std::exchange(modules_, PyDict_GET_SIZE(modules)) == PyDict_GET_SIZE(modules))
+    return;
   cache = class_in(modules, cache_utils, cache_name);
   mamba_cache = class_in(modules, cache_utils, mamba_name);
   proxy = class_in(modules, fx_proxy, proxy_name);
@@ -145,7 +148,14 @@ void CallTensors::read_arguments(PyObject* module, PyObject* const* args, size_t
   }
 }
 
-void CallTensors::read_result(PyObject* result) {
+void CallTensors::read_caches(PyObject* module, PyObject* const* args, size_t count,
+                              PyObject* names) {
+  only_caches_ = true;
+  read_arguments(module, args, count, names);
+}
+
+void CallTensors::read_result(PyObject* result, const CallTensors& given) {
+  given_ = &given;
   // What has fields names its tensors by them, the rest is "output" and places in it.
   Name name(*this);
   const bool has_fields =
@@ -227,7 +237,11 @@ void CallTensors::attributes(PyObject* object, unsigned depth) {
 // Layers with their keys and values; in older versions lists of keys and of values. One for an
 // encoder and a decoder holds two caches.
 void CallTensors::cache(PyObject* cache, unsigned depth) {
-  saw_cache_ = true;
+  if (!in_cache_) {
+    if (given_ && std::ranges::find(given_->caches_, cache) != given_->caches_.end())
+      return;
+    caches_.push_back(cache);
+  }
   PyObject* const dict = ++objects_ <= kMostObjects ? dict_of(cache) : nullptr;
   const bool around = std::exchange(in_cache_, true);
   PyObject *key = nullptr, *value = nullptr;
@@ -237,10 +251,14 @@ void CallTensors::cache(PyObject* cache, unsigned depth) {
 }
 
 void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
+  // Nothing else that it refers to (a model's configuration) is part of it.
+  const bool is_list = PyList_Check(value);
+  if (!is_list && !is_a(value, classes_->tensor) && !PyTuple_Check(value) && !PyDict_Check(value) &&
+      !is_a(value, classes_->cache))
+    return;
   std::string_view part = text_of(key);
   while (part.starts_with('_'))
     part.remove_prefix(1);
-  const bool is_list = PyList_Check(value);
   Name name(*this);
   if (part == "layers" && is_list) {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value) && depth <= kMostDepth; ++i) {
@@ -271,15 +289,13 @@ void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
   for (const auto& [attribute, word] : kWords)
     if (part == attribute)
       part = word;
-  // Nothing else that it refers to (a model's configuration) is part of it.
-  if (!is_list && !PyTuple_Check(value) && !PyDict_Check(value) && !is_a(value, classes_->tensor) &&
-      !is_a(value, classes_->cache))
-    return;
   name.word(part);
   object(value, depth);
 }
 
 void CallTensors::tensor(PyObject* object, unsigned depth) {
+  if (only_caches_ && !in_cache_)
+    return;
   const at::Tensor& tensor = THPVariable_Unpack(object);
   if (!tensor.defined())
     return;
@@ -353,7 +369,9 @@ void CallTensors::plain_tensor(const at::Tensor& tensor) {
     ++left_out_;
     return;
   }
-  found_.push_back({facts_of(*impl), name_, in_cache_});
+  found_.push_back(
+      {impl, static_cast<uint32_t>(names_.size()), static_cast<uint32_t>(name_.size()), in_cache_});
+  names_ += name_;
 }
 
 PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {

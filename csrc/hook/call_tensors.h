@@ -8,8 +8,6 @@
 
 #include <Python.h>
 
-#include "hook/tensor_record.h"
-
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -17,6 +15,9 @@
 
 namespace at {
 class Tensor;
+}
+namespace c10 {
+struct TensorImpl;
 }
 
 namespace memtrace {
@@ -30,20 +31,17 @@ struct CallClasses {
   PyTypeObject* mamba_cache = nullptr; // of older versions
   PyTypeObject* proxy = nullptr;       // torch.fx.Proxy
 
-  // Looks for them in sys.modules.
+  // Looks for them in sys.modules, when that has changed.
   void renew() noexcept;
+
+ private:
+  Py_ssize_t modules_ = -1; // how many there were
 };
 
-struct CallTensor : TensorFacts {
-  std::string name; // "input_ids", "past_key_values layer 3 key", "hidden_states[2]"
-  bool in_cache = false;
-
-  // "2x8x64", empty for a scalar.
-  std::string_view shape() const noexcept {
-    const size_t space = layout.find(' ');
-    return space == std::string::npos ? std::string_view{}
-                                      : std::string_view(layout).substr(space + 1);
-  }
+struct CallTensor {
+  const c10::TensorImpl* tensor; // without a reference: until code of the program runs
+  uint32_t name_place, name_length;
+  bool in_cache;
 };
 
 class CallTensors {
@@ -54,11 +52,18 @@ class CallTensors {
 
   // Those of a call of the module with these arguments (as vectorcall has them, without self).
   void read_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
-  void read_result(PyObject* result);
+  // Likewise, of what lies in caches alone.
+  void read_caches(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
+  // Without the caches that `given` has seen, if they are the same objects.
+  void read_result(PyObject* result, const CallTensors& given);
 
   const std::vector<CallTensor>& found() const { return found_; }
-  size_t left_out() const { return left_out_; } // beyond kMostTensors
-  bool saw_cache() const { return saw_cache_; } // if only an empty one
+  // "input_ids", "past_key_values layer 3 key", "hidden_states[2]"
+  std::string_view name(const CallTensor& tensor) const {
+    return std::string_view(names_).substr(tensor.name_place, tensor.name_length);
+  }
+  size_t left_out() const { return left_out_; }       // beyond kMostTensors
+  bool saw_cache() const { return !caches_.empty(); } // if only an empty one
   // The call is one of a tracer: all that it was given stands for tensors, and has no memory.
   bool only_stand_ins() const { return stand_ins_ > 0 && found_.empty(); }
 
@@ -76,8 +81,11 @@ class CallTensors {
   void plain_tensor(const at::Tensor& tensor);
 
   const CallClasses* classes_;
-  std::string name_;
-  bool in_cache_ = false, saw_cache_ = false;
+  std::string name_;  // of what the walk is at
+  std::string names_; // of all that was found, one behind the other
+  bool in_cache_ = false, only_caches_ = false;
+  std::vector<const PyObject*> caches_; // the outermost ones
+  const CallTensors* given_ = nullptr;
   size_t visits_ = 0, objects_ = 0, left_out_ = 0, stand_ins_ = 0;
   std::vector<CallTensor> found_;
 };

@@ -140,7 +140,7 @@ void write_if_new(const HookScope& scope, Written& written, const at::Tensor& te
                   const char* kind) {
   const c10::StorageImpl* storage = storage_of(tensor);
   if (storage && written.renew(storage, tensor))
-    write_tensor(scope, facts_of(*tensor.unsafeGetTensorImpl()), name, intern(scope, kind));
+    TensorWriter(scope).write(*tensor.unsafeGetTensorImpl(), name, intern(scope, kind));
 }
 
 void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Tensor& tensor) {
@@ -257,8 +257,8 @@ struct StateOf {
     const StorageKey place{storage, tensor.unsafeGetTensorImpl()->storage_offset()};
     Written& written = held().states[place];
     if (written.renew(place.storage, tensor))
-      write_tensor(scope, facts_of(*tensor.unsafeGetTensorImpl()), intern(scope, name(key)),
-                   intern(scope, "optimizer_state"));
+      TensorWriter(scope).write(*tensor.unsafeGetTensorImpl(), intern(scope, name(key)),
+                                intern(scope, "optimizer_state"));
   }
 };
 

@@ -42,7 +42,7 @@ class Walk {
     PyObject *key = nullptr, *child = nullptr;
     for (Py_ssize_t at = 0;
          children && PyDict_Check(children) && PyDict_Next(children, &at, &key, &child);)
-      if (PyType_IsSubtype(Py_TYPE(child), classes_.module))
+      if (PyObject_TypeCheck(child, classes_.module))
         this->module(child, depth + 1);
   }
 
@@ -50,7 +50,7 @@ class Walk {
   void tensors(PyObject* table) noexcept {
     PyObject *key = nullptr, *value = nullptr;
     for (Py_ssize_t at = 0; table && PyDict_Check(table) && PyDict_Next(table, &at, &key, &value);)
-      if (PyType_IsSubtype(Py_TYPE(value), classes_.tensor))
+      if (PyObject_TypeCheck(value, classes_.tensor))
         tensor(value);
   }
 

@@ -24,13 +24,18 @@ uint64_t g_steps = 0; // of this recording, under the GIL
 // ------------------------------------------------------------------------
 
 // Of a program's time, at most one part in so many goes into them.
-constexpr uint64_t kLookShare = 200;
+constexpr uint64_t kLookShare = 1000;
 PyObject* g_look = nullptr;
 uint64_t g_look_due_ns = 0;
 constexpr uint64_t kLooking = UINT64_MAX; // some thread is
 // A model that has other storages (half(), load_state_dict, parameter.data = ...) is looked at at
 // once; one that gets them all the time has its share of the time only.
 constexpr uint32_t kMostMoves = 32;
+// To tell costs time too: one part in so many of the program's, and some ahead, so that one that
+// makes few calls is told of every move.
+constexpr uint64_t kCompareShare = 500;
+constexpr uint64_t kCompareAheadNs = 250'000;
+uint64_t g_began_ns = 0, g_compared_ns = 0;
 
 struct CalledModel {
   uint64_t storages = 0; // as its last call began
@@ -40,10 +45,13 @@ struct CalledModel {
 std::unordered_map<uint32_t, CalledModel> g_called; // by module id
 
 // Whether this call is the second one of a model, or what it holds has moved since the last.
-bool is_new_to_looks(PyObject* module, uint32_t id) {
+bool is_new_to_looks(PyObject* module, uint32_t id, uint64_t now_ns) {
   const auto [call, first] = g_called.try_emplace(id);
   CalledModel& model = call->second;
+  if (model.called_twice && g_compared_ns > kCompareAheadNs + (now_ns - g_began_ns) / kCompareShare)
+    return false;
   const uint64_t before = std::exchange(model.storages, storages_of(module, g_classes));
+  g_compared_ns += clock_ns(CLOCK_MONOTONIC) - now_ns;
   if (first)
     return false;
   if (!std::exchange(model.called_twice, true))
@@ -61,8 +69,9 @@ PyObject* due_look(PyObject* module, const Recording* recording) {
   uint32_t id = 0;
   if (const HookScope scope; scope && &scope.recording() == recording)
     id = recording->stacks->module_id(module);
-  const bool is_new = id != 0 && is_new_to_looks(module, id);
-  if (clock_ns(CLOCK_MONOTONIC) >= g_look_due_ns)
+  const uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+  const bool is_new = id != 0 && is_new_to_looks(module, id, now_ns);
+  if (now_ns >= g_look_due_ns)
     return Py_None;
   return is_new ? module : nullptr;
 }
@@ -121,11 +130,11 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
     PyErr_Fetch(&error, &value, &traceback);
   try {
     g_classes.renew();
-    CallTensors outputs(g_classes);
+    CallTensors caches(g_classes), outputs(g_classes);
+    if (step.has_cache)
+      caches.read_caches(call.module(), call.positional(), call.positional_count(), call.names);
     if (result)
-      outputs.read_result(result);
-    // Those that it was given, as they are now.
-    const CallTensors caches = step.has_cache ? inputs_of(call) : CallTensors(g_classes);
+      outputs.read_result(result, caches);
     write_step_end(step.recording, step.number, error, outputs, caches);
   } catch (...) {
     lose_step_record(step.recording);
@@ -169,6 +178,8 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
   }
   g_steps = 0;
   g_look_due_ns = 0;
+  g_began_ns = clock_ns(CLOCK_MONOTONIC);
+  g_compared_ns = 0;
   g_called.clear();
   return watch_outermost_calls(module_class, on_root_call);
 }

@@ -1,8 +1,11 @@
 #include "hook/step_records.h"
 
 #include "hook/notes.h"
+#include "hook/tensor_record.h"
 
 #include <ATen/core/grad_mode.h>
+#include <algorithm>
+#include <c10/core/TensorImpl.h>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -32,12 +35,14 @@ void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
 // Those that are `wanted`.
 template <typename Wanted>
 void tensors(const HookScope& scope, const CallTensors& tensors, std::string_view kind,
-             const Wanted& wanted) noexcept {
+             const Wanted& wanted) {
   const uint32_t plain = intern(scope, kind);
   const uint32_t cache = tensors.saw_cache() ? intern(scope, "kv_cache") : 0;
-  for (const CallTensor& tensor : tensors.found())
-    if (wanted(tensor))
-      write_tensor(scope, tensor, intern(scope, tensor.name), tensor.in_cache ? cache : plain);
+  TensorWriter writer(scope);
+  for (const CallTensor& found : tensors.found())
+    if (wanted(found))
+      writer.write(*found.tensor, intern(scope, tensors.name(found)),
+                   found.in_cache ? cache : plain);
   if (tensors.left_out() > 0)
     note(scope, Action::mark, 0, intern(scope, "tensors_left_out"),
          intern(scope, std::to_string(tensors.left_out())));
@@ -61,17 +66,19 @@ std::string describe(const CallTensors& inputs) {
   for (const CallTensor& input : inputs.found()) {
     if (input.in_cache)
       continue;
-    const std::string_view shape = input.shape();
-    if (batch == "null" && !shape.empty())
-      batch = shape.substr(0, shape.find('x'));
+    c10::IntArrayRef sizes;
+    if (!input.tensor->has_symbolic_sizes_strides())
+      sizes = input.tensor->sizes_default();
+    if (batch == "null" && !sizes.empty())
+      batch = std::to_string(sizes[0]);
     if (++count > kMostShapes)
       continue;
     if (count > 1)
       shapes += ", ";
-    append_quoted(shapes, input.name);
+    append_quoted(shapes, inputs.name(input));
     shapes += ": [";
-    for (const char letter : shape)
-      letter == 'x' ? shapes += ", " : shapes += letter;
+    for (size_t i = 0; i < sizes.size(); ++i)
+      (shapes += i > 0 ? ", " : "") += std::to_string(sizes[i]);
     shapes += ']';
   }
   std::string json = R"({"batch_size": )" + batch + R"(, "input_shapes": {)" + shapes;
@@ -94,16 +101,17 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
                     const CallTensors& outputs, const CallTensors& caches) {
   std::unordered_set<uint64_t> in_caches;
+  const bool returns_caches = std::ranges::any_of(outputs.found(), &CallTensor::in_cache);
   for (const CallTensor& tensor : caches.found())
-    if (tensor.in_cache)
-      in_caches.insert(tensor.address);
+    if (returns_caches)
+      in_caches.insert(storage_facts(*tensor.tensor).address);
   const HookScope scope;
   if (!scope || &scope.recording() != recording)
     return;
-  tensors(scope, caches, "input", [](const CallTensor& tensor) { return tensor.in_cache; });
+  tensors(scope, caches, "input", [](const CallTensor&) { return true; });
   // A cache that was given and is given back is named as the argument.
   tensors(scope, outputs, "output", [&](const CallTensor& tensor) {
-    return !tensor.in_cache || !in_caches.contains(tensor.address);
+    return !tensor.in_cache || !in_caches.contains(storage_facts(*tensor.tensor).address);
   });
   const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;
   note(scope, Action::step_end, step, 0, name ? intern(scope, class_name(name)) : 0);

@@ -13,8 +13,8 @@ namespace memtrace {
 
 void write_step_begin(const Recording* recording, uint64_t step, const char* root_class,
                       const CallTensors& inputs);
-// `error` is the class of the exception that the call raised, or null. `caches` are the arguments,
-// of which only what lies in caches is written.
+// `error` is the class of the exception that the call raised, or null. `caches`: those that it was
+// given, as they are now.
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
                     const CallTensors& outputs, const CallTensors& caches);
 void lose_step_record(const Recording* recording) noexcept;

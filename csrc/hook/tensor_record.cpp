@@ -33,17 +33,9 @@ std::string dtype_name(c10::ScalarType type) {
 
 } // namespace
 
-TensorFacts facts_of(const c10::TensorImpl& tensor) {
-  TensorFacts facts;
-  if (tensor.has_symbolic_sizes_strides())
-    return facts;
-  facts.layout = dtype_name(c10::typeMetaToScalarType(tensor.dtype()));
-  char before = ' ';
-  for (const int64_t size : tensor.sizes_default()) {
-    (facts.layout += before) += std::to_string(size);
-    before = 'x';
-  }
-  if (!tensor.has_storage())
+StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept {
+  StorageFacts facts;
+  if (tensor.has_symbolic_sizes_strides() || !tensor.has_storage())
     return facts;
   c10::StorageImpl& storage = *tensor.unsafe_storage().unsafeGetStorageImpl();
   const c10::Device device = storage.device();
@@ -57,20 +49,38 @@ TensorFacts facts_of(const c10::TensorImpl& tensor) {
   return facts;
 }
 
-void write_tensor(const HookScope& scope, const TensorFacts& tensor, uint32_t name,
-                  uint32_t kind) noexcept {
-  if (tensor.address == 0 || tensor.size_bytes == 0)
+std::string layout_of(const c10::TensorImpl& tensor) {
+  std::string layout = dtype_name(c10::typeMetaToScalarType(tensor.dtype()));
+  char before = ' ';
+  for (const int64_t size : tensor.sizes_default()) {
+    (layout += before) += std::to_string(size);
+    before = 'x';
+  }
+  return layout;
+}
+
+uint32_t TensorWriter::layout(const c10::TensorImpl& tensor) {
+  if (!last_ || last_->dtype() != tensor.dtype() ||
+      last_->sizes_default() != tensor.sizes_default())
+    last_layout_ = intern(scope_, layout_of(tensor));
+  last_ = &tensor;
+  return last_layout_;
+}
+
+void TensorWriter::write(const c10::TensorImpl& tensor, uint32_t name, uint32_t kind) {
+  const StorageFacts storage = storage_facts(tensor);
+  if (storage.address == 0 || storage.size_bytes == 0)
     return;
   TensorRecord record{};
-  record.address = tensor.address;
-  record.size_bytes = tensor.size_bytes;
-  record.offset_bytes = tensor.offset_bytes;
+  record.address = storage.address;
+  record.size_bytes = storage.size_bytes;
+  record.offset_bytes = storage.offset_bytes;
   record.name = name;
   record.kind = kind;
-  record.layout = intern(scope, tensor.layout);
-  record.tail = {0, 0, tensor.device, Action::tensor};
-  write_record(scope, record);
-  flush_full_window(scope);
+  record.layout = layout(tensor);
+  record.tail = {0, 0, storage.device, Action::tensor};
+  write_record(scope_, record);
+  flush_full_window(scope_);
 }
 
 } // namespace memtrace
