@@ -1,4 +1,5 @@
 // memtrace._hook: starting and stopping the hooks; compiled against one torch.
+#include "hook/backward_pass.h"
 #include "hook/held_tensors.h"
 #include "hook/hook.h"
 #include "hook/marked_call.h"
@@ -70,6 +71,7 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   recording->stacks = g_stacks;
   if (g_stacks)
     recording->stack_min_bytes = stack_min_bytes;
+  forget_training_threads();
   g_recording.store(recording, std::memory_order_release);
   if (g_stacks && !module_class.is_none())
     install_root_calls(module_class.ptr(), tensor_class.ptr());

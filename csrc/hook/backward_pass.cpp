@@ -90,10 +90,15 @@ void begin_backward(const HookScope& scope, int32_t graph_task, uint64_t forward
   }
 }
 
-void while_no_backward(void (*look)()) noexcept {
+void while_no_backward(const std::function<void()>& look) {
   const std::lock_guard lock(g_mutex);
   if (g_running.empty() && !g_several.load())
     look();
+}
+
+void forget_training_threads() noexcept {
+  g_training_thread.store(0);
+  g_several.store(false);
 }
 
 void forget_backwards() noexcept {

@@ -8,6 +8,7 @@
 #include "hook/thread_state.h"
 
 #include <cstdint>
+#include <functional>
 
 namespace memtrace {
 
@@ -19,9 +20,13 @@ void begin_backward(const HookScope& scope, int32_t graph_task, uint64_t forward
 void note_training_thread(uint64_t thread) noexcept;
 
 // Calls `look` unless a backward pass is under way, and lets none begin meanwhile. It must be short
-// and wait for nothing. Nor when several threads train: torch drops a gradient without the GIL, so
-// only the thread whose parameters they are may look at them, and the engine does not say whose.
-void while_no_backward(void (*look)()) noexcept;
+// and wait for nothing, nor run Python: that may give up the GIL, which who waits here may have.
+// Nor when several threads train: torch drops a gradient without the GIL, so only the thread whose
+// parameters they are may look at them, and the engine does not say whose.
+void while_no_backward(const std::function<void()>& look);
+
+// A recording begins: who trained before it may be gone.
+void forget_training_threads() noexcept;
 
 // In a forked child, where none of the parent's ends.
 void forget_backwards() noexcept;

@@ -1,13 +1,16 @@
 #include "hook/call_tensors.h"
 
 #include "hook/own_call.h"
+#include "hook/python_objects.h"
 
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
-#include <algorithm>
 #include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <array>
 #include <utility>
 
 namespace memtrace {
@@ -21,37 +24,12 @@ bool is_a(PyObject* object, PyTypeObject* type) noexcept {
   return type != nullptr && PyObject_TypeCheck(object, type);
 }
 
-// A key that is looked up again and again.
-class Key {
- public:
-  explicit Key(const char* text) : text_(PyUnicode_InternFromString(text)) {}
-  // Borrowed; null without an exception. Texts compare without the program's code.
-  PyObject* in(PyObject* dict) const noexcept {
-    if (!text_ || !dict || !PyDict_Check(dict))
-      return nullptr;
-    PyObject* found = PyDict_GetItemWithError(dict, text_);
-    if (!found)
-      PyErr_Clear();
-    return found;
-  }
-  PyObject* text() const noexcept { return text_; }
-
- private:
-  PyObject* text_;
-};
-
 PyTypeObject* class_in(PyObject* modules, const Key& module, const Key& name) noexcept {
   PyObject* home = module.in(modules);
   if (!home || !PyModule_Check(home))
     return nullptr;
   PyObject* found = name.in(PyModule_GetDict(home));
   return found && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
-}
-
-// Its instance dictionary, borrowed, or null.
-PyObject* dict_of(PyObject* object) noexcept {
-  PyObject** dict = _PyObject_GetDictPtr(object);
-  return dict && *dict && PyDict_Check(*dict) ? *dict : nullptr;
 }
 
 // Empty: not a text, or one that cannot be written as UTF-8.

@@ -3,6 +3,7 @@
 #include "hook/backward_pass.h"
 #include "hook/gil.h"
 #include "hook/own_call.h"
+#include "hook/python_objects.h"
 #include "hook/tensor_record.h"
 
 #include <ATen/SparseTensorImpl.h>
@@ -120,8 +121,8 @@ at::Tensor local_tensor(const at::Tensor& tensor) {
   if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
     return tensor;
   const OwnedObject wrapper(THPVariable_Wrap(tensor));
-  static PyObject* const name = PyUnicode_InternFromString("_local_tensor");
-  const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name) : nullptr);
+  static const Key name("_local_tensor");
+  const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name.text()) : nullptr);
   PyErr_Clear();
   if (!local || !THPVariable_Check(local.get()))
     return tensor;
@@ -143,14 +144,11 @@ void write_if_new(const HookScope& scope, Written& written, const at::Tensor& te
     TensorWriter(scope).write(*tensor.unsafeGetTensorImpl(), name, intern(scope, kind));
 }
 
-void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Tensor& tensor) {
-  const at::Tensor& gradient = tensor.unsafeGetTensorImpl()->grad();
-  if (!gradient.defined())
-    return;
+// `local` as local_tensor() gives it.
+void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Tensor& local) {
   if (parameter.gradient_name == 0)
     parameter.gradient_name = intern(scope, "grad of " + parameter.name);
   const uint32_t name = parameter.gradient_name;
-  const at::Tensor local = local_tensor(gradient);
   if (!local.is_sparse())
     return write_if_new(scope, parameter.gradient, local, name, "gradient");
   const auto* sparse = static_cast<const at::SparseTensorImpl*>(local.unsafeGetTensorImpl());
@@ -158,13 +156,32 @@ void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Te
   write_if_new(scope, parameter.gradient_indices, sparse->indices(), name, "gradient");
 }
 
-void look_at_held_gradients() {
+struct Gradient {
+  at::Tensor parameter, gradient;
+};
+
+// Takes references alone: other threads may wait for it.
+std::vector<Gradient> held_gradients() {
+  std::vector<Gradient> found;
+  if (g_held)
+    for (const Parameter& parameter : g_held->parameters)
+      if (const auto impl = parameter.tensor.lock(); impl && impl->grad().defined())
+        found.push_back({at::Tensor(impl), impl->grad()});
+  return found;
+}
+
+void look_at_all(std::vector<Gradient> gradients) {
+  // Python may collect here, and run code of the program's.
+  for (Gradient& each : gradients)
+    each.gradient = local_tensor(each.gradient);
   const HookScope scope;
-  if (!scope || !g_held)
+  if (!scope)
     return;
-  for (Parameter& parameter : g_held->parameters)
-    if (const auto impl = parameter.tensor.lock())
-      look_at_gradient(scope, parameter, at::Tensor(impl));
+  for (const auto& [tensor, gradient] : gradients) {
+    auto [at, end] = held().places.equal_range(tensor.unsafeGetTensorImpl());
+    for (; at != end; ++at)
+      look_at_gradient(scope, held().parameters[at->second], gradient);
+  }
 }
 
 // ---- optimizers ---------------------------------------------------------------------------------
@@ -295,22 +312,25 @@ void set_unnamed_callback(PyObject* callback) noexcept {
 
 void look_at_gradients() noexcept {
   const GilScope gil;
-  if (gil)
-    while_no_backward([] { dropping_errors(look_at_held_gradients); });
+  if (!gil)
+    return;
+  dropping_errors([] {
+    std::vector<Gradient> gradients;
+    while_no_backward([&] { gradients = held_gradients(); });
+    look_at_all(std::move(gradients));
+  });
 }
 
 void look_at_optimizer(PyObject* param_groups) noexcept {
   note_training_thread(record_function_thread());
   dropping_errors([&] {
     name_parameters(param_groups);
-    const HookScope scope;
-    if (!scope)
-      return;
+    std::vector<Gradient> gradients;
     each_parameter(param_groups, [&](const at::Tensor& tensor, auto...) {
-      auto [at, end] = held().places.equal_range(tensor.unsafeGetTensorImpl());
-      for (; at != end; ++at)
-        look_at_gradient(scope, held().parameters[at->second], tensor);
+      if (const at::Tensor& gradient = tensor.unsafeGetTensorImpl()->grad(); gradient.defined())
+        gradients.push_back({tensor, gradient});
     });
+    look_at_all(std::move(gradients));
   });
 }
 

@@ -1,6 +1,7 @@
 #include "hook/module_storages.h"
 
 #include "hook/own_call.h"
+#include "hook/python_objects.h"
 
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -10,19 +11,6 @@ namespace {
 constexpr unsigned kMostDepth = 32;
 constexpr unsigned kMostModules = 16384;
 
-PyObject* dict_of(PyObject* object) noexcept {
-  PyObject** dict = _PyObject_GetDictPtr(object);
-  return dict && *dict && PyDict_Check(*dict) ? *dict : nullptr;
-}
-
-// Borrowed; null without an exception.
-PyObject* entry(PyObject* dict, PyObject* key) noexcept {
-  PyObject* found = dict && key ? PyDict_GetItemWithError(dict, key) : nullptr;
-  if (!found)
-    PyErr_Clear();
-  return found;
-}
-
 class Walk {
  public:
   explicit Walk(const CallClasses& classes) noexcept : classes_(classes) {}
@@ -30,15 +18,13 @@ class Walk {
   uint64_t number() const noexcept { return number_; }
 
   void module(PyObject* module, unsigned depth) noexcept {
-    static PyObject* const parameters = PyUnicode_InternFromString("_parameters");
-    static PyObject* const buffers = PyUnicode_InternFromString("_buffers");
-    static PyObject* const modules = PyUnicode_InternFromString("_modules");
+    static const Key parameters("_parameters"), buffers("_buffers"), modules("_modules");
     if (depth > kMostDepth || ++modules_ > kMostModules)
       return;
     PyObject* const dict = dict_of(module);
-    tensors(entry(dict, parameters));
-    tensors(entry(dict, buffers));
-    PyObject* const children = entry(dict, modules);
+    tensors(parameters.in(dict));
+    tensors(buffers.in(dict));
+    PyObject* const children = modules.in(dict);
     PyObject *key = nullptr, *child = nullptr;
     for (Py_ssize_t at = 0;
          children && PyDict_Check(children) && PyDict_Next(children, &at, &key, &child);)
@@ -55,11 +41,11 @@ class Walk {
   }
 
   void tensor(PyObject* object) noexcept {
-    static PyObject* const local = PyUnicode_InternFromString("_local_tensor");
+    static const Key local("_local_tensor");
     const at::Tensor* tensor = &THPVariable_Unpack(object);
     OwnedObject inner(nullptr);
     if (tensor->defined() && tensor->unsafeGetTensorImpl()->is_python_dispatch()) {
-      inner = OwnedObject(PyObject_GenericGetAttr(object, local)); // of a DTensor
+      inner = OwnedObject(PyObject_GenericGetAttr(object, local.text())); // of a DTensor
       PyErr_Clear();
       if (inner && PyType_IsSubtype(Py_TYPE(inner.get()), classes_.tensor))
         tensor = &THPVariable_Unpack(inner.get());

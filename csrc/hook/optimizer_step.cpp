@@ -92,39 +92,8 @@ void look_at_old_state(PyObject* state) noexcept {
     raise_later();
 }
 
-} // namespace
-
-void before_optimizer_step() noexcept {
-  const GilScope gil;
-  if (!gil)
-    return;
-  const OwnedObject optimizer = optimizer_of_this_scope();
-  if (!optimizer)
-    return;
-  if (const OwnedObject groups = own_attribute(optimizer.get(), "param_groups"))
-    look_at_optimizer(groups.get());
-  if (const OwnedObject state = own_attribute(optimizer.get(), "state")) {
-    look_at_old_state(state.get());
-    if (Seen* const it = seen(state.get()))
-      it->stepping = true;
-  }
-}
-
-void after_optimizer_step() noexcept {
-  const GilScope gil;
-  if (!gil)
-    return;
-  const OwnedObject optimizer = optimizer_of_this_scope();
-  if (!optimizer)
-    return;
-  if (const OwnedObject state = own_attribute(optimizer.get(), "state")) {
-    look_at_state(state.get());
-    if (Seen* const it = seen(state.get()))
-      *it = {.stepping = false, .stepped = true};
-  }
-}
-
-void before_zero_grad() noexcept {
+// Under the GIL, with the param_groups and the state of the optimizer whose scope this is.
+template <class Look> void with_optimizer(Look look) noexcept {
   const GilScope gil;
   if (!gil)
     return;
@@ -133,17 +102,41 @@ void before_zero_grad() noexcept {
     return;
   const OwnedObject groups = own_attribute(optimizer.get(), "param_groups");
   const OwnedObject state = own_attribute(optimizer.get(), "state");
-  if (!groups || !state)
-    return;
-  if (g_seen && g_seen->contains(state.get())) {
-    Seen& it = g_seen->at(state.get());
-    if (it.stepping || std::exchange(it.stepped, false)) // a closure's, or nothing is new
-      return;
-  }
-  look_at_optimizer(groups.get());
-  look_at_old_state(state.get());
-  look_at_state(state.get());
-  seen(state.get());
+  if (groups && state)
+    look(groups.get(), state.get());
+}
+
+} // namespace
+
+void before_optimizer_step() noexcept {
+  with_optimizer([](PyObject* groups, PyObject* state) noexcept {
+    look_at_optimizer(groups);
+    look_at_old_state(state);
+    if (Seen* const it = seen(state))
+      it->stepping = true;
+  });
+}
+
+void after_optimizer_step() noexcept {
+  with_optimizer([](PyObject*, PyObject* state) noexcept {
+    look_at_state(state);
+    if (Seen* const it = seen(state))
+      *it = {.stepping = false, .stepped = true};
+  });
+}
+
+void before_zero_grad() noexcept {
+  with_optimizer([](PyObject* groups, PyObject* state) noexcept {
+    if (g_seen && g_seen->contains(state)) {
+      Seen& it = g_seen->at(state);
+      if (it.stepping || std::exchange(it.stepped, false)) // a closure's, or nothing is new
+        return;
+    }
+    look_at_optimizer(groups);
+    look_at_old_state(state);
+    look_at_state(state);
+    seen(state);
+  });
 }
 
 void set_old_state_callback(PyObject* callback) noexcept {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -208,3 +210,32 @@ def test_a_view_in_which_no_memory_changed_is_a_forward_call(tmp_path: Path) -> 
     assert {row["source"] for row in of_slice} == {"program.py:5 <module>"}
     assert sum(row["size_bytes"] for row in of_slice) >= 64 * 64 * 4
     assert {row["forward_call_id"] for row in of_slice} == {slice_call["call_id"]}
+
+
+SECOND_RECORDING = """
+import threading, torch, memtrace
+def train(model, steps=1):
+    for _ in range(steps):
+        model.zero_grad()
+        model(torch.ones(2, 4)).sum().backward()
+first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+with memtrace.record("threads.memtrace"):
+    thread = threading.Thread(target=train, args=(first,))
+    train(second)
+    thread.start(); thread.join()
+with memtrace.record("one.memtrace"):
+    train(second, 2)
+    for parameter in second.parameters():
+        parameter.grad = None
+"""
+
+
+def test_threads_of_an_earlier_recording_train_no_more(tmp_path: Path) -> None:
+    """Gradients are looked at when a backward ends only while one thread trains."""
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_RECORDING], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = memtrace.open(tmp_path / "one.memtrace").names.to_pylist()
+    gradients = {row["name"] for row in names if row["kind"] == "gradient"}
+    assert gradients == {"grad of weight", "grad of bias"}
