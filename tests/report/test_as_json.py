@@ -62,7 +62,9 @@ DEVICE = {
     "categories",
 }  # fmt: skip
 OWNER = {"key", "category", "operator", "module", "source"}
-LEAKS = {"process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices"}
+LEAKS = {
+    "process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices", "stacks",
+}  # fmt: skip
 DEVICE_LEAKS = {
     "device", "device_total_bytes", "before_bytes", "kept_bytes", "bytes_per_step",
     "steps_until_full", "sites", "per_step",
@@ -73,6 +75,7 @@ FRAGMENTATION = {
     "process", "pid", "rank", "seq", "time_ns", "device", "why", "by", "reserved_bytes",
     "allocated_bytes", "waiting_bytes", "free_bytes", "empty_bytes", "pinned_bytes",
     "largest_free_bytes", "segments", "mismatch_bytes", "parts", "pins",
+    "stacks",
 }  # fmt: skip
 PART = {
     "pool", "small", "expandable", "stream", "units", "reserved_bytes", "allocated_bytes",
@@ -90,7 +93,7 @@ OOM = {
 POST_MORTEM = OOM | {
     "number", "needed_bytes", "short_bytes", "limit_bytes", "device_total_bytes", "outside_bytes",
     "neighbours", "unusable", "unusable_bytes", "largest_usable_bytes", "fits", "held",
-    "categories", "fragmentation",
+    "categories", "stacks", "fragmentation",
 }  # fmt: skip
 LEDGER = {"process", "pid", "rank", "others", "devices"}
 DEVICE_LEDGER = {

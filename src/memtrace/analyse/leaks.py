@@ -19,6 +19,7 @@ import pyarrow as pa
 from memtrace.analyse.counters import Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
+from memtrace.analyse.stack import Frame, stacks_of_groups
 from memtrace.analyse.steps import Steps, find_steps
 from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.schema import SCHEMAS
@@ -146,6 +147,7 @@ class Leaks:
 
     Attributes:
         others: the other processes that have memory of these devices.
+        stacks: frames by the keys of the sites, where grouped by stack.
     """
 
     process: Process
@@ -153,6 +155,7 @@ class Leaks:
     steps: Steps
     devices: tuple[DeviceLeaks, ...]
     others: tuple[Process, ...]
+    stacks: dict[str, tuple[Frame, ...]]
 
     @property
     def enough_steps(self) -> bool:
@@ -182,12 +185,15 @@ def find_leaks(
     whose = target.process
     steps = find_steps(trace, whose, stage=stage)
     names = trace.devices_by_process[whose.key] if device is None else [device]
+    devices = tuple(_device(trace, whose, name, steps, by) for name in names)
+    keys = {site.owner.key for one in devices for site in one.sites}
     return Leaks(
         process=whose,
         by=by,
         steps=steps,
-        devices=tuple(_device(trace, whose, name, steps, by) for name in names),
+        devices=devices,
         others=tuple(p for p, _ in target.peaks if p.key != whose.key),
+        stacks=stacks_of_groups(trace, whose.key, by, keys),
     )
 
 

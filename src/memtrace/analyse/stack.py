@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,3 +55,13 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
         stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
         for stack_id, frames in found.items()
     }
+
+
+def stacks_of_groups(
+    trace: Trace, process: str, by: str, keys: Iterable[str | None]
+) -> dict[str, tuple[Frame, ...]]:
+    """What the keys of groups stand for where stacks were grouped by; else empty."""
+    if by != "stack":
+        return {}
+    frames = stacks_by_id(trace, process, [int(key) for key in keys if key is not None])
+    return {str(stack_id): found for stack_id, found in frames.items()}

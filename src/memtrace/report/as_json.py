@@ -40,10 +40,10 @@ Of `fragmentation`: reserved_bytes - allocated_bytes = waiting_bytes + free_byte
     parts: the same by kind of memory; pins: owners, as analyse.fragmentation.Pin says.
 Of `oom`: ooms: every failed request; post_mortem: one of them, also with number, needed_bytes,
     short_bytes, limit_bytes, device_total_bytes, outside_bytes, neighbours (other processes of the
-    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held and categories
-    (breakdowns), fragmentation, as analyse.oom says.
+    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held (with groups,
+    as `peak` has), categories, fragmentation, as analyse.oom says.
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
-module, source.
+module, source. Each of the last three also has `stacks`, as `peak` has.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
 from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
@@ -175,6 +176,7 @@ def leaks_document(leaks: Leaks) -> dict[str, Any]:
         "steps_are": leaks.steps.what,
         "enough_steps": leaks.enough_steps,
         "devices": [_device_leaks(device) for device in leaks.devices],
+        "stacks": _stacks(leaks.stacks),
     }
 
 
@@ -218,6 +220,7 @@ def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
         **{name: getattr(found, name) for name in kept},
         "parts": [_part(part) for part in found.parts],
         "pins": [_pin(pin) for pin in found.pins],
+        "stacks": _stacks(found.stacks),
     }
 
 
@@ -252,7 +255,8 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
         "unusable": {f"{reason}_bytes": total for reason, total in found.unusable.items()},
         "fits": [asdict(fit) for fit in found.fits],
         "held": _breakdown(found.held),
-        "categories": _breakdown(found.categories),
+        "categories": _categories(found.categories),
+        "stacks": _stacks(found.stacks),
         "fragmentation": None if frozen is None else fragmentation_document(frozen),
     }
     return document
@@ -291,10 +295,12 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "lost_records": snapshot.process.row["lost_total"],
         **_breakdown(snapshot.breakdown),
         "categories": _categories(snapshot.categories),
-        "stacks": {
-            key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
-        },
+        "stacks": _stacks(snapshot.stacks),
     }
+
+
+def _stacks(stacks: dict[str, tuple[Frame, ...]]) -> dict[str, Any]:
+    return {key: [asdict(frame) for frame in frames] for key, frames in stacks.items()}
 
 
 def _categories(categories: Breakdown | None) -> list[dict[str, Any]]:

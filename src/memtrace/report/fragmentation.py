@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.layout import DEFAULT_POOL, Kind
-from memtrace.report.leaks import mostly
+from memtrace.report.leaks import mostly, owner_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -126,7 +126,7 @@ def _pins_grid(found: Fragmentation, top: int) -> Grid:
     )
     rows = [
         (
-            pin.owner.name,
+            owner_text(pin.owner, found.stacks),
             size(pin.keeps_bytes),
             size(pin.alone_bytes),
             f"{pin.blocks:,}",

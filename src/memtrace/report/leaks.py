@@ -15,9 +15,12 @@ from memtrace.analyse.leaks import (
     Site,
 )
 from memtrace.analyse.owners import Owner
+from memtrace.analyse.stack import Frame
+from memtrace.report.breakdown import key_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, size
 
+Stacks = dict[str, tuple[Frame, ...]]
 _KINDS = {
     WARM_UP: "warm-up",
     CACHE: "cache",
@@ -46,10 +49,10 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
         blocks += [Line(""), *_verdict(leaks, device)]
         growing = device.growing
         if growing:
-            blocks += [Line(""), _growth_grid(growing[:top])]
+            blocks += [Line(""), _growth_grid(growing[:top], leaks.stacks)]
         kept = [site for site in device.sites if site.kind != GROWTH]
         if kept:
-            blocks += [Line(""), _kept_grid(kept[:top])]
+            blocks += [Line(""), _kept_grid(kept[:top], leaks.stacks)]
         if len(growing) > top or len(kept) > top:
             blocks.append(Line(f"--top N names more than {top}, --by groups otherwise", FAINT))
         told.update(site.kind for site in kept[:top])
@@ -86,7 +89,7 @@ def _verdict(leaks: Leaks, device: DeviceLeaks) -> list[Line]:
     return [*lines, Line(f"  {kept}, {beside}")]
 
 
-def _growth_grid(sites: tuple[Site, ...]) -> Grid:
+def _growth_grid(sites: tuple[Site, ...], stacks: Stacks) -> Grid:
     columns = (
         Column("Grows", wide=True),
         Column("Per step", right=True),
@@ -97,7 +100,7 @@ def _growth_grid(sites: tuple[Site, ...]) -> Grid:
     )
     rows = tuple(
         (
-            site.owner.name,
+            owner_text(site.owner, stacks),
             size(round(site.growth.bytes_per_step)),
             size(site.kept_bytes),
             f"{site.kept_blocks:,}",
@@ -125,7 +128,7 @@ def ordinal(number: int) -> str:
     return f"{number}" + {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
-def _kept_grid(sites: list[Site]) -> Grid:
+def _kept_grid(sites: list[Site], stacks: Stacks) -> Grid:
     columns = (
         Column("Kept, does not grow", wide=True),
         Column("Kind"),
@@ -135,7 +138,7 @@ def _kept_grid(sites: list[Site]) -> Grid:
     )
     rows = tuple(
         (
-            site.owner.name,
+            owner_text(site.owner, stacks),
             _KINDS[site.kind],
             size(site.kept_bytes),
             f"{site.kept_blocks:,}",
@@ -146,6 +149,11 @@ def _kept_grid(sites: list[Site]) -> Grid:
     return Grid(columns, rows)
 
 
+def owner_text(owner: Owner, stacks: Stacks) -> str:
+    """What a group is called; of a stack its frames."""
+    return owner.name if owner.key is None else key_text(owner.by, owner.key, stacks)
+
+
 def mostly(owner: Owner) -> str:
     """What most of an owner's bytes are, but for what it is named by."""
     words = {
@@ -154,6 +162,6 @@ def mostly(owner: Owner) -> str:
         "module": owner.module,
         "source": owner.source,
     }
-    words.pop(owner.by, None)
+    words.pop("source" if owner.by == "stack" else owner.by, None)
     told = [word for name, word in words.items() if word and (name, word) != ("category", "other")]
     return " · ".join(told)

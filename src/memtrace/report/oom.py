@@ -45,7 +45,7 @@ def oom_page(found: PostMortem, listed: Sequence[Oom]) -> list[Block]:
     blocks += [Line(""), Line("Held at that moment:", TITLE)]
     if found.categories.unattributed_bytes < found.categories.total_bytes:
         blocks += [breakdown_grid(found.categories, {}, requested=False), Line("")]
-    blocks.append(breakdown_grid(found.held, {}, requested=False))
+    blocks.append(breakdown_grid(found.held, found.stacks, requested=False))
     if found.ooms > 1:
         blocks += [Line(""), *_list(listed)]
     return blocks
