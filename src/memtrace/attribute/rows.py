@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,20 +178,15 @@ def _largest_id(parts: list[Part]) -> int:
 
 
 def _write_part(part: Part, path: Path, shared: _Shared) -> None:
-    writer: PartWriter | None = None
-    try:
+    with ExitStack() as stack:
+        writer: PartWriter | None = None
         for group in row_groups_of([part]):
             table = _attributed(group.read(SCHEMAS["allocations"].names), shared)
             if writer is None:
-                writer = PartWriter(path, "allocations", table.schema)
+                writer = stack.enter_context(PartWriter(path, "allocations", table.schema))
             writer.write(table)
         if writer is None:
-            writer = PartWriter(path, "allocations", SCHEMAS["allocations"])
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    writer.close()
+            stack.enter_context(PartWriter(path, "allocations", SCHEMAS["allocations"]))
     pa.default_memory_pool().release_unused()  # else it keeps a part's worth for each thread
 
 
