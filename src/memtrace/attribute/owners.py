@@ -9,7 +9,7 @@ import numpy as np
 from memtrace.attribute.categories import IDENTITY, Verdict
 from memtrace.attribute.columns import NONE, Columns, Int32s, Int64s
 from memtrace.attribute.facts import Facts
-from memtrace.attribute.names import CATEGORIES
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
 
 _OF_PARAMETERS = tuple(CATEGORIES.index(name) for name in ("gradient", "optimizer_state"))

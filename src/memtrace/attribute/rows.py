@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from memtrace.attribute.categories import PROOFS, categorise
 from memtrace.attribute.columns import NEVER, NONE, Columns, word_column
 from memtrace.attribute.facts import Facts, FolderOf, read_facts
-from memtrace.attribute.names import CATEGORIES
 from memtrace.attribute.owners import ParameterModules, labels
 from memtrace.attribute.stages import (
     AUTO,
@@ -29,6 +28,7 @@ from memtrace.attribute.stages import (
 )
 from memtrace.attribute.steps import INFERENCE, TRAINING
 from memtrace.attribute.timeline import METRIC, CategoryOf, category_rows
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, parts_in, row_groups_of
 from memtrace.dataset_writer import PartWriter
 from memtrace.schema import SCHEMAS

@@ -8,12 +8,12 @@ from typing import Any
 from memtrace.analyse.ledger import BatchPeak, DeviceLedger, Instant, Ledger, StageLedger
 from memtrace.analyse.ledger_lines import (
     BESIDE,
-    CATEGORIES,
     GAP,
     NO_CATEGORY,
     TOTAL,
     Line,
 )
+from memtrace.categories import CATEGORIES
 from memtrace.errors import readable
 from memtrace.report.page import FAINT, TITLE, Block, Column, Grid
 from memtrace.report.page import Line as Text
