@@ -1,4 +1,4 @@
-"""Frames of a stack, by its id."""
+"""Who asked for memory; the frames of a stack, by its id."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ class Frame:
     module: str | None = None
     module_class: str | None = None
     source: str | None = None
+
+
+@dataclass(frozen=True)
+class AskedBy:
+    """Who asked for memory.
+
+    Attributes:
+        operator: the innermost that is not a factory, else the outermost factory.
+        forward_operator: in a backward: of the forward, whose module and line are told.
+    """
+
+    operator: str | None
+    top_operator: str | None
+    forward_operator: str | None
+    module: str | None
+    module_class: str | None
+    source: str | None
+    stack: tuple[Frame, ...]
 
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
