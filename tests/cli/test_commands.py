@@ -212,6 +212,14 @@ def test_stacks_are_frames_not_numbers(failing: Path, command: str) -> None:
     assert [frame["line"] for frame in frames] == [88, 30]
 
 
+@pytest.mark.parametrize("command", ["peak", "stages", "leaks", "fragmentation", "oom"])
+def test_lost_records_make_every_answer_a_bound(tmp_path: Path, command: str) -> None:
+    path = failing_trace(tmp_path / "x.memtrace", lost_total=7)
+    assert "7 records lost while recording: figures are bounds" in invoke(command, path)
+    document = json.loads(invoke(command, path, "--json"))
+    assert (document.get("post_mortem") or document)["lost_records"] == 7
+
+
 def test_the_newest_trace_of_the_directory_is_the_default(
     serving: Path,
     tmp_path: Path,

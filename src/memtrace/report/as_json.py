@@ -15,8 +15,7 @@ Of `peak` and `at`:
         analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
     categories: the same bytes (category, bytes), the largest first;
     stacks: frames by the keys of the groups, when grouped by stack;
-    reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
-    lost_records: not 0 means that figures are bounds.
+    reached_by (`peak`): the allocation; peaks_by_process: everybody's own.
 Of `stages`:
     process, pid, rank; others: keys of the other processes on the same devices;
     devices: device, device_name, idle_bytes, idle_is_stage, left_out, batches (batch_size, steps,
@@ -44,6 +43,7 @@ Of `oom`: ooms: every failed request; post_mortem: one of them, also with number
     as `peak` has), categories, fragmentation, as analyse.oom says.
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
 module, source. Each of the last three also has `stacks`, as `peak` has.
+lost_records, of all but `summary`: where it is not 0, figures are bounds.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def ledger_document(ledger: Ledger) -> dict[str, Any]:
     """The stages of one process; every size in bytes."""
     return {
         **_process(ledger.process),
+        **_lost(ledger.process),
         "others": [process.key for process in ledger.others],
         "devices": [_device_ledger(device) for device in ledger.devices],
     }
@@ -171,6 +172,7 @@ def leaks_document(leaks: Leaks) -> dict[str, Any]:
     """What the steps leave behind; every group and every step."""
     return {
         **_process(leaks.process),
+        **_lost(leaks.process),
         "by": leaks.by,
         "steps": len(leaks.steps),
         "steps_are": leaks.steps.what,
@@ -215,6 +217,7 @@ def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
     )  # fmt: skip
     return {
         **_process(found.process),
+        **_lost(found.process),
         "seq": found.moment.seq,
         "time_ns": found.moment.time_ns,
         **{name: getattr(found, name) for name in kept},
@@ -247,6 +250,7 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
     frozen = found.fragmentation
     document["post_mortem"] = {
         **_oom(found.oom),
+        **_lost(found.oom.process),
         **{name: getattr(found, name) for name in kept},
         "device_total_bytes": found.total_bytes,
         "neighbours": [
@@ -292,7 +296,7 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "reserved_bytes": moment.reserved_bytes,
         "pinned_bytes": snapshot.pinned_bytes,
         **_external(snapshot.external),
-        "lost_records": snapshot.process.row["lost_total"],
+        **_lost(snapshot.process),
         **_breakdown(snapshot.breakdown),
         "categories": _categories(snapshot.categories),
         "stacks": _stacks(snapshot.stacks),
@@ -340,6 +344,10 @@ def _breakdown(held: Breakdown) -> dict[str, Any]:
 
 def _process(process: Process) -> dict[str, Any]:
     return {"process": process.key, "pid": process.pid, "rank": process.rank}
+
+
+def _lost(process: Process) -> dict[str, Any]:
+    return {"lost_records": process.row["lost_total"]}
 
 
 def _process_summary(summary: ProcessSummary) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from memtrace.analyse.leaks import (
 from memtrace.analyse.owners import Owner
 from memtrace.analyse.stack import Frame
 from memtrace.report.breakdown import key_text
+from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, size
 
@@ -44,6 +45,7 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
     if leaks.others:
         pids = ", ".join(str(process.pid) for process in leaks.others)
         blocks.append(Line(f"  other processes (--process PID shows one): {pids}", FAINT))
+    blocks += lost_lines(leaks.process)
     told: set[str] = set()
     for device in leaks.devices:
         blocks += [Line(""), *_verdict(leaks, device)]

@@ -9,6 +9,7 @@ from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.request import Fit
 from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
 from memtrace.report.fragmentation import pin_text
+from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -39,6 +40,7 @@ def oom_page(found: PostMortem, listed: Sequence[Oom]) -> list[Block]:
     if len(frames) > _FRAMES_SHOWN:
         blocks.append(Line(f"      … {count(len(frames) - _FRAMES_SHOWN, 'frame')} more", FAINT))
     blocks += _cpu_lines(found) if oom.device == "cpu" else _cuda_lines(found)
+    blocks += lost_lines(oom.process)
     if found.fits:
         blocks += [Line(""), Line("What would have made it fit, each alone:", TITLE)]
         blocks += [_fit_line(fit) for fit in found.fits]
