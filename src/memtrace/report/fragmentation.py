@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.layout import DEFAULT_POOL, Kind
-from memtrace.report.leaks import mostly, owner_text
 from memtrace.report.losses import lost_lines
+from memtrace.report.owners import mostly, owner_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 

@@ -14,14 +14,11 @@ from memtrace.analyse.leaks import (
     Leaks,
     Site,
 )
-from memtrace.analyse.owners import Owner
-from memtrace.analyse.stack import Frame
-from memtrace.report.breakdown import key_text
 from memtrace.report.losses import lost_lines
+from memtrace.report.owners import Stacks, mostly, owner_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, size
 
-Stacks = dict[str, tuple[Frame, ...]]
 _KINDS = {
     WARM_UP: "warm-up",
     CACHE: "cache",
@@ -149,21 +146,3 @@ def _kept_grid(sites: list[Site], stacks: Stacks) -> Grid:
         for site in sites
     )
     return Grid(columns, rows)
-
-
-def owner_text(owner: Owner, stacks: Stacks) -> str:
-    """What a group is called; of a stack its frames."""
-    return owner.name if owner.key is None else key_text(owner.by, owner.key, stacks)
-
-
-def mostly(owner: Owner) -> str:
-    """What most of an owner's bytes are, but for what it is named by."""
-    words = {
-        "category": owner.category,
-        "operator": owner.operator,
-        "module": owner.module,
-        "source": owner.source,
-    }
-    words.pop("source" if owner.by == "stack" else owner.by, None)
-    told = [word for name, word in words.items() if word and (name, word) != ("category", "other")]
-    return " · ".join(told)
