@@ -143,6 +143,20 @@ def test_warm_up_is_kept_from_the_first_steps(tmp_path: Path) -> None:
     assert (site.kind, site.kept_bytes, site.early_bytes) == (WARM_UP, 1500, 1500)
 
 
+def test_what_the_last_step_left_may_be_replaced_by_the_next(tmp_path: Path) -> None:
+    held: list[dict[str, Any]] = []
+
+    def body(process: ProcessBuilder, step: int) -> None:
+        if step < 3:
+            process.alloc("cpu", 500, source="train.py:9 step")
+        if held:
+            process.free(held.pop())
+        held.append(process.alloc("cpu", 64, source="train.py:9 step"))
+
+    (site,) = only(run(tmp_path, body)).sites
+    assert (site.kind, site.kept_bytes, site.early_bytes) == (WARM_UP, 1564, 1500)
+
+
 def test_a_cache_evicts(tmp_path: Path) -> None:
     held: dict[int, dict[str, Any]] = {}
 

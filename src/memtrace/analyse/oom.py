@@ -249,7 +249,7 @@ def _number(value: object) -> float | None:
 
 
 def _step_start(trace: Trace, key: str, oom: Oom) -> int | None:
-    """Where the step began that the thread was in, or had last begun."""
+    """Where the last step began, of any thread: autograd has threads of its own."""
     best: int | None = None
     for group in trace.datasets["steps"].row_groups(key):
         table = group.read(["start_seq"])

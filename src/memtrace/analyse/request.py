@@ -38,7 +38,7 @@ class Fit:
         what: "device_free" (more memory free on the device), "limit" (a higher limit of the
             process), "outside" (without what other processes and the CUDA context hold),
             "expandable" (expandable_segments:True), "waiting" (without blocks that wait for a
-            stream), "step" (without what the step had allocated) or "category".
+            stream), "step" (without what was allocated since the last step began) or "category".
         size_bytes: how much that is.
         fits: whether the request would have been served; None: perhaps (it depends on which free
             part of a page an expandable segment would have gone on from).

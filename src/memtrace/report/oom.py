@@ -146,7 +146,7 @@ def _fit_line(fit: Fit) -> Line:
         "expandable": f"expandable_segments:True, with all blocks as they lie: {bytes_text} in "
         "whole free pages",
         "waiting": f"without the {bytes_text} that wait for another stream",
-        "step": f"without the {bytes_text} that this step had allocated",
+        "step": f"without the {bytes_text} allocated since the last step began",
         "category": f"without {fit.name} ({bytes_text})",
     }[fit.what]
     answer = {True: "yes", False: "no", None: "perhaps"}[fit.fits]
