@@ -75,10 +75,14 @@ def _verdict(leaks: Leaks, device: DeviceLeaks) -> list[Line]:
             Line(f"  {kept}, {beside}"),
         ]
     if not device.growing:
-        return [
-            Line(f"{device.device}: no leak: nothing grows over {number:,} steps", GOOD),
-            Line(f"  {kept}, {beside}"),
-        ]
+        late = sum(s.kept_bytes - s.early_bytes for s in device.sites if s.kind == IRREGULAR)
+        verdict = Line(f"{device.device}: no leak: nothing grows over {number:,} steps", GOOD)
+        if late:  # where it goes on, it is a leak that these steps do not show yet
+            verdict = Line(
+                f"{device.device}: nothing grows steadily over {number:,} steps, but {size(late)} "
+                "came irregularly"
+            )
+        return [verdict, Line(f"  {kept}, {beside}")]
     rate = size(round(device.bytes_per_step))
     lines = [Line(f"{device.device}: grows by {rate} per step", WARNING)]
     left = device.steps_until_full
@@ -129,7 +133,7 @@ def ordinal(number: int) -> str:
 
 def _kept_grid(sites: list[Site], stacks: Stacks) -> Grid:
     columns = (
-        Column("Kept, does not grow", wide=True),
+        Column("No steady growth", wide=True),
         Column("Kind"),
         Column("Kept", right=True),
         Column("Blocks", right=True),
