@@ -81,6 +81,7 @@ def write_trace(trace_dir: Path, steps: int, per_step: int) -> None:
             "block_bytes": size,
             "alloc_seq": born_seq,
             "free_seq": pa.array(free_seq, mask=free_seq < 0),
+            "release_seq": pa.array(free_seq, mask=free_seq < 0),
             "source": words(np.where(leaks, 40, within % 40), sources),
             "operator": words(np.where(leaks, 3, within % 3), operators),
             "category": words(np.where(leaks, 1, 0), ["temporary", "other"]),
