@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import MOMENT_COLUMNS, Moment, equals, integers, may_hold
 from memtrace.analyse.layout import DEFAULT_POOL
-from memtrace.analyse.stack import AskedBy, Frame, stacks_by_id
+from memtrace.analyse.owners import AskedBy
+from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import check_device, find_process
 from memtrace.trace import Process, Trace
 

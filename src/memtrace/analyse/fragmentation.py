@@ -23,8 +23,8 @@ from memtrace.analyse.counters import (
     settled,
 )
 from memtrace.analyse.layout import Kind, Layout, Spans, free_runs, held_in, layout_at
-from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
-from memtrace.analyse.stack import Frame, stacks_of_groups
+from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import choose_target
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
-from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
-from memtrace.analyse.stack import Frame, stacks_of_groups
+from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.steps import Steps, find_steps
 from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.schema import SCHEMAS

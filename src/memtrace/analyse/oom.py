@@ -20,9 +20,9 @@ from memtrace.analyse.failures import Oom, describe, find_failures
 from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at, fragmentation_of
 from memtrace.analyse.layout import allocator_settings, layout_at
 from memtrace.analyse.live_set import live_allocations
-from memtrace.analyse.owners import owner_columns
+from memtrace.analyse.owners import owner_columns, stacks_of_groups
 from memtrace.analyse.request import Fit, Request, find_fits
-from memtrace.analyse.stack import Frame, stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import total_bytes
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace

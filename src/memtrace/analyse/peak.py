@@ -17,8 +17,9 @@ from memtrace.analyse.counters import (
     settled,
 )
 from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at
+from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.snapshot import Snapshot, snapshot_at
-from memtrace.analyse.stack import AskedBy, stacks_by_id
+from memtrace.analyse.stack import stacks_by_id
 from memtrace.analyse.target import choose_target
 from memtrace.trace import Process, Trace
 

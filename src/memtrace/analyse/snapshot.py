@@ -17,7 +17,8 @@ from memtrace.analyse.counters import (
     next_allocation,
 )
 from memtrace.analyse.live_set import BYTES, live_allocations
-from memtrace.analyse.stack import Frame, stacks_of_groups
+from memtrace.analyse.owners import stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import choose_target, find_process
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace

@@ -1,8 +1,8 @@
-"""Who asked for memory; the frames of a stack, by its id."""
+"""Frames of a stack, by its id."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,24 +27,6 @@ class Frame:
     module: str | None = None
     module_class: str | None = None
     source: str | None = None
-
-
-@dataclass(frozen=True)
-class AskedBy:
-    """Who asked for memory.
-
-    Attributes:
-        operator: the innermost that is not a factory, else the outermost factory.
-        forward_operator: in a backward: of the forward, whose module and line are told.
-    """
-
-    operator: str | None
-    top_operator: str | None
-    forward_operator: str | None
-    module: str | None
-    module_class: str | None
-    source: str | None
-    stack: tuple[Frame, ...]
 
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
@@ -73,13 +55,3 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
         stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
         for stack_id, frames in found.items()
     }
-
-
-def stacks_of_groups(
-    trace: Trace, process: str, by: str, keys: Iterable[str | None]
-) -> dict[str, tuple[Frame, ...]]:
-    """What the keys of groups stand for where stacks were grouped by; else empty."""
-    if by != "stack":
-        return {}
-    frames = stacks_by_id(trace, process, [int(key) for key in keys if key is not None])
-    return {str(stack_id): found for stack_id, found in frames.items()}

@@ -58,6 +58,13 @@ def process_option(command: Command) -> Command:
     )(command)
 
 
+def top_option(command: Command) -> Command:
+    """--top."""
+    return click.option(
+        "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Groups to name."
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")(
@@ -76,9 +83,6 @@ def grouping_options(by: str) -> Callable[[Command], Command]:
         show_default=True,
         metavar="COLUMN",
         help="What to group by: operator, module, source, stack, label, category, ...",
-    )
-    top_option = click.option(
-        "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Groups to name."
     )
 
     def add(command: Command) -> Command:
