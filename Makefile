@@ -116,6 +116,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/record/stack_walk.py
 	$(BIN)/python benchmarks/finalise/throughput.py
 	$(BIN)/python benchmarks/attribute/attribution.py
+	$(BIN)/python benchmarks/analyse/leaks.py
+	$(BIN)/python benchmarks/sample/core_share.py
 	$(BIN)/python benchmarks/analyse/reading.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.

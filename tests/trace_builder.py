@@ -362,12 +362,12 @@ def serving_trace(path: Path, **row: Any) -> Path:
     return builder.write()
 
 
-def failing_trace(path: Path) -> Path:
+def failing_trace(path: Path, **row: Any) -> Path:
     """A training that keeps its losses, in segments that its cache has cut up, until none fits."""
     mib = 2**20
     builder = TraceBuilder(path)
     devices = [{"device": "cuda:0", "name": "Small", "total_bytes": 400 * mib}]
-    p = builder.process(devices=json.dumps(devices))
+    p = builder.process(devices=json.dumps(devices), **row)
     p.tick_ns = 7_000_000
     p.stack(1, ("forward", "/srv/app/model.py", 88), ("main", "/srv/app/train.py", 30))
     p.rows["stacks"][0] |= {"module": "h.3.mlp", "module_class": "MLP"}

@@ -28,9 +28,10 @@ TORCH_OR_PYTHON = re.compile(
 MAY_INCLUDE_PYTHON = {"hook", "bind"}
 
 # Package of src/memtrace -> what of memtrace it may import when it is loaded or later.
-BASE = {"errors", "schema", "plain_json"}
+BASE = {"errors", "schema", "plain_json", "categories"}
 PYTHON = {
     "plain_json": set(),
+    "categories": set(),
     "errors": set(),
     "schema": set(),
     # In the watched program.
@@ -58,7 +59,7 @@ PYTHON = {
     | {"outputs", "output_file"},
 }
 # The watched program must never load these because of us.
-RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample"}
+RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}
 HEAVY = {"pyarrow", "numpy", "pandas", "rich", "click", "psutil"}
 
 

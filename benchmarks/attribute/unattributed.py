@@ -1,6 +1,6 @@
 """How much of the peak each tool leaves without a category, on the same three training steps.
 
-    python benchmarks/attribute/unattributed.py [MODEL ...]
+    python benchmarks/attribute/unattributed.py [MODEL ...] [--limit-s SECONDS]
 
 Building the model, the optimizer and three steps lie inside each recording; each tool has a process
 of its own. torch.profiler (memory, shapes, stacks) calls the rest Unknown; MemTracker calls it
@@ -97,9 +97,12 @@ TOOLS: dict[str, Callable[[str], tuple[int, int]]] = {
 }
 
 
-def measured(tool: str, case: str) -> str:
+def measured(tool: str, case: str, limit_s: float) -> str:
     argv = [sys.executable, __file__, "--child", tool, case]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not in {limit_s:.0f} s"
     if done.returncode != 0:
         return (done.stderr.strip().splitlines() or ["failed"])[-1][:28]
     other, total = json.loads(done.stdout.splitlines()[-1])
@@ -109,6 +112,7 @@ def measured(tool: str, case: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(CASES))
+    parser.add_argument("--limit-s", type=float, default=360, help="of each tool on each model")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -116,7 +120,7 @@ def main() -> None:
         return
     print(f"{'model':>16}" + "".join(f"{tool:>30}" for tool in TOOLS))
     for case in options.models:
-        cells = "".join(f"{measured(tool, case):>30}" for tool in TOOLS)
+        cells = "".join(f"{measured(tool, case, options.limit_s):>30}" for tool in TOOLS)
         print(f"{case:>16}{cells}", flush=True)
 
 

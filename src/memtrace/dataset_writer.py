@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute
@@ -17,6 +17,8 @@ from memtrace.schema import SCHEMAS
 # pyarrow.compute registers its functions when it is imported, which pyarrow itself does at the
 # first cast. A thread that looks one up meanwhile, as writing a dictionary does, may not find it
 # ("No function registered with name: unique"): so it is imported before there is such a thread.
+
+Writer = TypeVar("Writer", bound="_Writer")
 
 _COMPRESSION: Final[Literal["zstd"]] = "zstd"
 _COMPRESSION_LEVEL = 3
@@ -50,7 +52,31 @@ def _encodings(dataset: str) -> tuple[list[str], dict[str, str]]:
     return ["shape.list.element" if name == "shape" else name for name in dictionary], others
 
 
-class PartWriter:
+class _Writer:
+    """Closed when its `with` block ends, abandoned when that raises."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: Writer) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+class PartWriter(_Writer):
     """One new Parquet file; each table that is written is a row group of it."""
 
     def __init__(self, path: Path, dataset: str, schema: pa.Schema) -> None:
@@ -82,22 +108,8 @@ class PartWriter:
             with contextlib.suppress(OSError, pa.ArrowException):
                 half.close()
 
-    def __enter__(self) -> PartWriter:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.abandon()
-
-
-class DatasetWriter:
+class DatasetWriter(_Writer):
     """The parts of one dataset of one process; the first exists even when there are no rows."""
 
     def __init__(self, folder: Path, dataset: str) -> None:
@@ -136,17 +148,3 @@ class DatasetWriter:
         if writer is not None:
             writer.close()
             self._part += 1
-
-    def __enter__(self) -> DatasetWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.abandon()

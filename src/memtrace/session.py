@@ -12,6 +12,7 @@ import sys
 from time import monotonic_ns
 
 from memtrace import recording
+from memtrace.categories import CATEGORIES
 from memtrace.errors import MemtraceError
 from memtrace.recording import Recording, guarded, say
 from memtrace.stages import of_this_task
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from memtrace.stages import Block, Plain
 
     Tensor = TypeVar("Tensor")
-
-CATEGORIES = (
-    "weight", "buffer", "gradient", "optimizer_state", "kv_cache", "input", "output",
-    "activation", "workspace", "temporary", "other",
-)  # fmt: skip
 
 # A stage that is entered this soon needs no second sample.
 _SAME_MOMENT_NS = 1_000_000

@@ -83,3 +83,14 @@ def test_segments_that_nothing_active_lies_in(tmp_path: Path) -> None:
     assert found[used].pools == {"default": 20 * MIB, "graph:0-1": 2 * MIB}
     assert found[process.seq].pools == {"graph:0-1": 2 * MIB}
     assert other["device"] == "cuda:1"
+
+
+def test_a_block_that_spans_pages_lies_in_all_of_them(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    for page in range(4):
+        process.segment("cuda:0", 20 * MIB, address=(100 + 20 * page) * MIB, expandable=True)
+    process.alloc("cuda:0", 30 * MIB, address=110 * MIB)  # up to the third page, not in it
+    trace = open_trace(builder.write())
+    held = held_at(trace, process.key, "cuda:0", [process.seq])
+    assert held[process.seq].whole_free_bytes == 40 * MIB

@@ -75,6 +75,19 @@ def test_a_list_that_grows(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_grows_is_told_not_what_was_kept_before(tmp_path: Path) -> None:
+    def body(process: ProcessBuilder, step: int) -> None:
+        line = {"source": "train.py:6 main"}
+        if step == 0:
+            state = {"category": "optimizer_state", "operator": "aten::zeros_like"}
+            process.alloc("cpu", 1_000_000, **line, **state)
+        process.alloc("cpu", 10, **line, category="other", operator="aten::clone")
+
+    (site,) = only(run(tmp_path, body)).growing
+    assert (site.owner.category, site.owner.operator) == ("other", "aten::clone")
+    assert site.kept_bytes == 1_000_000 + 39 * 10
+
+
 def test_every_tenth_step(tmp_path: Path) -> None:
     def body(process: ProcessBuilder, step: int) -> None:
         if step % 10 == 9:
@@ -128,6 +141,20 @@ def test_warm_up_is_kept_from_the_first_steps(tmp_path: Path) -> None:
 
     (site,) = only(run(tmp_path, body)).sites
     assert (site.kind, site.kept_bytes, site.early_bytes) == (WARM_UP, 1500, 1500)
+
+
+def test_what_the_last_step_left_may_be_replaced_by_the_next(tmp_path: Path) -> None:
+    held: list[dict[str, Any]] = []
+
+    def body(process: ProcessBuilder, step: int) -> None:
+        if step < 3:
+            process.alloc("cpu", 500, source="train.py:9 step")
+        if held:
+            process.free(held.pop())
+        held.append(process.alloc("cpu", 64, source="train.py:9 step"))
+
+    (site,) = only(run(tmp_path, body)).sites
+    assert (site.kind, site.kept_bytes, site.early_bytes) == (WARM_UP, 1564, 1500)
 
 
 def test_a_cache_evicts(tmp_path: Path) -> None:
@@ -316,6 +343,9 @@ def test_more_steps_than_are_looked_at(tmp_path: Path) -> None:
     assert sum(step.count for step in device.steps) == 1300
     assert sum(step.born_bytes for step in device.steps) == 1300 * 710
     assert device.steps[-1].first == 1299
+    # What the first steps left is theirs, also where they are not looked at one by one.
+    assert device.before_bytes == 5000
+    assert device.kept_bytes == 1299 * 10
 
 
 @settings(max_examples=40, deadline=None)

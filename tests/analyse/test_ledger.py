@@ -241,6 +241,32 @@ def test_of_two_samples_the_one_counts_at_which_torch_held_the_same(tmp_path: Pa
     assert cpu.stages[0].peak.size_bytes("tensors_between") is None
 
 
+def test_a_sample_that_is_far_off_counts_only_where_none_is_near(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    with p.stage("load"):
+        p.sample("host", "rss", "rss", 100 * MIB)
+        p.alloc("cpu", 5 * MIB)
+        p.time_ns += 5_000_000_000
+        p.sample("host", "rss", "rss", 300 * MIB)
+    (cpu,) = make_ledger(open_trace(builder.write())).devices
+    assert cpu.stages[0].peak.size_bytes("rss") == 100 * MIB
+
+
+def test_memory_beside_the_allocators_counts_at_the_sample_too(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    with p.stage("load"):
+        p.alloc("cpu", 7 * MIB, action="external", memory="mapped", resident_bytes=7 * MIB)
+        p.sample("host", "rss", "rss", 100 * MIB)
+        p.alloc("cpu", 5 * MIB)
+    ledger = make_ledger(open_trace(builder.write()))
+    check_sums(ledger)
+    peak = ledger.devices[0].stages[0].peak
+    assert peak.size_bytes("tensors") == 12 * MIB
+    assert peak.size_bytes("tensors_between") == -5 * MIB
+
+
 def test_what_was_not_sampled_says_why(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     p = builder.process(cpu_on=False)

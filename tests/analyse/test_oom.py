@@ -197,6 +197,17 @@ def test_waiting_blocks(builder: TraceBuilder) -> None:
     assert (waiting.size_bytes, waiting.fits) == (60 * MIB, True)
 
 
+def test_just_enough(builder: TraceBuilder) -> None:
+    process = builder.process(devices=DEVICES)
+    segment(process, 20, 0)
+    block(process, 20, 0, category="kv_cache")
+    for size_mib in (30, 32):
+        process.oom("cuda:0", size_mib * MIB, 10 * MIB)
+    trace = open_trace(builder.write())
+    assert fits(examined(trace, number=1))["kv_cache"].fits is True
+    assert fits(examined(trace, number=2))["kv_cache"].fits is False
+
+
 def test_what_the_step_had_allocated(builder: TraceBuilder) -> None:
     process = builder.process(devices=DEVICES)
     segment(process, 60, 0)
@@ -205,6 +216,7 @@ def test_what_the_step_had_allocated(builder: TraceBuilder) -> None:
     block(process, 10, 30)
     process.oom("cuda:0", 30 * MIB, 0)
     process.oom("cuda:0", 31 * MIB, 0)
+    process.short_step()
     trace = open_trace(builder.write())
     step = fits(examined(trace, number=1))["step"]
     assert (step.size_bytes, step.fits) == (10 * MIB, True)

@@ -326,6 +326,21 @@ def test_a_memory_fraction(tmp_path: Path) -> None:
     assert fits(examined(trace, number=2))["limit"].size_bytes == 2 * MIB
 
 
+def test_a_memory_fraction_counts_a_segment_where_pages_are_taken(tmp_path: Path) -> None:
+    code = """
+    held = tensor(200)
+    for mib in (240, 248, 250):
+        torch.cuda.set_per_process_memory_fraction(mib / 1024)
+        print(attempt(50) is None)
+    print(torch.cuda.memory_reserved() // MIB)
+    """
+    trace, out = recorded(tmp_path, code, settings="expandable_segments:True")
+    assert out.split() == ["True", "True", "False", "260"]
+    found = examined(trace, number=1)
+    assert (found.needed_bytes, found.short_bytes) == (60 * MIB, 10 * MIB)
+    assert fits(found)["limit"] == Fit("limit", "", 10 * MIB, True)
+
+
 def test_of_a_killed_process(tmp_path: Path) -> None:
     """Spans of what was running were never written; the stack tells what there is."""
     code = """

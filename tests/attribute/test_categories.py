@@ -117,8 +117,12 @@ def test_backwards_of_two_threads_overlap(program: Program) -> None:
     p.mark("backward_begin", text="1")
     # Another thread computes forward while this one runs its backward: nothing is recomputed.
     with p.step(grad_enabled=True, thread_id=2):
+        crossing = alloc(p, step=2, thread_id=2, **FORWARD)
         second = alloc(p, step=2, thread_id=2, **FORWARD)
         kept = alloc(p, step=2, thread_id=2, **FORWARD)
+        dies = alloc(p, step=2, thread_id=2, **FORWARD)
+        p.free(dies)
+    p.free(crossing)  # in the backward of the other thread, which was first: not saved for it
     p.mark("backward_begin", text="2", thread_id=2)
     p.free(first)
     p.mark("backward_end", text="1")
@@ -126,8 +130,8 @@ def test_backwards_of_two_threads_overlap(program: Program) -> None:
     p.mark("backward_end", text="2", thread_id=2)
     p.free(kept)
     rows = program.attributed()
-    assert [category(rows, row) for row in (first, second, kept)] == [
-        "activation", "activation", "other",
+    assert [category(rows, row) for row in (first, second, kept, dies, crossing)] == [
+        "activation", "activation", "other", "temporary", "other",
     ]  # fmt: skip
 
 

@@ -45,14 +45,14 @@ def test_gradients_and_states_belong_to_the_module_of_their_parameter(program: P
     gradient, state, unknown, own, weight = (p.alloc("cpu", 8) for _ in range(5))
     own["module"], own["module_class"] = "h.9.fc", "Other"
     p.name(gradient, "grad of h.0.fc.weight", kind="gradient")
-    p.name(state, "exp_avg of h.0.fc.bias", kind="optimizer_state")
+    p.name(state, "sum of squares of h.0.fc.bias", kind="optimizer_state")
     p.name(unknown, "grad of h.1.fc.weight", kind="gradient")
     p.name(own, "grad of h.0.fc.weight", kind="gradient")
     p.name(weight, "h.0.fc.weight", kind="weight")
     rows = program.attributed()
     assert [shown(rows[row["allocation_id"]]) for row in (gradient, state, unknown, own)] == [
         ("grad of h.0.fc.weight", "h.0.fc", "Linear"),
-        ("exp_avg of h.0.fc.bias", "h.0.fc", "Linear"),
+        ("sum of squares of h.0.fc.bias", "h.0.fc", "Linear"),
         ("grad of h.1.fc.weight", "h.1.fc", None),
         ("grad of h.0.fc.weight", "h.9.fc", "Other"),
     ]
@@ -61,6 +61,8 @@ def test_gradients_and_states_belong_to_the_module_of_their_parameter(program: P
 
 def test_parameters_of_the_root_itself(program: Program) -> None:
     p = program.process
+    before = p.alloc("cpu", 8)  # whose it is no step has told
+    p.name(before, "grad of weight", kind="gradient")
     with p.step(root_module="Small"):
         of_step = p.alloc("cpu", 8, step=1)
     with p.step(root_module="Large"):
@@ -69,6 +71,7 @@ def test_parameters_of_the_root_itself(program: Program) -> None:
     p.name(of_step, "grad of weight", kind="gradient")
     p.name(after, "exp_avg of weight", kind="optimizer_state")
     rows = program.attributed()
+    assert shown(rows[before["allocation_id"]])[1:] == (None, None)
     assert shown(rows[of_step["allocation_id"]])[1:] == ("Small", "Small")
     assert shown(rows[after["allocation_id"]])[1:] == ("Large", "Large")
 

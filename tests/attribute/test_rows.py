@@ -17,7 +17,8 @@ from memtrace.analyse.peak import find_peak
 from memtrace.attribute import rows as attribute_rows
 from memtrace.attribute.in_place import attribute_again
 from memtrace.attribute.intervals import KINDS
-from memtrace.attribute.names import CATEGORIES, IDENTITIES
+from memtrace.attribute.names import IDENTITIES
+from memtrace.categories import CATEGORIES
 from memtrace.schema import ATTRIBUTION_VERSION
 from memtrace.trace import open_trace
 from trace_builder import ProcessBuilder

@@ -71,6 +71,16 @@ def test_a_long_pause_splits_a_run(program: Program) -> None:
     ]  # fmt: skip
 
 
+def test_one_stage_ends_where_the_next_begins(program: Program) -> None:
+    p = program.process
+    with p.step(grad_enabled=True):
+        p.alloc("cpu", 8)
+    with p.marked("backward", text="1"):
+        p.alloc("cpu", 8)
+        serve(p, 1, thread_id=2)
+    assert stages(program) == [("training", 0, 2), ("inference", 2, 3)]
+
+
 def test_a_pause_is_long_by_the_length_of_the_steps(program: Program) -> None:
     p = program.process
     for _ in range(3):

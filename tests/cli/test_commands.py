@@ -190,6 +190,9 @@ def test_fragmentation(failing: Path, capfd: pytest.CaptureFixture[str]) -> None
     document = json.loads(invoke("fragmentation", failing, "--at", "100ms", "--json"))
     assert sum(pin["keeps_bytes"] for pin in document["pins"]) == document["pinned_bytes"]
     assert "no out-of-memory 3" in refused(capfd, "fragmentation", failing, "--oom", "3")
+    assert "give one of them" in refused(
+        capfd, "fragmentation", failing, "--oom", "1", "--at", "1s"
+    )
 
 
 def test_oom(failing: Path, serving: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +202,22 @@ def test_oom(failing: Path, serving: Path, capfd: pytest.CaptureFixture[str]) ->
     assert document["post_mortem"]["number"] == 1
     assert "no allocation failed" in invoke("oom", serving)
     assert "2 allocations failed" in refused(capfd, "oom", failing, "--number", "3")
+
+
+@pytest.mark.parametrize("command", ["leaks", "fragmentation", "oom"])
+def test_stacks_are_frames_not_numbers(failing: Path, command: str) -> None:
+    assert "model.py:88 forward < train.py:30 main" in invoke(command, failing, "--by", "stack")
+    document = json.loads(invoke(command, failing, "--by", "stack", "--json"))
+    (frames,) = (document.get("post_mortem") or document)["stacks"].values()
+    assert [frame["line"] for frame in frames] == [88, 30]
+
+
+@pytest.mark.parametrize("command", ["peak", "stages", "leaks", "fragmentation", "oom"])
+def test_lost_records_make_every_answer_a_bound(tmp_path: Path, command: str) -> None:
+    path = failing_trace(tmp_path / "x.memtrace", lost_total=7)
+    assert "7 records lost while recording: figures are bounds" in invoke(command, path)
+    document = json.loads(invoke(command, path, "--json"))
+    assert (document.get("post_mortem") or document)["lost_records"] == 7
 
 
 def test_the_newest_trace_of_the_directory_is_the_default(

@@ -62,7 +62,10 @@ DEVICE = {
     "categories",
 }  # fmt: skip
 OWNER = {"key", "category", "operator", "module", "source"}
-LEAKS = {"process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices"}
+LEAKS = {
+    "process", "pid", "rank", "by", "steps", "steps_are", "enough_steps", "devices", "stacks",
+    "lost_records",
+}  # fmt: skip
 DEVICE_LEAKS = {
     "device", "device_total_bytes", "before_bytes", "kept_bytes", "bytes_per_step",
     "steps_until_full", "sites", "per_step",
@@ -73,6 +76,7 @@ FRAGMENTATION = {
     "process", "pid", "rank", "seq", "time_ns", "device", "why", "by", "reserved_bytes",
     "allocated_bytes", "waiting_bytes", "free_bytes", "empty_bytes", "pinned_bytes",
     "largest_free_bytes", "segments", "mismatch_bytes", "parts", "pins",
+    "stacks", "lost_records",
 }  # fmt: skip
 PART = {
     "pool", "small", "expandable", "stream", "units", "reserved_bytes", "allocated_bytes",
@@ -90,9 +94,10 @@ OOM = {
 POST_MORTEM = OOM | {
     "number", "needed_bytes", "short_bytes", "limit_bytes", "device_total_bytes", "outside_bytes",
     "neighbours", "unusable", "unusable_bytes", "largest_usable_bytes", "fits", "held",
-    "categories", "fragmentation",
+    "categories", "stacks", "fragmentation",
+    "lost_records",
 }  # fmt: skip
-LEDGER = {"process", "pid", "rank", "others", "devices"}
+LEDGER = {"process", "pid", "rank", "others", "devices", "lost_records"}
 DEVICE_LEDGER = {
     "device", "device_name", "idle_bytes", "idle_is_stage", "left_out", "batches", "stages",
 }  # fmt: skip

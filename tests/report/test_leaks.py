@@ -60,8 +60,9 @@ def test_what_is_kept_is_told_apart(tmp_path: Path) -> None:
             process.alloc("cpu", 10, source="eval.py:1 f")
 
     lines = page(program(tmp_path, 20, body))
+    assert lines[2] == "cpu: nothing grows steadily over 20 steps, but 20 B came irregularly"
     assert [line.split()[:5] for line in lines[-6:-3]] == [
-        ["Kept,", "does", "not", "grow", "Kind"],
+        ["No", "steady", "growth", "Kind", "Kept"],
         ["eval.py:1", "f", "irregular", "20", "B"],
         ["adam.py:1", "f", "warm-up", "100", "B"],
     ]

@@ -40,7 +40,7 @@ def test_the_last_one(tmp_path: Path) -> None:
         "    12 blocks (24.00 MiB) of train.py:42 main (aten::mean · Net) keep 216.0 MiB",
         "  yes     50.00 MiB more free on the device",
         "  no      expandable_segments:True, with all blocks as they lie: 0 B in whole free pages",
-        "  no      without the 2.00 MiB that this step had allocated",
+        "  no      without the 2.00 MiB allocated since the last step began",
         "  yes     without other (24.00 MiB)",
         "2 failed requests (--number N tells of one):",
     ):

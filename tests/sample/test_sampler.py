@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -188,14 +189,18 @@ def test_a_full_disk_costs_samples_and_nothing_else(
     sampler = Sampler(str(tmp_path))
     sampler.step()
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+    # In the middle of a number, which must not go on in the next line.
+    room = b" host rss rss "
+    monkeypatch.setattr(
+        os, "write", lambda fd, data: write(fd, data[: data.index(room) + len(room) + 3])
+    )
     time.sleep(0.15)
     sampler.step()
     monkeypatch.setattr(os, "write", write)
     time.sleep(0.15)
     sampler.step()
     values = children[0].samples("rss")
-    assert len(values) >= 2
+    assert len(values) == 2
     assert all(value is not None and MIB < value < 200 * MIB for value in values)
     sampler.close()
 
@@ -216,6 +221,38 @@ def test_it_takes_ever_longer_pauses(
     assert 2000 < taken[1] < 3500
     assert 3500 < taken[24] < 6000
     assert len(children[0].samples("pss")) < taken[24] / 8
+    sampler.close()
+
+
+def test_what_takes_its_time_is_done_less_often(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children.append(Child(tmp_path, "host-1-a"))
+    clock_s = [1000.0]
+    cheap_s: list[float] = []
+    dear_s: list[float] = []
+    resident, shares = process.resident_bytes, process.share_bytes
+
+    def slow(folder: int) -> int:
+        cheap_s.append(clock_s[0])
+        clock_s[0] += 0.02
+        return resident(folder)
+
+    def slower(folder: int) -> dict[str, int]:
+        dear_s.append(clock_s[0])
+        clock_s[0] += 0.05
+        return shares(folder)
+
+    monkeypatch.setattr(sampler_module, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(process, "resident_bytes", slow)
+    monkeypatch.setattr(process, "share_bytes", slower)
+    sampler = Sampler(str(tmp_path))
+    while clock_s[0] < 1030:
+        clock_s[0] += sampler.step()
+    assert min(b - a for a, b in pairwise(cheap_s)) >= 50 * 0.02 * 0.999
+    assert min(b - a for a, b in pairwise(dear_s)) >= 200 * 0.05 * 0.999
+    assert len(cheap_s) >= 20
+    assert len(dear_s) >= 3
     sampler.close()
 
 

@@ -511,14 +511,33 @@ def fake_group() -> None:
 
 @case
 def data_parallel(truth: Truth, device: str) -> None:
-    # Of one process: the hooks of a fake group return nothing.
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
     )
+    train_replicas(truth, device, lambda model: None)
+
+
+@case
+def data_parallel_of_two(truth: Truth, device: str) -> None:
+    fake_group()
+
+    # DDP's own hook wants what a fake group's all-reduce has not: a result. It refuses annotations.
+    def reduced(_, bucket):
+        torch.distributed.all_reduce(bucket.buffer())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    train_replicas(truth, device, lambda model: model.register_comm_hook(None, reduced))
+
+
+def train_replicas(truth: Truth, device: str, prepare: Callable[[Any], None]) -> None:
+    """With and without gradients that are views of DDP's buckets."""
     for as_views in (True, False):
         model = nn.parallel.DistributedDataParallel(
             Net().to(device), gradient_as_bucket_view=as_views
         )
+        prepare(model)
         optimizer = torch.optim.AdamW(model.parameters())
         for step in range(3):
             model(batch(device)).sum().backward()

@@ -18,7 +18,7 @@ CASES = (
     "autocast_inference", "checkpointed", "compiled_optimizer", "hogwild", "in_a_thread",
     "adversaries", "backward_in_forward",
     "graph_retained", "exception_in_forward", "results_kept", "before_the_recording",
-    "data_parallel", "fully_sharded",
+    "data_parallel", "data_parallel_of_two", "fully_sharded",
 )  # fmt: skip
 ON_CPU = (*CASES, "mapped_file", "compiled_autograd")
 ON_CUDA = (*CASES, "capturable_optimizer")

@@ -12,21 +12,20 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import MOMENT_COLUMNS, Moment, equals, integers, may_hold
 from memtrace.analyse.layout import DEFAULT_POOL
+from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import check_device, find_process
 from memtrace.trace import Process, Trace
 
 
 @dataclass(frozen=True)
-class Oom:
+class Oom(AskedBy):
     """A request that failed.
 
     Attributes:
         asked_bytes: CUDA: as the allocator rounded it; CPU: as it was asked for.
         device_free_bytes: what the device had free then, for all processes; of the CPU the memory
             that the host had available. None: not known.
-        operator: the innermost that is not a factory, else the outermost factory.
-        forward_operator: in a backward: of the forward, whose module and line are told.
         stack: the forward's where the backward ran none of Python's code.
         allocated_bytes, reserved_bytes: the device's totals then.
         went_on: something was allocated on the device afterwards: the program caught it.
@@ -38,13 +37,6 @@ class Oom:
     device_free_bytes: int | None
     stream: int
     pool: str
-    operator: str | None
-    top_operator: str | None
-    forward_operator: str | None
-    module: str | None
-    module_class: str | None
-    source: str | None
-    stack: tuple[Frame, ...]
     went_on: bool
 
     @property

@@ -8,7 +8,7 @@ alone were gone is told beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from memtrace.analyse.counters import (
     settled,
 )
 from memtrace.analyse.layout import Kind, Layout, Spans, free_runs, held_in, layout_at
-from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
+from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import choose_target
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
@@ -86,6 +87,7 @@ class Fragmentation:
     Attributes:
         why: what the instant is: "peak", "oom" or "time".
         mismatch_bytes: by how much the trace's blocks and segments differ from the device's totals.
+        stacks: frames by the keys of the pins, where grouped by stack.
     """
 
     process: Process
@@ -105,6 +107,7 @@ class Fragmentation:
     pins: tuple[Pin, ...]
     mismatch_bytes: int
     layout: Layout = field(repr=False, compare=False)
+    stacks: dict[str, tuple[Frame, ...]] = field(default_factory=dict)
 
 
 def find_fragmentation(
@@ -153,7 +156,9 @@ def fragmentation_at(
 ) -> Fragmentation:
     """After an event of a CUDA device."""
     layout = layout_at(trace, moment, process, columns=owner_columns(by))
-    return fragmentation_of(layout, why=why, by=by)
+    found = fragmentation_of(layout, why=why, by=by)
+    keys = [pin.owner.key for pin in found.pins]
+    return replace(found, stacks=stacks_of_groups(trace, process.key, by, keys))
 
 
 def fragmentation_of(layout: Layout, *, why: str, by: str) -> Fragmentation:

@@ -62,7 +62,7 @@ def held_at(trace: Trace, process: str, device: str, seqs: Iterable[int]) -> dic
     """What was live after the event of each `seq`."""
     instants = np.unique(np.fromiter(seqs, np.int64))
     changes: dict[Kind, Int64s] = {}
-    active: list[tuple[Int64s, Int64s, Int64s]] = []
+    active: list[_Blocks] = []
     for group in trace.datasets["allocations"].row_groups(process):
         if not _may_be_live(group, device, instants):
             continue
@@ -162,9 +162,14 @@ def _kinds(rows: pa.Table, external: Flags) -> list[tuple[Kind, Int64s]]:
     return kinds
 
 
-def _active_blocks(group: RowGroup, device: str, instants: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+#: Address and size of each, and the instants from which and until which it was active.
+_Blocks = tuple[Int64s, Int64s, Int64s, Int64s]
+
+
+def _active_blocks(group: RowGroup, device: str, instants: Int64s) -> _Blocks:
     chosen, first, last = _lifetimes(group, device, instants, "release_seq")
-    return integers(group.read(["address"]), "address")[chosen], first, last
+    rows = group.read(["address", "block_bytes"])
+    return integers(rows, "address")[chosen], integers(rows, "block_bytes")[chosen], first, last
 
 
 def _segments(
@@ -172,7 +177,7 @@ def _segments(
     process: str,
     device: str,
     instants: Int64s,
-    active: list[tuple[Int64s, Int64s, Int64s]],
+    active: list[_Blocks],
 ) -> tuple[Int64s, dict[str, Int64s]]:
     """Bytes in segments without any active block at each instant, and all by pool."""
     whole_free = np.zeros(len(instants), np.int64)
@@ -186,20 +191,30 @@ def _segments(
     start = integers(table, "alloc_seq", missing=_NEVER)
     end = integers(table, "free_seq", missing=_NEVER)
     pool = np.array([word or "default" for word in table.column("pool").to_pylist()])
-    blocks, first, last = (
+    block, block_bytes, first, last = (
         (np.concatenate(column) for column in zip(*active, strict=True))
-        if (active)
-        else (np.zeros(0, np.int64),) * 3
+        if active
+        else (np.zeros(0, np.int64),) * 4
     )
     for i, seq in enumerate(instants):
         there = np.flatnonzero((start <= seq) & (seq < end))
         there = there[np.argsort(address[there], kind="stable")]
-        used = np.zeros(len(there), np.bool_)
-        living = blocks[(first <= i) & (i < last)]
-        places = np.searchsorted(address[there], living, side="right") - 1
-        used[places[places >= 0]] = True
+        living = (first <= i) & (i < last)
+        used = _touched(address[there], block[living], block_bytes[living])
         whole_free[i] = size[there][~used].sum()
         for word in np.unique(pool[there]):
             bytes_of = pools.setdefault(str(word), np.zeros(len(instants), np.int64))
             bytes_of[i] = size[there][pool[there] == word].sum()
     return whole_free, pools
+
+
+def _touched(starts: Int64s, block: Int64s, block_bytes: Int64s) -> Flags:
+    """Which segments have a block in them: of an expandable one, a block may span several."""
+    first = np.searchsorted(starts, block, side="right") - 1
+    beyond = np.maximum(np.searchsorted(starts, block + block_bytes, side="left"), first + 1)
+    inside = first >= 0
+    changes = np.zeros(len(starts) + 1, np.int64)
+    np.add.at(changes, first[inside], 1)
+    np.subtract.at(changes, beyond[inside], 1)
+    touched: Flags = np.cumsum(changes)[:-1] > 0
+    return touched

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
-from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners
+from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.steps import Steps, find_steps
 from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.schema import SCHEMAS
@@ -63,6 +64,8 @@ class Site:
     """What a group of allocations leaves behind.
 
     Attributes:
+        owner: told by most of what is kept; of kind "growth", of what the last half of the steps
+            left.
         kind: "growth" (leaves bytes again and again that are never given back), "warm_up" (kept
             from the first half of the steps, nothing since), "cache" (kept over several steps, then
             replaced: level), "carried" (each step's replaced by the next) or "irregular" (more is
@@ -144,6 +147,7 @@ class Leaks:
 
     Attributes:
         others: the other processes that have memory of these devices.
+        stacks: frames by the keys of the sites, where grouped by stack.
     """
 
     process: Process
@@ -151,6 +155,7 @@ class Leaks:
     steps: Steps
     devices: tuple[DeviceLeaks, ...]
     others: tuple[Process, ...]
+    stacks: dict[str, tuple[Frame, ...]]
 
     @property
     def enough_steps(self) -> bool:
@@ -180,19 +185,23 @@ def find_leaks(
     whose = target.process
     steps = find_steps(trace, whose, stage=stage)
     names = trace.devices_by_process[whose.key] if device is None else [device]
+    devices = tuple(_device(trace, whose, name, steps, by) for name in names)
+    keys = {site.owner.key for one in devices for site in one.sites}
     return Leaks(
         process=whose,
         by=by,
         steps=steps,
-        devices=tuple(_device(trace, whose, name, steps, by) for name in names),
+        devices=devices,
         others=tuple(p for p, _ in target.peaks if p.key != whose.key),
+        stacks=stacks_of_groups(trace, whose.key, by, keys),
     )
 
 
 def _device(trace: Trace, process: Process, device: str, steps: Steps, by: str) -> DeviceLeaks:
     stride = -(-len(steps) // _MOST_SAMPLES)
-    # The last step's begin is always looked at: nothing is known of how that one ends.
-    looked = np.arange(len(steps) - 1, -1, -stride)[::-1]
+    # The first step's begin, where all that is told begins, and the last one's: how that ends is
+    # not known.
+    looked = np.union1d([0], np.arange(len(steps) - 1, -1, -stride))
     survivors = _survivors(trace, process.key, device, steps.start_seq[looked], by)
     rows, first, last = survivors.rows, survivors.first, survivors.last
     held = integers(rows, BYTES)
@@ -288,7 +297,9 @@ def _sites(
     places = len(looked)
     half = places // 2
     at_end = last >= places
-    named = owners(rows, by, codes, keys, np.where(at_end, held, 0))
+    of_kept = owners(rows, by, codes, keys, np.where(at_end, held, 0))
+    # One line may be both the optimizer's state, of the first step, and what is left by all.
+    of_late = owners(rows, by, codes, keys, np.where(at_end & (first > half), held, 0))
 
     def sums(values: Any) -> Int64s:
         total = np.zeros(len(keys), np.int64)
@@ -313,7 +324,7 @@ def _sites(
         remains = _live(codes[stay] - low, first[stay], last[stay], held[stay], shape)
         for group in (low + np.flatnonzero(kept[low:high])).tolist():
             one, other = remains[group - low], live[group - low]
-            growth = _growth(one, other, looked, named[group])
+            growth = _growth(one, other, looked, of_late[group])
             if growth is not None:
                 kind = GROWTH
             elif late[group] == 0:
@@ -325,7 +336,7 @@ def _sites(
                 kind = IRREGULAR if 2 * risen >= kept[group] - early[group] else CACHE
             sites.append(
                 Site(
-                    owner=named[group],
+                    owner=of_kept[group] if growth is None else of_late[group],
                     kind=kind,
                     kept_bytes=int(kept[group]),
                     kept_blocks=int(blocks[group]),

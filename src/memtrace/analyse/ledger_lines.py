@@ -13,14 +13,11 @@ from dataclasses import dataclass, replace
 from memtrace.analyse.held import Held
 from memtrace.analyse.readings import Reading, Readings
 from memtrace.analyse.windows import Totals
+from memtrace.categories import CATEGORIES
 
 PART, GAP, TOTAL, BESIDE = "part", "gap", "total", "beside"
 
-#: In FORMAT.md's order. What has no category yet comes last.
-CATEGORIES = (
-    "weight", "buffer", "gradient", "optimizer_state", "kv_cache", "input", "output",
-    "activation", "workspace", "temporary", "other",
-)  # fmt: skip
+#: What has no category yet comes last.
 NO_CATEGORY = "no_category"
 #: A sample that is farther off than this is used only where no nearer one is.
 _NEAR_NS = 1_000_000_000

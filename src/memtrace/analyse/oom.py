@@ -14,19 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from memtrace.analyse.breakdown import Breakdown, break_down, columns_for, not_recorded
-from memtrace.analyse.counters import (
-    equals,
-    integers,
-    last_moment,
-    may_hold,
-)
+from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for, not_recorded
+from memtrace.analyse.counters import equals, integers, last_moment, may_hold
 from memtrace.analyse.failures import Oom, describe, find_failures
 from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at, fragmentation_of
 from memtrace.analyse.layout import allocator_settings, layout_at
 from memtrace.analyse.live_set import live_allocations
-from memtrace.analyse.owners import owner_columns
+from memtrace.analyse.owners import owner_columns, stacks_of_groups
 from memtrace.analyse.request import Fit, Request, find_fits
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import total_bytes
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
@@ -46,7 +42,8 @@ class PostMortem:
             at that moment, and how much: part of the outside bytes.
         unusable: free bytes in blocks by the reason (request.REASONS) that they were of no use.
         largest_usable_bytes: the largest free block among those that the request could use.
-        held: who held what was allocated; `categories`: the same by category.
+        held: who held what was allocated; `categories`: the same by category; `stacks`: frames by
+            the keys of its rows, where grouped by stack.
     """
 
     oom: Oom
@@ -62,6 +59,7 @@ class PostMortem:
     largest_usable_bytes: int
     held: Breakdown
     categories: Breakdown
+    stacks: dict[str, tuple[Frame, ...]]
     fits: tuple[Fit, ...]
     fragmentation: Fragmentation | None
 
@@ -140,9 +138,12 @@ def _examine(
             nameless=not_recorded(column, oom.process.row),
         )
 
+    of_groups = held(by, top)
+    keys = [row.key for row in of_groups.rows if row.kind == GROUP]
     facts: dict[str, Any] = {
-        "oom": oom, "number": number, "ooms": ooms, "held": held(by, top),
+        "oom": oom, "number": number, "ooms": ooms, "held": of_groups,
         "categories": held("category", None),
+        "stacks": stacks_of_groups(trace, key, by, keys),
     }  # fmt: skip
     if device == "cpu":
         free = oom.device_free_bytes
@@ -248,7 +249,7 @@ def _number(value: object) -> float | None:
 
 
 def _step_start(trace: Trace, key: str, oom: Oom) -> int | None:
-    """Where the step began that the thread was in, or had last begun."""
+    """Where the last step began, of any thread: autograd has threads of its own."""
     best: int | None = None
     for group in trace.datasets["steps"].row_groups(key):
         table = group.read(["start_seq"])

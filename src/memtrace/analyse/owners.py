@@ -1,7 +1,10 @@
-"""Rows of `allocations` grouped by a column, and what most of each group's bytes have in common."""
+"""Who asked for memory; and rows of `allocations` grouped by a column, each group with what most of
+its bytes have in common.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,9 @@ import pyarrow.compute as pc
 
 from memtrace.analyse.breakdown import GROUPINGS
 from memtrace.analyse.counters import Int64s
+from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.errors import MemtraceError
+from memtrace.trace import Trace
 
 #: What an owner is told by, whatever it is grouped by.
 TOLD = ("category", "operator", "module", "source")
@@ -38,6 +43,24 @@ class Owner:
     def name(self) -> str:
         """The key, or words for rows without one."""
         return self.key if self.key is not None else f"({GROUPINGS[self.by]})"
+
+
+@dataclass(frozen=True)
+class AskedBy:
+    """Who asked for memory.
+
+    Attributes:
+        operator: the innermost that is not a factory, else the outermost factory.
+        forward_operator: in a backward: of the forward, whose module and line are told.
+    """
+
+    operator: str | None
+    top_operator: str | None
+    forward_operator: str | None
+    module: str | None
+    module_class: str | None
+    source: str | None
+    stack: tuple[Frame, ...]
 
 
 def owner_columns(by: str) -> list[str]:
@@ -83,6 +106,16 @@ def owners(
         Owner(by, key, **{name: told[name][place] for name in TOLD})
         for place, key in enumerate(keys)
     ]
+
+
+def stacks_of_groups(
+    trace: Trace, process: str, by: str, keys: Iterable[str | None]
+) -> dict[str, tuple[Frame, ...]]:
+    """What the keys of groups stand for where stacks were grouped by; else empty."""
+    if by != "stack":
+        return {}
+    frames = stacks_by_id(trace, process, [int(key) for key in keys if key is not None])
+    return {str(stack_id): found for stack_id, found in frames.items()}
 
 
 def _mostly(

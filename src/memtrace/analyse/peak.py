@@ -17,8 +17,9 @@ from memtrace.analyse.counters import (
     settled,
 )
 from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at
+from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.snapshot import Snapshot, snapshot_at
-from memtrace.analyse.stack import Frame, stacks_by_id
+from memtrace.analyse.stack import stacks_by_id
 from memtrace.analyse.target import choose_target
 from memtrace.trace import Process, Trace
 
@@ -30,7 +31,7 @@ _REACHED_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Reached:
+class Reached(AskedBy):
     """The allocation that took a device to its peak.
 
     For reserved bytes, it is the one for which the allocator had to ask the device for more.
@@ -39,19 +40,12 @@ class Reached:
     allocation_id: int | None
     size_bytes: int
     block_bytes: int | None
-    operator: str | None
-    top_operator: str | None
-    forward_operator: str | None
-    module: str | None
-    module_class: str | None
-    source: str | None
     category: str | None
     label: str | None
     phase: str | None
     stage: str | None
     origin: str | None
     thread_id: int | None
-    stack: tuple[Frame, ...]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Fit:
         what: "device_free" (more memory free on the device), "limit" (a higher limit of the
             process), "outside" (without what other processes and the CUDA context hold),
             "expandable" (expandable_segments:True), "waiting" (without blocks that wait for a
-            stream), "step" (without what the step had allocated) or "category".
+            stream), "step" (without what was allocated since the last step began) or "category".
         size_bytes: how much that is.
         fits: whether the request would have been served; None: perhaps (it depends on which free
             part of a page an expandable segment would have gone on from).
@@ -57,6 +57,7 @@ class Request:
         asked_bytes: as the allocator rounded it.
         needed_bytes: what it had to get from the device to serve the request: a whole segment, or
             pages.
+        counted_bytes: what it counts for against the limit: a segment, also where pages would do.
         device_free_bytes: None: not known, taken as 0.
         limit_bytes: what the process may reserve; None: no limit.
     """
@@ -83,15 +84,14 @@ class Request:
             allocator_settings(layout.process).get("expandable_segments")
         ) or any(kind.expandable for kind in layout.kinds if kind.pool == pool)
         self.page_bytes = page_bytes(self.small, layout.process)
-        asked = asked_bytes
-        if self.expandable:
-            self.needed_bytes = _round_up(asked, self.page_bytes)
-        elif self.small:
-            self.needed_bytes = SMALL_PAGE_BYTES
-        elif asked < _OWN_SEGMENT_BYTES:
-            self.needed_bytes = large_segment_bytes(layout.process)
+        if self.small:
+            self.counted_bytes = SMALL_PAGE_BYTES
+        elif asked_bytes < _OWN_SEGMENT_BYTES:
+            self.counted_bytes = large_segment_bytes(layout.process)
         else:
-            self.needed_bytes = _round_up(asked, SMALL_PAGE_BYTES)
+            self.counted_bytes = _round_up(asked_bytes, SMALL_PAGE_BYTES)
+        pages = _round_up(asked_bytes, self.page_bytes)
+        self.needed_bytes = pages if self.expandable else self.counted_bytes
         self.usable_kinds = np.array(
             [
                 kind.pool == pool and kind.small == self.small and kind.stream == stream
@@ -109,16 +109,13 @@ class Request:
 
     @property
     def short_bytes(self) -> int:
-        short = self.needed_bytes - self.free_bytes
-        if self.limit_bytes is not None:
-            short = max(short, self.reserved_bytes + self.needed_bytes - self.limit_bytes)
-        return max(short, 0)
+        return max(self.needed_bytes - self.free_bytes, self.over_limit_bytes, 0)
 
     @property
     def over_limit_bytes(self) -> int:
         if self.limit_bytes is None:
             return 0
-        return max(self.reserved_bytes + self.needed_bytes - self.limit_bytes, 0)
+        return max(self.reserved_bytes + self.counted_bytes - self.limit_bytes, 0)
 
     def served(
         self, *, returned: int = 0, freed: int = 0, needed: int | None = None, tail: int = 0
@@ -133,8 +130,7 @@ class Request:
         needed = self.needed_bytes if needed is None else needed
 
         def enough(size: int) -> bool:
-            reserved = self.reserved_bytes - returned + size
-            within = self.limit_bytes is None or reserved <= self.limit_bytes
+            within = self.over_limit_bytes <= returned
             return within and self.free_bytes + returned + freed >= size
 
         if enough(needed):

@@ -17,7 +17,8 @@ from memtrace.analyse.counters import (
     next_allocation,
 )
 from memtrace.analyse.live_set import BYTES, live_allocations
-from memtrace.analyse.stack import Frame, stacks_by_id
+from memtrace.analyse.owners import stacks_of_groups
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import choose_target, find_process
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
@@ -147,7 +148,9 @@ def snapshot_at(
         categories=break_down(live, by="category"),
         pinned_bytes=int(integers(live, BYTES)[equals(live, "memory", "pinned")].sum()),
         external=external_of(external),
-        stacks=_stacks(trace, process.key, breakdown),
+        stacks=stacks_of_groups(
+            trace, process.key, by, [row.key for row in breakdown.rows if row.kind == GROUP]
+        ),
         live=live,
     )
 
@@ -162,11 +165,3 @@ def external_of(live: pa.Table) -> External:
         unknown_bytes=pc.sum(unknown.column(BYTES)).as_py() or 0,
         memory=tuple(sorted({str(word) for word in live.column("memory").unique().to_pylist()})),
     )
-
-
-def _stacks(trace: Trace, key: str, breakdown: Breakdown) -> dict[str, tuple[Frame, ...]]:
-    if breakdown.by != "stack":
-        return {}
-    ids = [int(row.key) for row in breakdown.rows if row.kind == GROUP]
-    frames = stacks_by_id(trace, key, ids)
-    return {str(stack_id): found for stack_id, found in frames.items()}

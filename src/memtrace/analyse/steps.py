@@ -25,13 +25,11 @@ class Steps:
         what: what they are, in words: "calls of GPT2LMHeadModel".
         start_seq, start_ns: where each began. What happens from there to the next beginning belongs
             to the step: a backward and an optimizer come after the model's call.
-        threads: how many threads began them.
     """
 
     what: str
     start_seq: Int64s
     start_ns: Int64s
-    threads: int
 
     def __len__(self) -> int:
         return len(self.start_seq)
@@ -49,7 +47,7 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     calls = _calls(trace, process.key) if stage is None else None
     if calls is not None and len(calls) >= _LEAST_REPEATED:
         return calls
-    names, start_seq, start_ns, threads = _stages(trace, process.key)
+    names, start_seq, start_ns = _stages(trace, process.key)
     if stage is None:
         repeated = [item for item in Counter(names).most_common(1) if item[1] >= _LEAST_REPEATED]
         if not repeated and calls is not None:
@@ -64,12 +62,12 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     if not chosen.any():
         known = ", ".join(dict.fromkeys(names)) or "none"
         raise MemtraceError(f"{process} has no stage {stage!r}; it has {known}")
-    return _steps(f'stages "{stage}"', start_seq[chosen], start_ns[chosen], threads[chosen])
+    return _steps(f'stages "{stage}"', start_seq[chosen], start_ns[chosen])
 
 
 def _calls(trace: Trace, key: str) -> Steps | None:
     tables = [
-        group.read(["start_seq", "start_time_ns", "thread_id", "root_module"])
+        group.read(["start_seq", "start_time_ns", "root_module"])
         for group in trace.datasets["steps"].row_groups(key)
     ]
     if not sum(table.num_rows for table in tables):
@@ -82,24 +80,21 @@ def _calls(trace: Trace, key: str) -> Steps | None:
         f"calls of {', '.join(told) or 'a model'}{more}",
         integers(table, "start_seq"),
         integers(table, "start_time_ns"),
-        integers(table, "thread_id"),
     )
 
 
-def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s, Int64s]:
+def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s]:
     names: list[str] = []
-    columns: list[list[Int64s]] = [[], [], []]
+    seqs, times_ns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for group in trace.datasets["stages"].row_groups(key):
-        table = group.read(["name", "kind", "start_seq", "start_time_ns", "thread_id"])
+        table = group.read(["name", "kind", "start_seq", "start_time_ns"])
         table = table.filter(pa.array(~equals(table, "kind", "auto")))
         names += [str(name) for name in table.column("name").to_pylist()]
-        for column, name in zip(columns, ("start_seq", "start_time_ns", "thread_id"), strict=True):
-            column.append(integers(table, name))
-    empty = np.empty(0, np.int64)
-    seq, ns, thread = (np.concatenate([empty, *column]) for column in columns)
-    return names, seq, ns, thread
+        seqs.append(integers(table, "start_seq"))
+        times_ns.append(integers(table, "start_time_ns"))
+    return names, np.concatenate(seqs), np.concatenate(times_ns)
 
 
-def _steps(what: str, start_seq: Int64s, start_ns: Int64s, thread: Int64s) -> Steps:
+def _steps(what: str, start_seq: Int64s, start_ns: Int64s) -> Steps:
     order = np.argsort(start_seq, kind="stable")
-    return Steps(what, start_seq[order], start_ns[order], len(np.unique(thread)))
+    return Steps(what, start_seq[order], start_ns[order])

@@ -35,7 +35,8 @@ import numpy as np
 from memtrace.attribute.columns import NEVER, NONE, Columns, Flags, Int8s, Int64s, places_of
 from memtrace.attribute.facts import BACKWARD, FORWARD, OPTIMIZER, PHASES, Facts
 from memtrace.attribute.intervals import Intervals
-from memtrace.attribute.names import CATEGORIES, NO_CATEGORY
+from memtrace.attribute.names import NO_CATEGORY
+from memtrace.categories import CATEGORIES
 
 ACTIVATION, WORKSPACE, TEMPORARY, OTHER = (
     CATEGORIES.index(name) for name in ("activation", "workspace", "temporary", "other")

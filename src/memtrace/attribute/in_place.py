@@ -1,9 +1,10 @@
 """A finished trace attributed again: whenever this is interrupted, the trace is whole.
 
 All files are written beside the trace's first. Then each takes the place of the old one by a
-rename. A part has the same rows before and after, so allocations may be of both attributions for a
-moment. The numbers of rows that `processes` has are what a reader checks: those that change are
-left out of it, and so is the version of the attribution, until all files are in place.
+rename: once the first one has, Ctrl-C waits for the last one. Only of a killed process may rows be
+of both attributions: a part has the same ones before and after. The numbers of rows that
+`processes` has are what a reader checks: those that change are left out of it, and so is the
+version of the attribution, until all files are in place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,23 @@ def _put_in_place(
     process.write(after, dict(rows), ATTRIBUTION_VERSION)
     _sync(between)
     _sync(after)
-    between.replace(process.file)
-    for name in DATASETS:
-        for file in sorted((work / name).iterdir()):
-            file.replace(trace_dir / name / f"process={key}" / file.name)
-    after.replace(process.file)
+    renames = [
+        (between, process.file),
+        *(
+            (file, trace_dir / name / f"process={key}" / file.name)
+            for name in DATASETS
+            for file in sorted((work / name).iterdir())
+        ),
+        (after, process.file),
+    ]
+    try:
+        _rename(renames)
+    except KeyboardInterrupt:
+        if not between.exists():
+            _rename(rename for rename in renames if rename[0].exists())
+        raise
+
+
+def _rename(renames: Iterable[tuple[Path, Path]]) -> None:
+    for file, target in renames:
+        file.replace(target)

@@ -9,13 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memtrace.attribute.columns import NONE, Columns, Flags, Int8s, Int32s, Int64s, places_of
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
 
-#: Earlier wins where two fit (FORMAT.md).
-CATEGORIES = (
-    "weight", "buffer", "gradient", "optimizer_state", "kv_cache", "input", "output", "activation",
-    "workspace", "temporary", "other",
-)  # fmt: skip
 #: Kinds of names that are categories: proof by identity.
 IDENTITIES = CATEGORIES[: CATEGORIES.index("output") + 1]
 _KINDS = (*IDENTITIES, "label")

@@ -9,7 +9,7 @@ import numpy as np
 from memtrace.attribute.categories import IDENTITY, Verdict
 from memtrace.attribute.columns import NONE, Columns, Int32s, Int64s
 from memtrace.attribute.facts import Facts
-from memtrace.attribute.names import CATEGORIES
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
 
 _OF_PARAMETERS = tuple(CATEGORIES.index(name) for name in ("gradient", "optimizer_state"))
@@ -45,7 +45,7 @@ class ParameterModules:
     def __init__(self, facts: Facts, stacks: Sequence[Part]) -> None:
         self._facts = facts
         self._classes = _classes(stacks)
-        self._by_end = np.argsort(facts.steps.begin, kind="stable")
+        self._by_begin = np.argsort(facts.steps.begin, kind="stable")
 
     def of(
         self, columns: Columns, verdict: Verdict
@@ -84,14 +84,11 @@ class ParameterModules:
     def _roots(self, columns: Columns, rows: Int64s) -> Int32s:
         """The model that each row belongs to: its step's, else that of the last step before it."""
         steps = self._facts.steps
-        if not len(steps):
-            return np.full(len(rows), NONE, np.int32)
-        place = steps.places(columns.numbers("step")[rows])
+        order = np.append(self._by_begin, NONE)  # before the first step: of no model that is known
         born = columns.numbers("alloc_seq")[rows]
-        begins = steps.begin[self._by_end]
-        before = np.searchsorted(begins, born, side="right") - 1
-        place = np.where(place != NONE, place, self._by_end[np.maximum(before, 0)])
-        return steps.root[place]
+        before = order[np.searchsorted(steps.begin[self._by_begin], born, side="right") - 1]
+        place = steps.places(columns.numbers("step")[rows])
+        return np.append(steps.root, np.int32(NONE))[np.where(place != NONE, place, before)]
 
 
 def _codes(words: list[str], wanted: list[str | None]) -> Int32s:

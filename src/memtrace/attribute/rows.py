@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import pyarrow.compute as pc
 from memtrace.attribute.categories import PROOFS, categorise
 from memtrace.attribute.columns import NEVER, NONE, Columns, word_column
 from memtrace.attribute.facts import Facts, FolderOf, read_facts
-from memtrace.attribute.names import CATEGORIES
 from memtrace.attribute.owners import ParameterModules, labels
 from memtrace.attribute.stages import (
     AUTO,
@@ -28,6 +28,7 @@ from memtrace.attribute.stages import (
 )
 from memtrace.attribute.steps import INFERENCE, TRAINING
 from memtrace.attribute.timeline import METRIC, CategoryOf, category_rows
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, parts_in, row_groups_of
 from memtrace.dataset_writer import PartWriter
 from memtrace.schema import SCHEMAS
@@ -177,20 +178,15 @@ def _largest_id(parts: list[Part]) -> int:
 
 
 def _write_part(part: Part, path: Path, shared: _Shared) -> None:
-    writer: PartWriter | None = None
-    try:
+    with ExitStack() as stack:
+        writer: PartWriter | None = None
         for group in row_groups_of([part]):
             table = _attributed(group.read(SCHEMAS["allocations"].names), shared)
             if writer is None:
-                writer = PartWriter(path, "allocations", table.schema)
+                writer = stack.enter_context(PartWriter(path, "allocations", table.schema))
             writer.write(table)
         if writer is None:
-            writer = PartWriter(path, "allocations", SCHEMAS["allocations"])
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    writer.close()
+            stack.enter_context(PartWriter(path, "allocations", SCHEMAS["allocations"]))
     pa.default_memory_pool().release_unused()  # else it keeps a part's worth for each thread
 
 

@@ -135,8 +135,6 @@ def _runs(facts: Facts, training: Flags, end: Place) -> Iterator[Stage]:
         elif run.name == kind and begin.time_ns - run.end.time_ns <= longest:
             run.end = max(run.end, its_end)
         else:
-            # Steps of two threads, of two kinds: one stage ends where the other begins.
-            run.end = min(run.end, begin)
             yield run
             run = Stage(kind, begin, its_end)
     if run is not None:
@@ -189,7 +187,7 @@ def _fill(
         begin = loaded
     if end.time_ns - begin.time_ns > longest:
         stages.append(Stage(IDLE, begin, end))
-    elif joins and stages:
+    elif joins and stages:  # of two threads, they may even overlap: one ends where the next begins
         stages[-1].end = end
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memtrace.attribute.columns import NEVER, NONE, Columns, Flags, Int64s, places_of
-from memtrace.attribute.names import CATEGORIES
+from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
 from memtrace.schema import SCHEMAS
 

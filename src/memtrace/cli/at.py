@@ -6,14 +6,11 @@ import sys
 
 import click
 
-from memtrace.analyse.breakdown import GROUPINGS
-from memtrace.analyse.counters import MEASURES
 from memtrace.cli.options import (
     TimeType,
-    device_option,
-    json_option,
+    grouping_options,
+    of_option,
     open_argument,
-    process_option,
     trace_argument,
 )
 
@@ -28,23 +25,8 @@ from memtrace.cli.options import (
     metavar="T",
     help="Since the recording began: 1.5s, 1500ms, 123456ns, or seconds.",
 )
-@click.option(
-    "--of", type=click.Choice(MEASURES), default="allocated", show_default=True, help="Which bytes."
-)
-@click.option(
-    "--by",
-    type=click.Choice(list(GROUPINGS)),
-    default="operator",
-    show_default=True,
-    metavar="COLUMN",
-    help="What to group by: operator, module, source, stack, label, category, ...",
-)
-@click.option(
-    "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Groups to name."
-)
-@device_option
-@process_option
-@json_option
+@of_option
+@grouping_options(by="operator")
 def command(
     trace_path: str | None,
     time_ns: int,

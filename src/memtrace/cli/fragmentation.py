@@ -6,16 +6,7 @@ import sys
 
 import click
 
-from memtrace.cli.options import (
-    TimeType,
-    by_option,
-    device_option,
-    json_option,
-    open_argument,
-    process_option,
-    top_option,
-    trace_argument,
-)
+from memtrace.cli.options import TimeType, grouping_options, open_argument, trace_argument
 
 
 @click.command("fragmentation")
@@ -34,11 +25,7 @@ from memtrace.cli.options import (
     metavar="N",
     help="The Nth failed allocation, as `memtrace oom` numbers them.",
 )
-@by_option
-@top_option
-@device_option
-@process_option
-@json_option
+@grouping_options(by="source")
 def command(
     trace_path: str | None,
     time_ns: int | None,
@@ -49,13 +36,15 @@ def command(
     process: str | None,
     as_json: bool,
 ) -> None:
-    """Which live blocks keep reserved memory that nobody uses, at its peak or at a time."""
+    """Which live blocks keep reserved memory that nobody uses: at its peak, a time or an OOM."""
     from memtrace.analyse.fragmentation import find_fragmentation
     from memtrace.analyse.oom import fragmentation_at_oom
     from memtrace.report.as_json import fragmentation_document, write_json
     from memtrace.report.fragmentation import fragmentation_page
     from memtrace.report.page import write_page
 
+    if number is not None and time_ns is not None:
+        raise click.UsageError("--at and --oom name two moments: give one of them")
     trace = open_argument(trace_path)
     if number is not None:
         found = fragmentation_at_oom(trace, number, device=device, process=process, by=by)

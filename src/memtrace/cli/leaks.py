@@ -6,29 +6,17 @@ import sys
 
 import click
 
-from memtrace.cli.options import (
-    by_option,
-    device_option,
-    json_option,
-    open_argument,
-    process_option,
-    top_option,
-    trace_argument,
-)
+from memtrace.cli.options import grouping_options, open_argument, trace_argument
 
 
 @click.command("leaks")
 @trace_argument
-@by_option
 @click.option(
     "--stage",
     metavar="NAME",
     help="A step is a stage of this name, instead of a call of a model.",
 )
-@top_option
-@device_option
-@process_option
-@json_option
+@grouping_options(by="source")
 def command(
     trace_path: str | None,
     by: str,

@@ -6,15 +6,7 @@ import sys
 
 import click
 
-from memtrace.cli.options import (
-    by_option,
-    device_option,
-    json_option,
-    open_argument,
-    process_option,
-    top_option,
-    trace_argument,
-)
+from memtrace.cli.options import grouping_options, open_argument, trace_argument
 
 
 @click.command("oom")
@@ -25,11 +17,7 @@ from memtrace.cli.options import (
     metavar="N",
     help="Which failed allocation, from 1; by default the last.",
 )
-@by_option
-@top_option
-@device_option
-@process_option
-@json_option
+@grouping_options(by="source")
 def command(
     trace_path: str | None,
     number: int | None,

@@ -58,20 +58,6 @@ def process_option(command: Command) -> Command:
     )(command)
 
 
-def by_option(command: Command) -> Command:
-    """--by, a column of GROUPINGS; by default the line of Python."""
-    from memtrace.analyse.breakdown import GROUPINGS
-
-    return click.option(
-        "--by",
-        type=click.Choice(list(GROUPINGS)),
-        default="source",
-        show_default=True,
-        metavar="COLUMN",
-        help="What to group by: operator, module, source, stack, label, category, ...",
-    )(command)
-
-
 def top_option(command: Command) -> Command:
     """--top."""
     return click.option(
@@ -84,6 +70,38 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")(
         command
     )
+
+
+def grouping_options(by: str) -> Callable[[Command], Command]:
+    """--by (one of GROUPINGS; its default is `by`), --top, --device, --process and --json."""
+    from memtrace.analyse.breakdown import GROUPINGS
+
+    by_option = click.option(
+        "--by",
+        type=click.Choice(list(GROUPINGS)),
+        default=by,
+        show_default=True,
+        metavar="COLUMN",
+        help="What to group by: operator, module, source, stack, label, category, ...",
+    )
+
+    def add(command: Command) -> Command:
+        return by_option(top_option(device_option(process_option(json_option(command)))))
+
+    return add
+
+
+def of_option(command: Command) -> Command:
+    """--of, one of MEASURES."""
+    from memtrace.analyse.counters import MEASURES
+
+    return click.option(
+        "--of",
+        type=click.Choice(MEASURES),
+        default="allocated",
+        show_default=True,
+        help="Which bytes.",
+    )(command)
 
 
 def open_argument(trace_path: str | None) -> Trace:

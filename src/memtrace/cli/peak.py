@@ -6,36 +6,13 @@ import sys
 
 import click
 
-from memtrace.analyse.breakdown import GROUPINGS
-from memtrace.analyse.counters import MEASURES
-from memtrace.cli.options import (
-    device_option,
-    json_option,
-    open_argument,
-    process_option,
-    trace_argument,
-)
+from memtrace.cli.options import grouping_options, of_option, open_argument, trace_argument
 
 
 @click.command("peak")
 @trace_argument
-@click.option(
-    "--of", type=click.Choice(MEASURES), default="allocated", show_default=True, help="Which bytes."
-)
-@click.option(
-    "--by",
-    type=click.Choice(list(GROUPINGS)),
-    default="operator",
-    show_default=True,
-    metavar="COLUMN",
-    help="What to group by: operator, module, source, stack, label, category, ...",
-)
-@click.option(
-    "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Groups to name."
-)
-@device_option
-@process_option
-@json_option
+@of_option
+@grouping_options(by="operator")
 def command(
     trace_path: str | None,
     of: str,

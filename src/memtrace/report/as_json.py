@@ -15,8 +15,7 @@ Of `peak` and `at`:
         analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
     categories: the same bytes (category, bytes), the largest first;
     stacks: frames by the keys of the groups, when grouped by stack;
-    reached_by (`peak`): the allocation; peaks_by_process: everybody's own;
-    lost_records: not 0 means that figures are bounds.
+    reached_by (`peak`): the allocation; peaks_by_process: everybody's own.
 Of `stages`:
     process, pid, rank; others: keys of the other processes on the same devices;
     devices: device, device_name, idle_bytes, idle_is_stage, left_out, batches (batch_size, steps,
@@ -40,10 +39,11 @@ Of `fragmentation`: reserved_bytes - allocated_bytes = waiting_bytes + free_byte
     parts: the same by kind of memory; pins: owners, as analyse.fragmentation.Pin says.
 Of `oom`: ooms: every failed request; post_mortem: one of them, also with number, needed_bytes,
     short_bytes, limit_bytes, device_total_bytes, outside_bytes, neighbours (other processes of the
-    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held and categories
-    (breakdowns), fragmentation, as analyse.oom says.
+    trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held (with groups,
+    as `peak` has), categories, fragmentation, as analyse.oom says.
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
-module, source.
+module, source. Each of the last three also has `stacks`, as `peak` has.
+lost_records, of all but `summary`: where it is not 0, figures are bounds.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
+from memtrace.analyse.stack import Frame
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
 from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
@@ -116,6 +117,7 @@ def ledger_document(ledger: Ledger) -> dict[str, Any]:
     """The stages of one process; every size in bytes."""
     return {
         **_process(ledger.process),
+        **_lost(ledger.process),
         "others": [process.key for process in ledger.others],
         "devices": [_device_ledger(device) for device in ledger.devices],
     }
@@ -170,11 +172,13 @@ def leaks_document(leaks: Leaks) -> dict[str, Any]:
     """What the steps leave behind; every group and every step."""
     return {
         **_process(leaks.process),
+        **_lost(leaks.process),
         "by": leaks.by,
         "steps": len(leaks.steps),
         "steps_are": leaks.steps.what,
         "enough_steps": leaks.enough_steps,
         "devices": [_device_leaks(device) for device in leaks.devices],
+        "stacks": _stacks(leaks.stacks),
     }
 
 
@@ -213,11 +217,13 @@ def fragmentation_document(found: Fragmentation) -> dict[str, Any]:
     )  # fmt: skip
     return {
         **_process(found.process),
+        **_lost(found.process),
         "seq": found.moment.seq,
         "time_ns": found.moment.time_ns,
         **{name: getattr(found, name) for name in kept},
         "parts": [_part(part) for part in found.parts],
         "pins": [_pin(pin) for pin in found.pins],
+        "stacks": _stacks(found.stacks),
     }
 
 
@@ -244,6 +250,7 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
     frozen = found.fragmentation
     document["post_mortem"] = {
         **_oom(found.oom),
+        **_lost(found.oom.process),
         **{name: getattr(found, name) for name in kept},
         "device_total_bytes": found.total_bytes,
         "neighbours": [
@@ -252,7 +259,8 @@ def oom_document(found: PostMortem | None, listed: Sequence[Oom]) -> dict[str, A
         "unusable": {f"{reason}_bytes": total for reason, total in found.unusable.items()},
         "fits": [asdict(fit) for fit in found.fits],
         "held": _breakdown(found.held),
-        "categories": _breakdown(found.categories),
+        "categories": _categories(found.categories),
+        "stacks": _stacks(found.stacks),
         "fragmentation": None if frozen is None else fragmentation_document(frozen),
     }
     return document
@@ -288,13 +296,15 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "reserved_bytes": moment.reserved_bytes,
         "pinned_bytes": snapshot.pinned_bytes,
         **_external(snapshot.external),
-        "lost_records": snapshot.process.row["lost_total"],
+        **_lost(snapshot.process),
         **_breakdown(snapshot.breakdown),
         "categories": _categories(snapshot.categories),
-        "stacks": {
-            key: [asdict(frame) for frame in frames] for key, frames in snapshot.stacks.items()
-        },
+        "stacks": _stacks(snapshot.stacks),
     }
+
+
+def _stacks(stacks: dict[str, tuple[Frame, ...]]) -> dict[str, Any]:
+    return {key: [asdict(frame) for frame in frames] for key, frames in stacks.items()}
 
 
 def _categories(categories: Breakdown | None) -> list[dict[str, Any]]:
@@ -334,6 +344,10 @@ def _breakdown(held: Breakdown) -> dict[str, Any]:
 
 def _process(process: Process) -> dict[str, Any]:
     return {"process": process.key, "pid": process.pid, "rank": process.rank}
+
+
+def _lost(process: Process) -> dict[str, Any]:
+    return {"lost_records": process.row["lost_total"]}
 
 
 def _process_summary(summary: ProcessSummary) -> dict[str, Any]:

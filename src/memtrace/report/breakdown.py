@@ -52,8 +52,8 @@ def _cells(
     witnessed: bool,
 ) -> tuple[str, ...]:
     name = row.key if row.kind in (GROUP, OTHER) else f"({row.key})"
-    if by == "stack" and row.kind == GROUP:
-        name = stack_text(stacks.get(row.key, ())) or f"stack {row.key}"
+    if row.kind == GROUP:
+        name = key_text(by, row.key, stacks)
     blocks = f"{row.allocations:,}" if row.allocations else ""
     asked = [size(row.requested_bytes) if row.allocations else ""] if requested else []
     return (
@@ -65,6 +65,13 @@ def _cells(
         blocks,
         *([row.mostly or ""] if witnessed else []),
     )
+
+
+def key_text(by: str, key: str, stacks: dict[str, tuple[Frame, ...]]) -> str:
+    """The key of a group; of a stack, which is a number, its frames."""
+    if by != "stack":
+        return key
+    return stack_text(stacks.get(key, ())) or f"stack {key}"
 
 
 def stack_text(frames: tuple[Frame, ...]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.layout import DEFAULT_POOL, Kind
-from memtrace.report.leaks import mostly
+from memtrace.report.losses import lost_lines
+from memtrace.report.owners import mostly, owner_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -31,6 +32,7 @@ def fragmentation_page(found: Fragmentation, *, top: int) -> list[Block]:
                 WARNING,
             )
         )
+    blocks += lost_lines(found.process)
     if not found.segments:
         return [*blocks, Line("  nothing was reserved in segments", FAINT)]
     blocks.append(Line(f"  of the free {free_text(found)}"))
@@ -126,7 +128,7 @@ def _pins_grid(found: Fragmentation, top: int) -> Grid:
     )
     rows = [
         (
-            pin.owner.name,
+            owner_text(pin.owner, found.stacks),
             size(pin.keeps_bytes),
             size(pin.alone_bytes),
             f"{pin.blocks:,}",

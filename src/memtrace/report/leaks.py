@@ -14,7 +14,8 @@ from memtrace.analyse.leaks import (
     Leaks,
     Site,
 )
-from memtrace.analyse.owners import Owner
+from memtrace.report.losses import lost_lines
+from memtrace.report.owners import Stacks, mostly, owner_text
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, size
 
@@ -41,15 +42,16 @@ def leaks_page(leaks: Leaks, *, top: int) -> list[Block]:
     if leaks.others:
         pids = ", ".join(str(process.pid) for process in leaks.others)
         blocks.append(Line(f"  other processes (--process PID shows one): {pids}", FAINT))
+    blocks += lost_lines(leaks.process)
     told: set[str] = set()
     for device in leaks.devices:
         blocks += [Line(""), *_verdict(leaks, device)]
         growing = device.growing
         if growing:
-            blocks += [Line(""), _growth_grid(growing[:top])]
+            blocks += [Line(""), _growth_grid(growing[:top], leaks.stacks)]
         kept = [site for site in device.sites if site.kind != GROWTH]
         if kept:
-            blocks += [Line(""), _kept_grid(kept[:top])]
+            blocks += [Line(""), _kept_grid(kept[:top], leaks.stacks)]
         if len(growing) > top or len(kept) > top:
             blocks.append(Line(f"--top N names more than {top}, --by groups otherwise", FAINT))
         told.update(site.kind for site in kept[:top])
@@ -73,10 +75,14 @@ def _verdict(leaks: Leaks, device: DeviceLeaks) -> list[Line]:
             Line(f"  {kept}, {beside}"),
         ]
     if not device.growing:
-        return [
-            Line(f"{device.device}: no leak: nothing grows over {number:,} steps", GOOD),
-            Line(f"  {kept}, {beside}"),
-        ]
+        late = sum(s.kept_bytes - s.early_bytes for s in device.sites if s.kind == IRREGULAR)
+        verdict = Line(f"{device.device}: no leak: nothing grows over {number:,} steps", GOOD)
+        if late:  # where it goes on, it is a leak that these steps do not show yet
+            verdict = Line(
+                f"{device.device}: nothing grows steadily over {number:,} steps, but {size(late)} "
+                "came irregularly"
+            )
+        return [verdict, Line(f"  {kept}, {beside}")]
     rate = size(round(device.bytes_per_step))
     lines = [Line(f"{device.device}: grows by {rate} per step", WARNING)]
     left = device.steps_until_full
@@ -86,7 +92,7 @@ def _verdict(leaks: Leaks, device: DeviceLeaks) -> list[Line]:
     return [*lines, Line(f"  {kept}, {beside}")]
 
 
-def _growth_grid(sites: tuple[Site, ...]) -> Grid:
+def _growth_grid(sites: tuple[Site, ...], stacks: Stacks) -> Grid:
     columns = (
         Column("Grows", wide=True),
         Column("Per step", right=True),
@@ -97,7 +103,7 @@ def _growth_grid(sites: tuple[Site, ...]) -> Grid:
     )
     rows = tuple(
         (
-            site.owner.name,
+            owner_text(site.owner, stacks),
             size(round(site.growth.bytes_per_step)),
             size(site.kept_bytes),
             f"{site.kept_blocks:,}",
@@ -125,9 +131,9 @@ def ordinal(number: int) -> str:
     return f"{number}" + {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
-def _kept_grid(sites: list[Site]) -> Grid:
+def _kept_grid(sites: list[Site], stacks: Stacks) -> Grid:
     columns = (
-        Column("Kept, does not grow", wide=True),
+        Column("No steady growth", wide=True),
         Column("Kind"),
         Column("Kept", right=True),
         Column("Blocks", right=True),
@@ -135,7 +141,7 @@ def _kept_grid(sites: list[Site]) -> Grid:
     )
     rows = tuple(
         (
-            site.owner.name,
+            owner_text(site.owner, stacks),
             _KINDS[site.kind],
             size(site.kept_bytes),
             f"{site.kept_blocks:,}",
@@ -144,16 +150,3 @@ def _kept_grid(sites: list[Site]) -> Grid:
         for site in sites
     )
     return Grid(columns, rows)
-
-
-def mostly(owner: Owner) -> str:
-    """What most of an owner's bytes are, but for what it is named by."""
-    words = {
-        "category": owner.category,
-        "operator": owner.operator,
-        "module": owner.module,
-        "source": owner.source,
-    }
-    words.pop(owner.by, None)
-    told = [word for name, word in words.items() if word and (name, word) != ("category", "other")]
-    return " · ".join(told)

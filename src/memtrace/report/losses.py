@@ -5,6 +5,7 @@ from __future__ import annotations
 from memtrace.analyse.summary import ProcessSummary, Summary
 from memtrace.report.page import FAINT, WARNING, Line
 from memtrace.report.units import count
+from memtrace.trace import Process
 
 #: The losses that cost no byte (schema.LOST_WORDS): what to count, and what befell it.
 _CUT_WORDS = {
@@ -16,6 +17,14 @@ _CUT_WORDS = {
     "unmatched_names": ("tensor", "in no recorded allocation"),
     "forgotten_forward_calls": ("node of autograd", "whose forward call was forgotten"),
 }
+
+
+def lost_lines(process: Process) -> list[Line]:
+    """The warning of an answer about one process; none where no record is missing."""
+    lost = process.row["lost_total"]
+    if not lost:
+        return []
+    return [Line(f"  {count(lost, 'record')} lost while recording: figures are bounds", WARNING)]
 
 
 def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:

@@ -9,6 +9,7 @@ from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.request import Fit
 from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
 from memtrace.report.fragmentation import pin_text
+from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 
@@ -39,13 +40,14 @@ def oom_page(found: PostMortem, listed: Sequence[Oom]) -> list[Block]:
     if len(frames) > _FRAMES_SHOWN:
         blocks.append(Line(f"      … {count(len(frames) - _FRAMES_SHOWN, 'frame')} more", FAINT))
     blocks += _cpu_lines(found) if oom.device == "cpu" else _cuda_lines(found)
+    blocks += lost_lines(oom.process)
     if found.fits:
         blocks += [Line(""), Line("What would have made it fit, each alone:", TITLE)]
         blocks += [_fit_line(fit) for fit in found.fits]
     blocks += [Line(""), Line("Held at that moment:", TITLE)]
     if found.categories.unattributed_bytes < found.categories.total_bytes:
         blocks += [breakdown_grid(found.categories, {}, requested=False), Line("")]
-    blocks.append(breakdown_grid(found.held, {}, requested=False))
+    blocks.append(breakdown_grid(found.held, found.stacks, requested=False))
     if found.ooms > 1:
         blocks += [Line(""), *_list(listed)]
     return blocks
@@ -144,7 +146,7 @@ def _fit_line(fit: Fit) -> Line:
         "expandable": f"expandable_segments:True, with all blocks as they lie: {bytes_text} in "
         "whole free pages",
         "waiting": f"without the {bytes_text} that wait for another stream",
-        "step": f"without the {bytes_text} that this step had allocated",
+        "step": f"without the {bytes_text} allocated since the last step began",
         "category": f"without {fit.name} ({bytes_text})",
     }[fit.what]
     answer = {True: "yes", False: "no", None: "perhaps"}[fit.fits]

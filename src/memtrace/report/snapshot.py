@@ -15,6 +15,7 @@ from memtrace.report.breakdown import (
     told_frames,
 )
 from memtrace.report.fragmentation import free_text, pin_text
+from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Line
 from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process
@@ -156,12 +157,7 @@ def _context_lines(snapshot: Snapshot) -> list[Line]:
                 WARNING,
             )
         )
-    lost = snapshot.process.row["lost_total"]
-    if lost:
-        lines.append(
-            Line(f"  {count(lost, 'record')} lost while recording: figures are bounds", WARNING)
-        )
-    return lines
+    return [*lines, *lost_lines(snapshot.process)]
 
 
 def _table(snapshot: Snapshot, top: int) -> list[Block]:

@@ -8,13 +8,14 @@ from typing import Any
 from memtrace.analyse.ledger import BatchPeak, DeviceLedger, Instant, Ledger, StageLedger
 from memtrace.analyse.ledger_lines import (
     BESIDE,
-    CATEGORIES,
     GAP,
     NO_CATEGORY,
     TOTAL,
     Line,
 )
+from memtrace.categories import CATEGORIES
 from memtrace.errors import readable
+from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, TITLE, Block, Column, Grid
 from memtrace.report.page import Line as Text
 from memtrace.report.units import count, duration, size
@@ -79,6 +80,7 @@ def ledger_page(ledger: Ledger, path: str) -> list[Block]:
         others = ", ".join(str(process.pid) for process in ledger.others[:8])
         more = " and more" if len(ledger.others) > 8 else ""
         blocks.append(Text(f"  other processes (--process): {others}{more}", FAINT))
+    blocks += lost_lines(ledger.process)
     for device in ledger.devices:
         blocks += [Text(""), *_device_blocks(device)]
     return blocks

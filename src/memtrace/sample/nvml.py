@@ -56,10 +56,7 @@ class Gpus:
         Raises:
             NvmlError: the driver does not tell.
         """
-        try:
-            memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handles[uuid])
-        except self._nvml.NVMLError as error:
-            raise NvmlError(f"NVML failed: {error}") from None
+        memory = self._ask("nvmlDeviceGetMemoryInfo", uuid)
         # With what the driver keeps for itself, as cudaMemGetInfo counts.
         return int(memory.total) - int(memory.free), int(memory.total)
 
@@ -69,11 +66,14 @@ class Gpus:
         Raises:
             NvmlError: the driver does not tell.
         """
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses", uuid)
+        return {p.pid: int(p.usedGpuMemory) for p in found if p.usedGpuMemory is not None}
+
+    def _ask(self, function: str, uuid: str) -> Any:
         try:
-            found = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handles[uuid])
+            return getattr(self._nvml, function)(self._handles[uuid])
         except self._nvml.NVMLError as error:
             raise NvmlError(f"NVML failed: {error}") from None
-        return {p.pid: int(p.usedGpuMemory) for p in found if p.usedGpuMemory is not None}
 
 
 def _text(value: str | bytes) -> str:

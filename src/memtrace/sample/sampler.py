@@ -159,10 +159,11 @@ class Sampler:
         readings = [_host("rss", resident)]
         dear = watched.dear_due_s <= now_s
         if dear:
+            began_s = monotonic()
             readings += self._dear(watched, resident)
             if watched.uses_cuda:
                 self._find_gpus()
-            took_s = monotonic() - now_s
+            took_s = monotonic() - began_s
             self._dear_s += took_s
             pause_s = max(min(_DEAR_PERIOD_S, age_s), PERIOD_S, age_s / _DEAR_PERIODS)
             watched.dear_due_s = now_s + max(pause_s, _DEAR_IDLE_FACTOR * took_s)
