@@ -3,18 +3,25 @@
 A field is a varint tag, (number << 3 | wire type), and then
 
     wire type 0:  a varint: 7 bits a byte, lowest first, the top bit set on all but the last
+    wire type 1:  8 bytes, lowest first (fixed64 and double)
     wire type 2:  a varint length, and that many bytes (strings and messages)
+
+A column is one field, or a part of one, of many messages at once: a byte matrix, a message a row.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes2D = npt.NDArray[np.uint8]
 Flags2D = npt.NDArray[np.bool_]
+Flags = npt.NDArray[np.bool_]
+Int64s = npt.NDArray[np.int64]
 
-_VARINT, _LENGTH_DELIMITED = 0, 2
+_VARINT, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 _MAX_VARINT_BYTES = 10
 
 
@@ -40,43 +47,100 @@ def message(number: int, *fields: bytes) -> bytes:
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(len(body)) + body
 
 
+def utf8(value: str) -> bytes:
+    """A name as a string field may hold it."""
+    # Names come from file systems and programs: a lone surrogate must not end the export.
+    return value.encode("utf-8", "replace")
+
+
 def text(number: int, value: str) -> bytes:
     """A string field."""
-    # Names come from file systems and programs: a lone surrogate must not end the export.
-    return message(number, value.encode("utf-8", "replace"))
+    return message(number, utf8(value))
 
 
-def varint_column(values: npt.NDArray[np.int64]) -> tuple[Bytes2D, Flags2D]:
-    """Varints of a whole column: a byte matrix, a value a row, and which of its bytes count."""
+class Column(NamedTuple):
+    """Bytes of many messages.
+
+    Attributes:
+        cells: uint8[rows, width].
+        used: bool[rows, width], which of them count.
+        lengths: int64[rows], how many count in each row.
+    """
+
+    cells: Bytes2D
+    used: Flags2D
+    lengths: Int64s
+
+    def where(self, present: Flags) -> Column:
+        """Nothing in the rows where the field is not `present`."""
+        return Column(self.cells, self.used & present[:, None], self.lengths * present)
+
+
+def constant_column(rows: int, value: bytes) -> Column:
+    """The same bytes in every row."""
+    cells = np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value)))
+    used = np.broadcast_to(np.True_, cells.shape)
+    return Column(cells, used, np.full(rows, len(value), np.int64))
+
+
+def varint_column(values: Int64s) -> Column:
+    """A varint a row."""
     unsigned = values.astype(np.uint64)
     highest = int(unsigned.max()) if len(unsigned) else 0
     width = max(1, min(_MAX_VARINT_BYTES, -(-highest.bit_length() // 7)))
-    shifts = np.arange(width, dtype=np.uint64) * np.uint64(7)
-    groups = unsigned[:, None] >> shifts
-    used = groups > 0
+    cells = np.empty((len(values), width), np.uint8)
+    used = np.empty(cells.shape, np.bool_)
     used[:, 0] = True
-    cells = (groups & np.uint64(0x7F)).astype(np.uint8)
-    cells[:, :-1] |= used[:, 1:].astype(np.uint8) << 7
-    return cells, used
+    for place in range(width):
+        cells[:, place] = unsigned & np.uint64(0x7F)
+        unsigned = unsigned >> np.uint64(7)
+        if place + 1 < width:
+            np.not_equal(unsigned, 0, out=used[:, place + 1])
+            cells[:, place] |= used[:, place + 1].view(np.uint8) << np.uint8(7)
+    return Column(cells, used, used.sum(axis=1, dtype=np.int64))
 
 
-def constant_column(rows: int, value: bytes) -> tuple[Bytes2D, Flags2D]:
-    """The same bytes in every row."""
-    cells = np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value)))
-    return cells, np.ones(cells.shape, np.bool_)
-
-
-def lengths(*columns: tuple[Bytes2D, Flags2D]) -> npt.NDArray[np.int64]:
-    """How many bytes each row of these columns takes."""
-    return sum(
-        (used.sum(axis=1, dtype=np.int64) for _, used in columns),
-        start=np.zeros(len(columns[0][0]), np.int64),
+def integer_column(number: int, values: Int64s) -> Column:
+    """An integer field a row."""
+    return joined(
+        constant_column(len(values), varint(number << 3 | _VARINT)), varint_column(values)
     )
 
 
-def join(*columns: tuple[Bytes2D, Flags2D]) -> bytes:
-    """The rows one after the other, each of its columns' bytes in order."""
-    cells = np.concatenate([cells for cells, _ in columns], axis=1)
-    used = np.concatenate([used for _, used in columns], axis=1)
-    joined: bytes = cells[used].tobytes()
-    return joined
+def fixed64_column(number: int, values: Int64s) -> Column:
+    """A fixed64 field a row."""
+    return _eight_bytes(number, values.astype("<i8"))
+
+
+def double_column(number: int, values: Int64s) -> Column:
+    """A double field a row; exact up to 2^53."""
+    return _eight_bytes(number, values.astype("<f8"))
+
+
+def _eight_bytes(number: int, values: npt.NDArray[np.generic]) -> Column:
+    cells = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), 8)
+    value = Column(cells, np.broadcast_to(np.True_, cells.shape), np.full(len(values), 8, np.int64))
+    return joined(constant_column(len(values), varint(number << 3 | _FIXED64)), value)
+
+
+def message_column(number: int, *columns: Column) -> Column:
+    """A message field a row, of the parts that each row has."""
+    lengths = sum((column.lengths for column in columns), start=np.int64(0))
+    rows = len(columns[0].cells)
+    head = constant_column(rows, varint(number << 3 | _LENGTH_DELIMITED))
+    return joined(head, varint_column(np.broadcast_to(lengths, (rows,))), *columns)
+
+
+def joined(*columns: Column) -> Column:
+    """These columns as one: in each row the bytes of the one after those of the other."""
+    return Column(
+        np.concatenate([column.cells for column in columns], axis=1),
+        np.concatenate([column.used for column in columns], axis=1),
+        np.sum([column.lengths for column in columns], axis=0, dtype=np.int64),
+    )
+
+
+def rows_of(column: Column) -> bytes:
+    """The rows one after the other."""
+    packed: bytes = column.cells[column.used].tobytes()
+    return packed
