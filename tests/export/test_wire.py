@@ -51,7 +51,9 @@ numbers = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=30)
 def test_a_column_is_its_values_one_after_the_other(values: list[int]) -> None:
     column = varint_column(np.array(values, np.int64))
     assert rows_of(column) == b"".join(map(varint, values))
-    assert column.lengths.tolist() == [len(varint(value)) for value in values]
+    assert np.broadcast_to(column.lengths, len(values)).tolist() == [
+        len(varint(value)) for value in values
+    ]
     mixed = rows_of(joined(constant_column(len(values), b"ab"), column))
     assert mixed == b"".join(b"ab" + varint(value) for value in values)
 
@@ -64,7 +66,7 @@ def test_messages_of_fields_that_some_rows_lack(values: list[int], present: list
         message(60, integer(1, value) if flag else b"", integer(30, value))
         for value, flag in zip(values, present, strict=False)
     )
-    assert column.lengths.sum() == len(rows_of(column))
+    assert np.sum(column.lengths) == len(rows_of(column))
 
 
 def test_eight_byte_fields() -> None:

@@ -62,42 +62,56 @@ class Column(NamedTuple):
     """Bytes of many messages.
 
     Attributes:
-        cells: uint8[rows, width].
-        used: bool[rows, width], which of them count.
-        lengths: int64[rows], how many count in each row.
+        rows: how many messages.
+        parts: side by side, uint8[rows, width] and bool[rows, width], which of its bytes count.
+        lengths: int64[rows], how many count in each row; one number where all have as many.
     """
 
-    cells: Bytes2D
-    used: Flags2D
-    lengths: Int64s
+    rows: int
+    parts: tuple[tuple[Bytes2D, Flags2D], ...]
+    lengths: Int64s | int
 
     def where(self, present: Flags) -> Column:
         """Nothing in the rows where the field is not `present`."""
-        return Column(self.cells, self.used & present[:, None], self.lengths * present)
+        parts = tuple((cells, used & present[:, None]) for cells, used in self.parts)
+        return Column(self.rows, parts, self.lengths * present.astype(np.int64))
+
+    def take(self, chosen: Flags) -> Column:
+        """Some of the rows."""
+        if chosen.all():
+            return self
+        parts = tuple((cells[chosen], used[chosen]) for cells, used in self.parts)
+        lengths = self.lengths if isinstance(self.lengths, int) else self.lengths[chosen]
+        return Column(int(np.count_nonzero(chosen)), parts, lengths)
 
 
 def constant_column(rows: int, value: bytes) -> Column:
     """The same bytes in every row."""
-    cells = np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value)))
-    used = np.broadcast_to(np.True_, cells.shape)
-    return Column(cells, used, np.full(rows, len(value), np.int64))
+    return _whole(np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value))))
+
+
+def _whole(cells: Bytes2D) -> Column:
+    rows, width = cells.shape
+    return Column(rows, ((cells, np.broadcast_to(np.True_, cells.shape)),), width)
 
 
 def varint_column(values: Int64s) -> Column:
     """A varint a row."""
-    unsigned = values.astype(np.uint64)
-    highest = int(unsigned.max()) if len(unsigned) else 0
+    rest = values.astype(np.uint64)
+    highest = int(rest.max()) if len(rest) else 0
     width = max(1, min(_MAX_VARINT_BYTES, -(-highest.bit_length() // 7)))
-    cells = np.empty((len(values), width), np.uint8)
-    used = np.empty(cells.shape, np.bool_)
-    used[:, 0] = True
+    cells = np.empty((len(values), width), np.uint8, order="F")
+    used = np.ones(cells.shape, np.bool_, order="F")
+    lengths = np.ones(len(values), np.int64)
     for place in range(width):
-        cells[:, place] = unsigned & np.uint64(0x7F)
-        unsigned = unsigned >> np.uint64(7)
+        np.bitwise_and(rest, np.uint64(0x7F), out=cells[:, place], casting="unsafe")
         if place + 1 < width:
-            np.not_equal(unsigned, 0, out=used[:, place + 1])
-            cells[:, place] |= used[:, place + 1].view(np.uint8) << np.uint8(7)
-    return Column(cells, used, used.sum(axis=1, dtype=np.int64))
+            rest >>= np.uint64(7)
+            more = used[:, place + 1]
+            np.not_equal(rest, 0, out=more)
+            cells[:, place] |= more.view(np.uint8) << np.uint8(7)
+            lengths += more
+    return Column(len(values), ((cells, used),), lengths)
 
 
 def integer_column(number: int, values: Int64s) -> Column:
@@ -117,30 +131,32 @@ def double_column(number: int, values: Int64s) -> Column:
     return _eight_bytes(number, values.astype("<f8"))
 
 
-def _eight_bytes(number: int, values: npt.NDArray[np.generic]) -> Column:
-    cells = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), 8)
-    value = Column(cells, np.broadcast_to(np.True_, cells.shape), np.full(len(values), 8, np.int64))
-    return joined(constant_column(len(values), varint(number << 3 | _FIXED64)), value)
+def _eight_bytes(number: int, values: npt.NDArray[np.int64 | np.float64]) -> Column:
+    head = constant_column(len(values), varint(number << 3 | _FIXED64))
+    return joined(head, _whole(values.view(np.uint8).reshape(len(values), 8)))
 
 
 def message_column(number: int, *columns: Column) -> Column:
     """A message field a row, of the parts that each row has."""
-    lengths = sum((column.lengths for column in columns), start=np.int64(0))
-    rows = len(columns[0].cells)
-    head = constant_column(rows, varint(number << 3 | _LENGTH_DELIMITED))
-    return joined(head, varint_column(np.broadcast_to(lengths, (rows,))), *columns)
+    body = joined(*columns)
+    tag = varint(number << 3 | _LENGTH_DELIMITED)
+    if isinstance(body.lengths, int):
+        return joined(constant_column(body.rows, tag + varint(body.lengths)), body)
+    return joined(constant_column(body.rows, tag), varint_column(body.lengths), body)
 
 
 def joined(*columns: Column) -> Column:
     """These columns as one: in each row the bytes of the one after those of the other."""
-    return Column(
-        np.concatenate([column.cells for column in columns], axis=1),
-        np.concatenate([column.used for column in columns], axis=1),
-        np.sum([column.lengths for column in columns], axis=0, dtype=np.int64),
-    )
+    lengths: Int64s | int = 0
+    for column in columns:
+        lengths = lengths + column.lengths
+    parts = tuple(part for column in columns for part in column.parts)
+    return Column(columns[0].rows, parts, lengths)
 
 
 def rows_of(column: Column) -> bytes:
     """The rows one after the other."""
-    packed: bytes = column.cells[column.used].tobytes()
+    cells = np.concatenate([cells for cells, _ in column.parts], axis=1)
+    used = np.concatenate([used for _, used in column.parts], axis=1)
+    packed: bytes = cells[used].tobytes()
     return packed

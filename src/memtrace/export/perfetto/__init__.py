@@ -36,16 +36,16 @@ def write_perfetto(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequen
         What a person should know of the file, a line each.
     """
     file = PacketFile(out, selection)
-    pairs = [
+    chosen = [
         (recorded, devices)
         for recorded in _recorded(trace)
-        if (devices := _devices(trace, recorded, selection))
+        if (devices := _devices(trace, recorded, selection)) or selection.device is None
     ]
-    most_flows = max(1, MOST_FLOWS // max(1, sum(len(devices) for _, devices in pairs)))
+    most_flows = max(1, MOST_FLOWS // max(1, sum(len(devices) for _, devices in chosen)))
     if trace.process_list:
         _write_clocks(file, trace.process_list[0])
     surveys: list[DeviceSurvey] = []
-    for recorded, devices in pairs:
+    for recorded, devices in chosen:
         _write_process(file, recorded)
         write_spans(trace, file, recorded)
         before = {device: _before(trace, file, recorded, device) for device in devices}

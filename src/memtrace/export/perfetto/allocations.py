@@ -128,12 +128,10 @@ class DeviceEvents:
         self, times_ns: Int64s, columns: tuple[Column, ...], chosen: Flags, track: int
     ) -> None:
         where = integer(f.EVENT_TRACK_UUID, track) if track else b""
-        rows = np.flatnonzero(chosen)
-        rows = rows[np.argsort(times_ns[rows], kind="stable")]
         self.sequence.events(
-            times_ns[rows],
-            constant_column(len(rows), _INSTANT + where),
-            *(Column(c.cells[rows], c.used[rows], c.lengths[rows]) for c in columns),
+            times_ns[chosen],
+            constant_column(int(np.count_nonzero(chosen)), _INSTANT + where),
+            *(column.take(chosen) for column in columns),
         )
 
     def _has_flow(self, rows: Allocations) -> Flags:

@@ -12,7 +12,7 @@ import numpy as np
 
 from memtrace.analyse.counters import integers
 from memtrace.export.perfetto import fields as f
-from memtrace.export.perfetto.packets import PacketFile, Recorded, Words, write_edges
+from memtrace.export.perfetto.packets import PacketFile, Recorded, Sequence, Words, write_edges
 from memtrace.export.wire import Flags, Int64s
 from memtrace.trace import Trace
 
@@ -115,9 +115,10 @@ class ModuleSlices:
     def __init__(
         self, file: PacketFile, recorded: Recorded, thread_id: int, modules: Modules
     ) -> None:
-        track = file.track(recorded, f"modules of thread {thread_id}")
-        self._sequence = file.sequence(recorded, track)
-        self._window = file.window_ns
+        self._file = file
+        self._recorded = recorded
+        self._name = f"modules of thread {thread_id}"
+        self._sequence: Sequence | None = None
         self._modules = modules
         self._roots = modules.root_calls(thread_id)
         #: The step (from 1), then the modules in it, that are open; and when their last call ended.
@@ -162,11 +163,15 @@ class ModuleSlices:
         is_begin = np.arange(len(run)) >= len(end_run)
         order = np.lexsort((np.concatenate([-end_level, begin_level]), is_begin, run))
         times_ns = np.concatenate([np.minimum(ends_ns, start_ns[end_run]), begins_ns])[order]
-        times_ns = np.maximum.accumulate(np.clip(times_ns, *self._window))
+        times_ns = np.maximum.accumulate(np.clip(times_ns, *self._file.window_ns))
         times_ns = np.maximum(times_ns, self._last_ns)
         root_names = np.append(self._roots.name, 0)[after[:, 0] - 1]
         names = np.where(begin_level == 0, root_names[begin_run], after[begin_run, begin_level])
         named = np.concatenate([np.zeros(len(end_run), np.int64), names])[order]
-        if len(times_ns):
-            self._last_ns = int(times_ns[-1])
+        if not len(times_ns):
+            return
+        self._last_ns = int(times_ns[-1])
+        if self._sequence is None:
+            track = self._file.track(self._recorded, self._name)
+            self._sequence = self._file.sequence(self._recorded, track)
         write_edges(self._sequence, self._modules.words, times_ns, named)
