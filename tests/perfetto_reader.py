@@ -56,7 +56,7 @@ class HeapProfile:
 
 @dataclass
 class _Interned:
-    """What a sequence knows. A word that is interned twice, or not before it is used, is an error."""
+    """What a sequence knows. Words are interned once, before they are used."""
 
     words: dict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
 
@@ -176,10 +176,7 @@ class Parsed:
             self._open[uuid].pop().end_ns = packet.timestamp
             return
         name = known.name("event_names", event.name_iid)
-        told = {
-            key: value
-            for key, value in (self._annotation(known, a) for a in event.debug_annotations)
-        }
+        told = dict(self._annotation(known, given) for given in event.debug_annotations)
         if event.type == BEGIN:
             around = self._open[uuid]
             around.append(Slice(name, packet.timestamp, len(around), told))

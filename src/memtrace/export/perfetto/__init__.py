@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from memtrace.analyse.counters import Moment, last_moment, moment_before_first
@@ -58,10 +58,19 @@ def write_perfetto(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequen
             write_instants(file, recorded, of_device)
             write_heap_profile(trace, recorded, of_device, events[of_device.device])
         surveys.extend(survey.devices.values())
-    told = _flows(surveys)
-    _write_attributes(file, trace, selection, told)
+    _write_attributes(file, trace, selection, _flows(surveys))
+    return list(_notes(surveys))
+
+
+def _notes(surveys: Sequence[DeviceSurvey]) -> Iterator[str]:
+    if any(survey.flows < survey.pairs for survey in surveys):
+        yield _flows(surveys)
     written = sum(survey.written for survey in surveys)
-    return [told, _too_many(written)] if written > MOST_PAIRS else [told]
+    if written > MOST_PAIRS:
+        yield (
+            f"{written:,} allocations: ui.perfetto.dev gives up above some {MOST_PAIRS:,}; "
+            "give --window A,B for a part"
+        )
 
 
 def _recorded(trace: Trace) -> list[Recorded]:
@@ -141,13 +150,6 @@ def _flows(surveys: Sequence[DeviceSurvey]) -> str:
     return (
         f"flows: the {flows:,} largest of {pairs:,} allocations lead to their frees: "
         f"those of {max(cut):,} bytes and more"
-    )
-
-
-def _too_many(written: int) -> str:
-    return (
-        f"{written:,} allocations: ui.perfetto.dev gives up above some {MOST_PAIRS // 10**6} "
-        "million; give --window A,B for a part"
     )
 
 

@@ -15,7 +15,7 @@ from memtrace.export.wire import Flags, Int64s, integer, message
 from memtrace.trace import Trace
 
 #: Columns of `allocations` that callstacks are made of.
-COLUMNS = ("stack_id", "phase", "module", "operator")
+COLUMNS = ("stack_id", "phase", "module", "source", "operator")
 _NO_STACK = -1
 
 
@@ -23,7 +23,7 @@ class Callstacks:
     """The callstacks of one process, known to one sequence.
 
     A stack's number is 2 * stack_id + 2. An allocation without one (its thread has no Python
-    frames, or stacks were off) has an odd number: that of its phase, module and operator.
+    frames, or stacks were off) has an odd number: that of what is known of it instead.
     """
 
     def __init__(self, trace: Trace, process: str, sequence: Sequence) -> None:
@@ -34,7 +34,7 @@ class Callstacks:
         self._paths = Words(f.INTERNED_SOURCE_PATHS)
         self._frames: dict[tuple[int, int, int], int] = {}
         self._taught = np.zeros(0, np.bool_)
-        self._wordy: dict[tuple[int, int, int], int] = {}
+        self._wordy: dict[tuple[int, ...], int] = {}
         self._words = Words(f.INTERNED_FUNCTIONS)
 
     def teach(self, used: Flags) -> None:
@@ -118,10 +118,9 @@ class Callstacks:
         return numbers
 
     def _of_words(self, said: Int64s) -> Iterator[bytes]:
-        for phase, module, operator in said.T.tolist():
-            if (phase, module, operator) in self._wordy:
-                continue
-            number = self._wordy[phase, module, operator] = 2 * len(self._wordy) + 1
-            words = [self._words.words[word - 1] for word in (phase, module, operator) if word]
-            frames = [("(no Python stack)", "", 0), *((word, "", 0) for word in words)]
-            yield from self._callstack(number, frames)
+        for each in map(tuple, said.T.tolist()):
+            if each not in self._wordy:
+                number = self._wordy[each] = 2 * len(self._wordy) + 1
+                words = [self._words.words[word - 1] for word in each if word]
+                frames = [(word, "", 0) for word in ("(no Python stack)", *words)]
+                yield from self._callstack(number, frames)
