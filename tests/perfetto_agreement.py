@@ -27,7 +27,7 @@ def check_agreement(trace: Trace, parsed: Parsed) -> None:
         _check_categories(parsed, device, rows)
         _check_peak(trace, parsed, device, origin_ns)
     _check_flows(parsed, allocations)
-    _check_calls(trace, parsed)
+    _check_calls(trace, parsed, origin_ns)
     for track, slices in parsed.slices.items():
         check_nesting(track, slices)
 
@@ -126,13 +126,15 @@ def _check_flows(parsed: Parsed, allocations: list[dict[str, Any]]) -> None:
         assert (begins[0].weight, begins[0].stack) == (ends[0].weight, ends[0].stack)
 
 
-def _check_calls(trace: Trace, parsed: Parsed) -> None:
-    expected: dict[str, Counter[str]] = defaultdict(Counter)
+def _check_calls(trace: Trace, parsed: Parsed, origin_ns: int) -> None:
+    expected: dict[str, Counter[tuple[str, int, int]]] = defaultdict(Counter)
     for row in trace.operators.to_pylist():
         if row["end_time_ns"] is not None:
-            expected[f"operators of thread {row['thread_id']}"][row["name"] or "?"] += 1
+            start_ns, end_ns = origin_ns + row["start_time_ns"], origin_ns + row["end_time_ns"]
+            call = (row["name"] or "?", start_ns, max(end_ns, start_ns + 1))
+            expected[f"operators of thread {row['thread_id']}"][call] += 1
     found = {
-        track: Counter(item.name for item in slices)
+        track: Counter((item.name, item.start_ns, item.end_ns) for item in slices)
         for track, slices in parsed.slices.items()
         if track.startswith("operators")
     }

@@ -93,6 +93,7 @@ class Parsed:
         message = trace_pb2.Trace()
         message.ParseFromString(data)
         self.packets = list(message.packet)
+        self.notes: list[str] = []
         self.tracks: dict[int, Any] = {}
         self.clocks: dict[int, int] = {}
         self.attributes: dict[str, str] = {}
@@ -225,5 +226,7 @@ class Parsed:
 def exported(trace: Trace, selection: Selection | None = None) -> Parsed:
     """The trace as a Perfetto file, read back."""
     out = io.BytesIO()
-    write_perfetto(trace, selection or Selection(), out)
-    return Parsed(out.getvalue())
+    notes = write_perfetto(trace, selection or Selection(), out)
+    parsed = Parsed(out.getvalue())
+    parsed.notes = list(notes)
+    return parsed

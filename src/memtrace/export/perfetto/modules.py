@@ -131,6 +131,8 @@ class ModuleSlices:
         if not len(start_ns):
             return
         step = self._roots.at(start_ns)
+        # What runs in the root module itself is in the outermost slice, which has its name.
+        module = np.where(module == np.append(self._roots.name, 0)[step - 1], 0, module)
         changed = (np.diff(module, prepend=-1) != 0) | (np.diff(step, prepend=-1) != 0)
         first = np.flatnonzero(changed)
         ended_ns = np.maximum.accumulate(np.maximum.reduceat(end_ns, first))
