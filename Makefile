@@ -117,6 +117,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/finalise/throughput.py
 	$(BIN)/python benchmarks/attribute/attribution.py
 	$(BIN)/python benchmarks/analyse/reading.py
+	$(BIN)/python benchmarks/export/perfetto.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
 bench-cuda-sim: $(CUDA_VENV)/.installed

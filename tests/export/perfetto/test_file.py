@@ -144,13 +144,15 @@ def test_a_note_when_there_is_more_than_the_ui_opens(
     count = serving.allocations.num_rows
     monkeypatch.setattr("memtrace.export.perfetto.MOST_PAIRS", count)
     assert exported(serving).notes == []
+    told = f"{count} allocations, 0 MiB of packets: ui.perfetto.dev may run out of memory; "
+    told += "give --window A,B for a part"
     monkeypatch.setattr("memtrace.export.perfetto.MOST_PAIRS", count - 1)
-    (note,) = exported(serving).notes
-    assert note == (
-        f"{count:,} allocations: ui.perfetto.dev gives up above some {count - 1:,}; "
-        "give --window A,B for a part"
-    )
+    assert exported(serving).notes == [told]
     assert exported(serving, Selection("cpu")).notes == []
+    monkeypatch.setattr("memtrace.export.perfetto.MOST_PAIRS", count)
+    monkeypatch.setattr("memtrace.export.perfetto.MOST_BYTES", 5000)
+    assert exported(serving).notes == [told]
+    assert exported(serving, Selection(window_ns=(0, 1))).notes == []
 
 
 ODD = ["\udc80\ud800", "a\0b", "n" * 10_000, "🜁\u202e\n\t", "", "<script>", "a.b..c.", "."]

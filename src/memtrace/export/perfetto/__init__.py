@@ -25,8 +25,10 @@ from memtrace.trace import Process, Trace
 
 #: In a file; each device of each process may have its share of them.
 MOST_FLOWS = 20_000
-#: With more pairs of an allocation and its free, ui.perfetto.dev runs out of memory.
+#: With more pairs of an allocation and its free, or more bytes of packets, ui.perfetto.dev may run
+#: out of memory: a browser gives it some 2 GB, and it takes up to four times the size of a file.
 MOST_PAIRS = 5_000_000
+MOST_BYTES = 1 << 29
 
 
 def write_perfetto(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequence[str]:
@@ -59,17 +61,17 @@ def write_perfetto(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequen
             write_heap_profile(trace, recorded, of_device, events[of_device.device])
         surveys.extend(survey.devices.values())
     _write_attributes(file, trace, selection, _flows(surveys))
-    return list(_notes(surveys))
+    return list(_notes(surveys, file.written_bytes))
 
 
-def _notes(surveys: Sequence[DeviceSurvey]) -> Iterator[str]:
+def _notes(surveys: Sequence[DeviceSurvey], written_bytes: int) -> Iterator[str]:
     if any(survey.flows < survey.pairs for survey in surveys):
         yield _flows(surveys)
     written = sum(survey.written for survey in surveys)
-    if written > MOST_PAIRS:
+    if written > MOST_PAIRS or written_bytes > MOST_BYTES:
         yield (
-            f"{written:,} allocations: ui.perfetto.dev gives up above some {MOST_PAIRS:,}; "
-            "give --window A,B for a part"
+            f"{written:,} allocations, {written_bytes >> 20:,} MiB of packets: ui.perfetto.dev may "
+            "run out of memory; give --window A,B for a part"
         )
 
 

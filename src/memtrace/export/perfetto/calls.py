@@ -142,7 +142,7 @@ def _read(
         table = group.read(_COLUMNS)
         start_ns = integers(table, "start_time_ns", missing=_NEVER)
         end_ns = integers(table, "end_time_ns", missing=-1)  # null: the call's end was lost
-        inside = (start_ns <= end) & (end_ns >= start)
+        inside = (start_ns < end) & (end_ns >= start)
         yield Calls(
             integers(table, "parent_call_id", missing=_NO_ROOT),
             integers(table, "thread_id", missing=-1),

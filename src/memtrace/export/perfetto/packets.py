@@ -96,6 +96,7 @@ class PacketFile:
     def __init__(self, out: IO[bytes], selection: Selection) -> None:
         self._out = out
         self._sequences = 1
+        self.written_bytes = 0
         self.device = selection.device
         self.starts_late = selection.window_ns is not None
         #: From and to, in ns since a recording began; nothing outside is written.
@@ -103,6 +104,7 @@ class PacketFile:
 
     def write(self, data: bytes) -> None:
         """Packets as they are."""
+        self.written_bytes += len(data)
         self._out.write(data)
 
     def packet(self, *fields: bytes) -> None:
