@@ -80,6 +80,17 @@ def test_a_window_of_any_program_is_a_part_of_the_whole(
         assert held == max(value for _, value in part.counters[f"{device} allocated"])
 
 
+@pytest.mark.parametrize("window", [(0, 0), (2**61, 2**62), (2**70, 2**71)])
+def test_a_window_in_which_nothing_happens(serving: Trace, window: tuple[int, int]) -> None:
+    parsed = exported(serving, Selection(window_ns=window))
+    assert not any(parsed.slices.values())
+    assert not any(parsed.instants[f"{of} allocations"] for of in serving.devices)
+    assert all(len(values) == 1 for values in parsed.counters.values())
+    values = {name: values[-1][1] for name, values in exported(serving).counters.items()}
+    for name, ((_, value),) in parsed.counters.items():
+        assert value == (values[name] if window[0] else 0)
+
+
 def standing(counter: list[tuple[int, int]], time_ns: int) -> int:
     """What a counter is after all that happened up to an instant."""
     return [value for time, value in counter if time <= time_ns][-1]

@@ -35,7 +35,8 @@ from memtrace.trace import Process, Trace
 
 #: Rows that are encoded at once: each takes some hundred bytes meanwhile.
 ROWS_AT_A_TIME = 1 << 15
-_EVERYTHING = (0, 2**63 - 1)
+#: Later than any recording lasts, and on a host's clock still an int64.
+_LATEST_NS = 1 << 62
 
 
 def track_uuid(*names: str) -> int:
@@ -100,7 +101,8 @@ class PacketFile:
         self.device = selection.device
         self.starts_late = selection.window_ns is not None
         #: From and to, in ns since a recording began; nothing outside is written.
-        self.window_ns = selection.window_ns or _EVERYTHING
+        start_ns, end_ns = selection.window_ns or (0, _LATEST_NS)
+        self.window_ns = min(start_ns, _LATEST_NS), min(end_ns, _LATEST_NS)
 
     def write(self, data: bytes) -> None:
         """Packets as they are."""
