@@ -102,6 +102,10 @@ def test_a_window_starts_with_the_value_before_it(serving: Trace) -> None:
     part = exported(serving, Selection(device="cuda:0", window_ns=(start, end)))
     assert part.counters["cuda:0 allocated"] == [(ORIGIN_NS + start, whole[4][1]), *whole[5:10]]
     assert not any("cpu" in name or "RSS" in name for name in part.counters)
+    at_once = Selection(window_ns=(whole[5][0] - ORIGIN_NS - 1, end))
+    assert exported(serving, at_once).counters["cuda:0 allocated"] == [
+        (whole[5][0] - 1, whole[4][1]), *whole[5:10],
+    ]  # fmt: skip
     reserved = [value for time, value in parsed.counters["cuda:0 reserved"] if time < whole[4][0]]
     assert part.counters["cuda:0 reserved"][0] == (ORIGIN_NS + start, reserved[-1])
 

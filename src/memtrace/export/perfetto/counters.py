@@ -164,6 +164,7 @@ class DeviceCounters:
             self.failures.append(Failure(row["time_ns"], row["size_bytes"] or 0, row[names[2]]))
 
     def close(self) -> None:
+        """There are no more events."""
         for counter in self._counters.values():
             counter.close()
         self._categories.close()
@@ -172,7 +173,8 @@ class DeviceCounters:
 class _Categories:
     """What the allocations of each category add to a device's *allocated*: the sum is that total.
 
-    Each change of the total is put down to the allocation that its event is of.
+    Each change of the total is put down to the allocation that its event is of; so, where the record
+    of a free was lost, to the allocation at whose event the end of the other one shows.
     """
 
     def __init__(self, file: PacketFile, recorded: Recorded, device: str, survey: Survey) -> None:
