@@ -173,8 +173,8 @@ class DeviceCounters:
 class _Categories:
     """What the allocations of each category add to a device's *allocated*: the sum is that total.
 
-    Each change of the total is put down to the allocation that its event is of; so, where the record
-    of a free was lost, to the allocation at whose event the end of the other one shows.
+    Each change of the total is put down to the allocation that its event is of; where the record of
+    a free was lost, that is the allocation at whose event the end of the other one shows.
     """
 
     def __init__(self, file: PacketFile, recorded: Recorded, device: str, survey: Survey) -> None:
