@@ -119,6 +119,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/analyse/leaks.py
 	$(BIN)/python benchmarks/sample/core_share.py
 	$(BIN)/python benchmarks/analyse/reading.py
+	$(BIN)/python benchmarks/export/perfetto.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
 bench-cuda-sim: $(CUDA_VENV)/.installed

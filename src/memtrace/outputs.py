@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -23,8 +23,9 @@ class Selection:
     window_ns: tuple[int, int] | None = None
 
 
-#: Writes a selection of a trace to a binary stream, without holding the whole of it.
-Writer = Callable[[Trace, Selection, IO[bytes]], None]
+#: Writes a selection of a trace to a binary stream, without holding the whole of it. What it gives
+#: back, a line each, a person should know of what was written.
+Writer = Callable[[Trace, Selection, IO[bytes]], Sequence[str] | None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ OUTPUTS = (
     OutputSpec(
         "perfetto",
         ".perfetto-trace",
-        "counters of every device, and the stages; for ui.perfetto.dev",
+        "counters, calls, stages, allocations with their stacks; for ui.perfetto.dev",
         "memtrace.export.perfetto",
         "write_perfetto",
     ),

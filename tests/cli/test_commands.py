@@ -248,6 +248,20 @@ def test_export(serving: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "no such file or directory" in refused(capfd, *export[:-1], tmp_path / "no" / "x")
 
 
+def test_what_an_export_leaves_out_is_told(
+    serving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memtrace.export.perfetto.MOST_FLOWS", 4)
+    monkeypatch.setattr("memtrace.export.perfetto.MOST_PAIRS", 3)
+    words = ["export", str(serving), "--to", "perfetto", "-o", str(tmp_path / "x.pf")]
+    result = CliRunner().invoke(group, words)
+    assert (result.exit_code, result.stdout.count("\n")) == (0, 1)
+    notes = result.stderr.splitlines()
+    assert notes[0].startswith("flows: the 3 largest of 7 allocations lead to their frees")
+    assert notes[1].endswith("give --window A,B for a part")
+    assert (tmp_path / "x.pf").exists()
+
+
 def test_export_to_standard_output(serving: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-c", MAIN, "export", "--to", "perfetto", "-o"]
     subprocess.run([*words, "x.pf", serving], cwd=tmp_path, check=True, capture_output=True)

@@ -56,10 +56,12 @@ def command(
     path = Path(output) if output is not None else Path(name + spec.suffix)
     to_stdout = output == "-"
     with standard_output() if to_stdout else output_file(path, force=force) as out:
-        spec.load()(trace, Selection(device, selected), out)
+        notes = spec.load()(trace, Selection(device, selected), out)
     if not to_stdout:
         told = readable(str(path))
         click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
+    for note in notes or ():
+        click.echo(readable(note), err=True)
 
 
 def _window(text: str) -> tuple[int, int]:

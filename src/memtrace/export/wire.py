@@ -3,18 +3,25 @@
 A field is a varint tag, (number << 3 | wire type), and then
 
     wire type 0:  a varint: 7 bits a byte, lowest first, the top bit set on all but the last
+    wire type 1:  8 bytes, lowest first (fixed64 and double)
     wire type 2:  a varint length, and that many bytes (strings and messages)
+
+A column is one field, or a part of one, of many messages at once: a byte matrix, a message a row.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes2D = npt.NDArray[np.uint8]
 Flags2D = npt.NDArray[np.bool_]
+Flags = npt.NDArray[np.bool_]
+Int64s = npt.NDArray[np.int64]
 
-_VARINT, _LENGTH_DELIMITED = 0, 2
+_VARINT, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 _MAX_VARINT_BYTES = 10
 
 
@@ -40,43 +47,116 @@ def message(number: int, *fields: bytes) -> bytes:
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(len(body)) + body
 
 
+def utf8(value: str) -> bytes:
+    """A name as a string field may hold it."""
+    # Names come from file systems and programs: a lone surrogate must not end the export.
+    return value.encode("utf-8", "replace")
+
+
 def text(number: int, value: str) -> bytes:
     """A string field."""
-    # Names come from file systems and programs: a lone surrogate must not end the export.
-    return message(number, value.encode("utf-8", "replace"))
+    return message(number, utf8(value))
 
 
-def varint_column(values: npt.NDArray[np.int64]) -> tuple[Bytes2D, Flags2D]:
-    """Varints of a whole column: a byte matrix, a value a row, and which of its bytes count."""
-    unsigned = values.astype(np.uint64)
-    highest = int(unsigned.max()) if len(unsigned) else 0
-    width = max(1, min(_MAX_VARINT_BYTES, -(-highest.bit_length() // 7)))
-    shifts = np.arange(width, dtype=np.uint64) * np.uint64(7)
-    groups = unsigned[:, None] >> shifts
-    used = groups > 0
-    used[:, 0] = True
-    cells = (groups & np.uint64(0x7F)).astype(np.uint8)
-    cells[:, :-1] |= used[:, 1:].astype(np.uint8) << 7
-    return cells, used
+class Column(NamedTuple):
+    """Bytes of many messages.
+
+    Attributes:
+        rows: how many messages.
+        parts: side by side, uint8[rows, width] and bool[rows, width], which of its bytes count.
+        lengths: int64[rows], how many count in each row; one number where all have as many.
+    """
+
+    rows: int
+    parts: tuple[tuple[Bytes2D, Flags2D], ...]
+    lengths: Int64s | int
+
+    def where(self, present: Flags) -> Column:
+        """Nothing in the rows where the field is not `present`."""
+        parts = tuple((cells, used & present[:, None]) for cells, used in self.parts)
+        return Column(self.rows, parts, self.lengths * present.astype(np.int64))
+
+    def take(self, chosen: Flags) -> Column:
+        """Some of the rows."""
+        if chosen.all():
+            return self
+        parts = tuple((cells[chosen], used[chosen]) for cells, used in self.parts)
+        lengths = self.lengths if isinstance(self.lengths, int) else self.lengths[chosen]
+        return Column(int(np.count_nonzero(chosen)), parts, lengths)
 
 
-def constant_column(rows: int, value: bytes) -> tuple[Bytes2D, Flags2D]:
+def constant_column(rows: int, value: bytes) -> Column:
     """The same bytes in every row."""
-    cells = np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value)))
-    return cells, np.ones(cells.shape, np.bool_)
+    return _whole(np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value))))
 
 
-def lengths(*columns: tuple[Bytes2D, Flags2D]) -> npt.NDArray[np.int64]:
-    """How many bytes each row of these columns takes."""
-    return sum(
-        (used.sum(axis=1, dtype=np.int64) for _, used in columns),
-        start=np.zeros(len(columns[0][0]), np.int64),
+def _whole(cells: Bytes2D) -> Column:
+    rows, width = cells.shape
+    return Column(rows, ((cells, np.broadcast_to(np.True_, cells.shape)),), width)
+
+
+def varint_column(values: Int64s) -> Column:
+    """A varint a row."""
+    rest = values.astype(np.uint64)
+    highest = int(rest.max()) if len(rest) else 0
+    width = max(1, min(_MAX_VARINT_BYTES, -(-highest.bit_length() // 7)))
+    cells = np.empty((len(values), width), np.uint8, order="F")
+    used = np.ones(cells.shape, np.bool_, order="F")
+    lengths = np.ones(len(values), np.int64)
+    for place in range(width):
+        np.bitwise_and(rest, np.uint64(0x7F), out=cells[:, place], casting="unsafe")
+        if place + 1 < width:
+            rest >>= np.uint64(7)
+            more = used[:, place + 1]
+            np.not_equal(rest, 0, out=more)
+            cells[:, place] |= more.view(np.uint8) << np.uint8(7)
+            lengths += more
+    return Column(len(values), ((cells, used),), lengths)
+
+
+def integer_column(number: int, values: Int64s) -> Column:
+    """An integer field a row."""
+    return joined(
+        constant_column(len(values), varint(number << 3 | _VARINT)), varint_column(values)
     )
 
 
-def join(*columns: tuple[Bytes2D, Flags2D]) -> bytes:
-    """The rows one after the other, each of its columns' bytes in order."""
-    cells = np.concatenate([cells for cells, _ in columns], axis=1)
-    used = np.concatenate([used for _, used in columns], axis=1)
-    joined: bytes = cells[used].tobytes()
-    return joined
+def fixed64_column(number: int, values: Int64s) -> Column:
+    """A fixed64 field a row."""
+    return _eight_bytes(number, values.astype("<i8"))
+
+
+def double_column(number: int, values: Int64s) -> Column:
+    """A double field a row; exact up to 2^53."""
+    return _eight_bytes(number, values.astype("<f8"))
+
+
+def _eight_bytes(number: int, values: npt.NDArray[np.int64 | np.float64]) -> Column:
+    head = constant_column(len(values), varint(number << 3 | _FIXED64))
+    return joined(head, _whole(values.view(np.uint8).reshape(len(values), 8)))
+
+
+def message_column(number: int, *columns: Column) -> Column:
+    """A message field a row, of the parts that each row has."""
+    body = joined(*columns)
+    tag = varint(number << 3 | _LENGTH_DELIMITED)
+    if isinstance(body.lengths, int):
+        return joined(constant_column(body.rows, tag + varint(body.lengths)), body)
+    return joined(constant_column(body.rows, tag), varint_column(body.lengths), body)
+
+
+def joined(*columns: Column) -> Column:
+    """These columns as one: in each row the bytes of the one after those of the other."""
+    lengths: Int64s | int = 0
+    for column in columns:
+        lengths = lengths + column.lengths
+    parts = tuple(part for column in columns for part in column.parts)
+    return Column(columns[0].rows, parts, lengths)
+
+
+def rows_of(column: Column) -> bytes:
+    """The rows one after the other."""
+    cells = np.concatenate([cells for cells, _ in column.parts], axis=1)
+    used = np.concatenate([used for _, used in column.parts], axis=1)
+    packed: bytes = cells[used].tobytes()
+    return packed
