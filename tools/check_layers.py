@@ -53,8 +53,9 @@ PYTHON = {
     "outputs": BASE | {"trace"},
     "output_file": BASE,
     "export": BASE | {"dataset", "trace", "analyse", "outputs"},
+    "page": BASE | {"dataset", "trace", "analyse", "outputs", "report"},
     "cli": BASE
-    | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"}
+    | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
     | {"outputs", "output_file"},
 }
 # The watched program must never load these because of us.
