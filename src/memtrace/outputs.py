@@ -51,6 +51,13 @@ OUTPUTS = (
         "memtrace.export.perfetto",
         "write_perfetto",
     ),
+    OutputSpec(
+        "flamegraph",
+        ".flamegraph.html",
+        "who holds the bytes at the peak, as a page with a flame graph",
+        "memtrace.page.flamegraph",
+        "write_flamegraph",
+    ),
 )
 
 

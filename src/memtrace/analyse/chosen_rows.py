@@ -46,6 +46,19 @@ class Within:
         return f"freed before more than {self.allocations:,} {others} allocated"
 
 
+def parse_within(text: str) -> Within:
+    """ "call", "step", or a number of allocations.
+
+    Raises:
+        MemtraceError: it is none of them.
+    """
+    if text in (CALL, STEP):
+        return Within(text)
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return Within("allocations", int(text))
+    raise MemtraceError(f"within {text!r}: write call, step, or a number of allocations")
+
+
 def allocated_rows(
     trace: Trace,
     process: Process,

@@ -61,7 +61,7 @@ class MemoryTree:
         what: "live" at the moment; "allocated" in total; "temporary".
         of: the measure that the bytes are of.
         by: the columns, from the root on.
-        moment: of what is live.
+        moment: of what is live; `is_peak`: it is that of the whole recording.
         stage: the stage whose peak the moment is, or that it was allocated in.
         within: of what is temporary: how soon it was freed.
         excess_bytes: what the rows hold beyond the device's own total.
@@ -77,6 +77,7 @@ class MemoryTree:
     stage: str | None = None
     within: Within | None = None
     excess_bytes: int = 0
+    is_peak: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -133,7 +134,8 @@ def make_tree(
         moment = _moment(trace, target, time_ns, stage)
         live = live_allocations(trace, moment, of=of, columns=_columns(by))
         extra, excess = _beyond(live, moment, of)
-        tree = replace(tree, moment=moment, stage=stage, excess_bytes=excess)
+        is_peak = time_ns is None and stage is None
+        tree = replace(tree, moment=moment, stage=stage, excess_bytes=excess, is_peak=is_peak)
         sums = _sums([live], by)
     else:
         if time_ns is not None:

@@ -56,11 +56,11 @@ def command(
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)
     to_stdout = output == "-"
-    with standard_output() if to_stdout else output_file(path, force=force) as out:
-        with progress(f"writing {path.name if not to_stdout else format_name}"):
-            spec.load()(trace, Selection(device, selected), out)
+    told = "standard output" if to_stdout else readable(str(path))
+    place = standard_output() if to_stdout else output_file(path, force=force)
+    with progress(f"writing {told}"), place as out:
+        spec.load()(trace, Selection(device, selected), out)
     if not to_stdout:
-        told = readable(str(path))
         click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
 
 

@@ -20,6 +20,8 @@ COMMANDS = (
     CommandSpec("summary", "What ran, its peaks, its losses.", "memtrace.cli.summary"),
     CommandSpec("peak", "Who held every byte at the exact peak.", "memtrace.cli.peak"),
     CommandSpec("at", "Who held every byte at a time.", "memtrace.cli.at"),
+    CommandSpec("tree", "Who holds the bytes, as a tree.", "memtrace.cli.tree"),
+    CommandSpec("flamegraph", "The same as a page.", "memtrace.cli.flamegraph"),
     CommandSpec("stages", "What each stage held of each device.", "memtrace.cli.stages"),
     CommandSpec("leaks", "What each step leaves behind.", "memtrace.cli.leaks"),
     CommandSpec("fragmentation", "Which blocks keep unused memory.", "memtrace.cli.fragmentation"),

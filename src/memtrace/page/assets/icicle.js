@@ -7,8 +7,8 @@
 // container: an element with a height. A node: {name, bytes, blocks, children, kind}, without
 // `children` where it has none; its bytes include theirs. kind: module, operator, source, code,
 // library, value, none (nothing is known); it gives the colour; code when missing.
-// onSelect(node, path): a node was clicked on, or reached by a key; path: the names from the root
-// to it. onZoom(node, path): likewise, of the node that has the whole width now.
+// onSelect({name, kind, bytes, blocks, node}, path): a node was clicked on, or reached by a key;
+// path: the names from the root to it. onZoom(..., path): likewise, of what has the whole width now.
 // The handle: search(text) -> {bytes, blocks, share}; reset(); setRoot(root); setInverted(flag):
 // the ends of the paths come first, and below each what led to it; redraw(); shown(); destroy().
 
@@ -19,6 +19,7 @@ const ICICLE_KINDS = {
   code: { hue: 38, full: 78 },
   value: { hue: 265, full: 40 },
   library: { hue: 220, full: 13 },
+  root: { hue: 220, full: 20 },
   none: { hue: 0, full: 0 },
 };
 
@@ -36,9 +37,9 @@ function Icicle(container, root, options = {}) {
   const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace';
 
   const canvas = element("canvas");
-  Object.assign(canvas.style, { position: "sticky", top: "0", display: "block", cursor: "pointer" });
+  Object.assign(canvas.style, { position: "sticky", top: 0, display: "block", cursor: "pointer" });
   const spacer = element("div");
-  Object.assign(spacer.style, { position: "absolute", top: "0", width: "1px", pointerEvents: "none" });
+  Object.assign(spacer.style, { position: "absolute", top: 0, width: "1px" });
   const box = element(
     "div",
     {
@@ -78,8 +79,8 @@ function Icicle(container, root, options = {}) {
 
   function childrenOf(of) {
     if (of.children === null) {
-      const below = of.trails ? callers(of) : (of.node.children || []).map((node) => viewOf(node, of));
-      of.children = below.sort(bySize);
+      const called = () => (of.node.children || []).map((node) => viewOf(node, of));
+      of.children = (of.trails ? callers(of) : called()).sort(bySize);
     }
     return of.children;
   }
@@ -121,7 +122,7 @@ function Icicle(container, root, options = {}) {
   }
 
   function begin() {
-    top = viewOf(root, null, { kind: "none", ...(inverted ? { trails: ends() } : {}) });
+    top = viewOf(root, null, { kind: "root", ...(inverted ? { trails: ends() } : {}) });
     focus = chosen = top;
     hovered = null;
     box.scrollTop = 0;
@@ -204,15 +205,20 @@ function Icicle(container, root, options = {}) {
     if (hit) context.fillStyle = dark ? "#b0447f" : "#ee8fc4";
     else context.fillStyle = icicleColour(of.kind, shadeOf(of.name));
     context.fillRect(x, y, width - gap, ROW - 1);
-    if (of === hovered || of === chosen) {
+    if (of === hovered || (of === chosen && of !== top)) {
       context.strokeStyle = dark ? "#ffffff" : "#111418";
       context.lineWidth = of === chosen ? 2 : 1;
       context.strokeRect(x + 1, y + 1, Math.max(width - gap - 2, 1), ROW - 3);
     }
     const room = Math.floor((width - 2 * PAD) / letter);
     if (room >= 3) {
+      const size = formatBytes(of.bytes);
       context.fillStyle = dark ? "#f2f4f8" : "#14181f";
       context.fillText(fit(context, of.name, room, letter), x + PAD, y + ROW / 2);
+      if (room >= of.name.length + size.length + 3) {
+        context.globalAlpha *= 0.6;
+        context.fillText(size, x + width - gap - PAD - size.length * letter, y + ROW / 2);
+      }
     }
     context.globalAlpha = 1;
   }
@@ -249,23 +255,24 @@ function Icicle(container, root, options = {}) {
     if (focus !== top && of.level > focus.level) {
       shares.push(`${formatShare(of.bytes, focus.bytes)} of ${focus.name}`);
     }
+    const held = `${formatExactBytes(of.bytes)} · ${formatNumberOf(of.blocks, "block")}`;
     return [
       element("b", { text: of.name }),
-      element("div", { text: `${formatExactBytes(of.bytes)} · ${formatNumberOf(of.blocks, "block")}` }),
+      element("div", { text: held }),
       element("div", { class: "faint", text: shares.join(" · ") }),
     ];
   }
 
   function select(of) {
     chosen = of;
-    if (options.onSelect) options.onSelect(of.node, pathOf(of));
+    if (options.onSelect) options.onSelect(of, pathOf(of));
     redraw();
   }
 
   function zoom(of) {
     focus = of;
     box.scrollTop = Math.max(0, Math.min(box.scrollTop, of.level * ROW - ROW));
-    if (options.onZoom) options.onZoom(of.node, pathOf(of));
+    if (options.onZoom) options.onZoom(of, pathOf(of));
     redraw();
   }
 
