@@ -28,6 +28,12 @@ class Frame:
     module_class: str | None = None
     source: str | None = None
 
+    @property
+    def text(self) -> str:
+        """As the column `source` has it: "model.py:120 forward"."""
+        function = self.function.rpartition("<locals>.")[2]
+        return f"{self.file.rpartition('/')[2]}:{self.line} {function}"
+
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
     """Frames of these stacks, innermost first; an id that is not there is left out."""
@@ -55,3 +61,9 @@ def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, 
         stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
         for stack_id, frames in found.items()
     }
+
+
+def told_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Without the two frames that torch puts between a module and its forward."""
+    told = tuple(f for f in frames if not f.file.endswith("torch/nn/modules/module.py"))
+    return told or frames

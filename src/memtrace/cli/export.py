@@ -46,6 +46,7 @@ def command(
     """Write the trace in another tool's format."""
     from memtrace.analyse.target import check_device, why_empty
     from memtrace.output_file import output_file, standard_output
+    from memtrace.progress import progress
     from memtrace.report.units import size
 
     selected = None if window_text is None else window(window_text)
@@ -58,7 +59,8 @@ def command(
     path = Path(output) if output is not None else Path(name + spec.suffix)
     to_stdout = output == "-"
     with standard_output() if to_stdout else output_file(path, force=force) as out:
-        spec.load()(trace, Selection(device, selected), out)
+        with progress(f"writing {path.name if not to_stdout else format_name}"):
+            spec.load()(trace, Selection(device, selected), out)
     if not to_stdout:
         told = readable(str(path))
         click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
