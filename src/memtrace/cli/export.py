@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memtrace.cli.options import TimeType, device_option, open_argument, trace_argument
+from memtrace.cli.options import device_option, open_argument, trace_argument, window
 from memtrace.errors import MemtraceError, readable
 from memtrace.outputs import OUTPUTS, Selection, find_output
 
@@ -30,14 +30,16 @@ from memtrace.outputs import OUTPUTS, Selection, find_output
     help="Compressed when it ends in .gz; - is standard output; by default the trace's name with "
     "the format's suffix.",
 )
-@click.option("--window", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s.")
+@click.option(
+    "--window", "window_text", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s."
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @device_option
 def command(
     trace_path: str | None,
     format_name: str,
     output: str | None,
-    window: str | None,
+    window_text: str | None,
     force: bool,
     device: str | None,
 ) -> None:
@@ -47,7 +49,7 @@ def command(
     from memtrace.progress import progress
     from memtrace.report.units import size
 
-    selected = None if window is None else _window(window)
+    selected = None if window_text is None else window(window_text)
     trace = open_argument(trace_path)
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
@@ -62,13 +64,3 @@ def command(
         spec.load()(trace, Selection(device, selected), out)
     if not to_stdout:
         click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
-
-
-def _window(text: str) -> tuple[int, int]:
-    first, comma, last = text.partition(",")
-    if not comma:
-        raise MemtraceError(f"--window {text}: write two times, such as 1.5s,2s")
-    start, end = (TimeType()(part) for part in (first, last))
-    if start > end:
-        raise MemtraceError(f"--window {text}: it ends before it begins")
-    return start, end

@@ -1,0 +1,299 @@
+"""What a process did with its devices, in bounded size: curves, sums between instants, and the
+allocations that matter most one by one. A few passes over the trace, however long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from memtrace.analyse.counters import (
+    Int64s,
+    counted,
+    equals,
+    highest,
+    integers,
+    may_hold,
+    moment_at_seq,
+    settled,
+)
+from memtrace.analyse.curve import Curve, read_curves
+from memtrace.analyse.failures import find_failures
+from memtrace.analyse.instants import Instants, choose_instants
+from memtrace.analyse.lifespans import (
+    TOLD,
+    Lifespans,
+    LifespanSums,
+    Sites,
+    block_sizes,
+    make_cuts,
+)
+from memtrace.analyse.listing import Listing, choose_listings, ends
+from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
+from memtrace.analyse.windows import END, Windows, read_windows
+from memtrace.errors import MemtraceError
+from memtrace.trace import Process, Trace
+
+SITE, BYTES = "site", "bytes"
+#: Columns of the allocations that are told one by one, beside their SITE and BYTES.
+ROW_COLUMNS = (
+    "allocation_id", "address", "size_bytes", "alloc_seq", "free_seq", "release_seq",
+    "alloc_time_ns", "free_time_ns", "stack_id", "label", "thread_id", "stream", "step", "phase",
+    "memory", "pool",
+)  # fmt: skip
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a history may be, for all devices of a process together.
+
+    Attributes:
+        bins: of a curve; spans: rows of sums; rows: allocations one by one.
+        large_bytes: those of so much are told one by one in any case; None: as there is room.
+    """
+
+    bins: int = 16_384
+    spans: int = 250_000
+    rows: int = 100_000
+    large_bytes: int | None = None
+
+    def share(self, number: int) -> Limits:
+        """Of each of so many devices."""
+        number = max(number, 1)
+        return Limits(
+            max(self.bins // number, 512),
+            max(self.spans // number, 4_000),
+            max(self.rows // number, 4_000),
+            self.large_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class DeviceHistory:
+    """One device.
+
+    Attributes:
+        allocated_bytes, reserved_bytes: the device's totals at the cuts of `lifespans`.
+        rows: the allocations told one by one (ROW_COLUMNS, SITE, BYTES), in the order of alloc_seq.
+        allocations: how many there were in all.
+        unmatched_bytes: at each cut, what the total has beyond the sum over allocations.
+    """
+
+    device: str
+    curve: Curve
+    instants: Instants
+    lifespans: Lifespans
+    allocated_bytes: Int64s
+    reserved_bytes: Int64s
+    unmatched_bytes: Int64s
+    listing: Listing
+    rows: pa.Table
+    allocations: int
+
+
+@dataclass(frozen=True)
+class StepList:
+    """The steps of a process. `peaks`: by device, the peak of allocated in each."""
+
+    steps: Steps
+    end_time_ns: Int64s
+    peaks: dict[str, Int64s]
+
+
+@dataclass(frozen=True)
+class History:
+    """One process; devices in the order that was asked for, without those that had no event."""
+
+    process: Process
+    devices: tuple[DeviceHistory, ...]
+    sites: list[tuple[str | None, ...]]
+    stages: list[Stage]
+    steps: StepList
+
+
+def read_history(
+    trace: Trace,
+    process: Process,
+    devices: list[str],
+    limits: Limits,
+    *,
+    window_ns: tuple[int, int] | None = None,
+    told: Callable[[str], None] | None = None,
+) -> History:
+    """Reads a process's events twice and its allocations twice.
+
+    Args:
+        window_ns: only from and to these times; what was live before is part of it.
+        told: is called with words for what is done next.
+
+    Raises:
+        MemtraceError: no event of these devices lies in the window.
+    """
+    told = told or _untold
+    key, share = process.key, limits.share(len(devices))
+    told("reading the events")
+    curves = read_curves(trace, key, devices, most_bins=share.bins, window_ns=window_ns)
+    if not curves:
+        raise MemtraceError(f"{process} has no event of {', '.join(devices)} in that window")
+    devices = [device for device in devices if device in curves]
+    stages, steps = stages_of(trace, process), steps_of(trace, process)
+    step_end_ns = _step_ends(trace, process, steps)
+    told("finding the peaks of stages and steps")
+    edges = np.array([[stage.start_seq, stage.end_seq] for stage in stages], np.int64).ravel()
+    edges = np.concatenate([edges, steps.start_seq, steps.end_seq])
+    windows = read_windows(trace, key, devices, edges.tolist())
+    instants = {
+        device: choose_instants(
+            curves[device],
+            windows[device],
+            reserved_peak=_reserved_peak(trace, key, device, curves[device], window_ns),
+            failures=find_failures(trace, device=device, process=key),
+            stages=stages,
+            steps=steps,
+            step_end_ns=step_end_ns,
+        )
+        for device in devices
+    }
+    told("counting allocations")
+    listings = choose_listings(
+        trace,
+        key,
+        {
+            device: np.array(list(dict.fromkeys(i.seq for i in found.chosen)), np.int64)
+            for device, found in instants.items()
+        },
+        needed={device: found.needed for device, found in instants.items()},
+        most_rows=share.rows,
+        large_bytes=limits.large_bytes,
+    )
+    cuts = {
+        device: make_cuts(curves[device], *_anchors(curves[device], instants[device], window_ns))
+        for device in devices
+    }
+    told("reading the allocations")
+    sites = Sites()
+    readers = {d: _Reader(d, LifespanSums(cuts[d], share.spans), listings[d]) for d in devices}
+    for group in trace.datasets["allocations"].row_groups(key):
+        held = [device for device in devices if may_hold(group, "device", device)]
+        if held:
+            table = group.read(list(dict.fromkeys([*_KEYS, *ROW_COLUMNS, *TOLD])))
+            ours = counted(table)
+            table = table.append_column(SITE, pa.array(sites.numbers(table)))
+            for device in held:
+                readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
+    told("adding up")
+    spans = {device: readers[device].lifespans() for device in devices}
+    after = np.unique(np.concatenate([found.cuts.seq + 1 for found in spans.values()]))
+    totals = read_windows(trace, key, devices, after.tolist())
+    return History(
+        process,
+        tuple(readers[d].history(curves[d], instants[d], totals[d], spans[d]) for d in devices),
+        sites.rows,
+        stages,
+        StepList(
+            steps,
+            step_end_ns,
+            {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in devices},
+        ),
+    )
+
+
+_KEYS = ("device", "origin", "block_bytes", "size_bytes", "alloc_seq", "free_seq", "release_seq")
+
+
+class _Reader:
+    """Adds up the allocations of one device, and keeps those that are told one by one."""
+
+    def __init__(self, device: str, sums: LifespanSums, listing: Listing) -> None:
+        self._device = device
+        self._sums = sums
+        self._listing = listing
+        self._tables: list[pa.Table] = []
+        self._allocations = 0
+
+    def add(self, table: pa.Table) -> None:
+        size_bytes = block_sizes(table)
+        alloc_seq = integers(table, "alloc_seq", missing=_NEVER)
+        free_seq = integers(table, "free_seq", missing=_NEVER)
+        self._allocations += table.num_rows
+        self._sums.add(integers(table, SITE), alloc_seq, free_seq, size_bytes)
+        chosen = self._listing.chosen(size_bytes, alloc_seq, ends(table, self._device))
+        if chosen.any() or not self._tables:
+            kept = table.select([*ROW_COLUMNS, SITE]).append_column(BYTES, pa.array(size_bytes))
+            self._tables.append(kept.filter(pa.array(chosen)))
+
+    def lifespans(self) -> Lifespans:
+        return self._sums.lifespans()
+
+    def history(
+        self, curve: Curve, instants: Instants, windows: Windows, lifespans: Lifespans
+    ) -> DeviceHistory:
+        totals = [windows.before(seq + 1) for seq in lifespans.cuts.seq.tolist()]
+        allocated = np.array([total.allocated_bytes for total in totals], np.int64)
+        rows = pa.concat_tables(self._tables).unify_dictionaries() if self._tables else pa.table({})
+        if rows.num_rows:
+            rows = rows.sort_by("alloc_seq")
+        return DeviceHistory(
+            self._device,
+            curve,
+            instants,
+            lifespans,
+            allocated,
+            np.array([total.reserved_bytes for total in totals], np.int64),
+            allocated - live_bytes(lifespans),
+            self._listing,
+            rows,
+            self._allocations,
+        )
+
+
+def live_bytes(lifespans: Lifespans) -> Int64s:
+    """What was live at each cut, summed over allocations."""
+    changes = np.zeros(len(lifespans.cuts) + 1, np.int64)
+    np.add.at(changes, lifespans.born, lifespans.block_bytes)
+    np.subtract.at(changes, lifespans.died, lifespans.block_bytes)
+    live: Int64s = np.cumsum(changes)[:-1]
+    return live
+
+
+def _anchors(
+    curve: Curve, instants: Instants, window_ns: tuple[int, int] | None
+) -> tuple[Int64s, Int64s]:
+    """Seqs and times of the cuts that are kept in any case: first, last and all the instants."""
+    first = (-1, 0)
+    if window_ns is not None:
+        first = (curve.first_seq - 1, min(window_ns[0], int(curve.begin_ns[0])))
+    found = [first, (int(curve.last_seq[-1]), int(curve.last_ns[-1]))]
+    found += [(instant.seq, instant.time_ns) for instant in instants.chosen]
+    seq, time_ns = np.array(found, np.int64).T
+    return seq, time_ns
+
+
+def _reserved_peak(
+    trace: Trace, key: str, device: str, curve: Curve, window_ns: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Where most was reserved, and what the last segment was for has been cut from it."""
+    if device == "cpu":
+        return None
+    if window_ns is not None:
+        place = int(curve.reserved_most_bytes.argmax())
+        return int(curve.last_seq[place]), int(curve.last_ns[place])
+    peak = highest(trace, process=key, device=device, of="reserved")
+    if peak is None:
+        return None
+    moment = settled(trace, moment_at_seq(trace, process=key, device=device, seq=peak.seq))
+    return moment.seq, moment.time_ns
+
+
+def _untold(what: str) -> None:
+    del what
+
+
+def _step_ends(trace: Trace, process: Process, steps: Steps) -> Int64s:
+    table = trace.datasets["steps"].read(["start_seq", "end_time_ns"], key=process.key)
+    order = np.argsort(integers(table, "start_seq"), kind="stable")
+    ended: Int64s = integers(table, "end_time_ns")[order]
+    return np.where(steps.end_seq == END, 0, ended)

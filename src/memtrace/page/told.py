@@ -1,0 +1,29 @@
+"""What memtrace's commands print, as data of a page: the same lines, tables and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memtrace.report.page import Block, Grid
+
+
+def told(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """Lines as {text, style}; tables as {columns: [{title, right}], rows, faint}."""
+    return [_grid(block) if isinstance(block, Grid) else _line(block) for block in blocks]
+
+
+def _line(block: Any) -> dict[str, Any]:
+    return {"text": block.text, "style": block.style}
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    shown = [place for place, column in enumerate(grid.columns) if not column.bar]
+    return {
+        "columns": [
+            {"title": grid.columns[place].title, "right": grid.columns[place].right}
+            for place in shown
+        ],
+        "rows": [[row[place] for place in shown] for row in grid.rows],
+        "faint": sorted(grid.faint),
+    }
