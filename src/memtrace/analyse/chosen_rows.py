@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from memtrace.analyse.breakdown import not_recorded
 from memtrace.analyse.counters import Flags, Int64s, counted, equals, integers, may_hold
-from memtrace.analyse.live_set import BYTES
+from memtrace.analyse.live_set import BYTES, weights
 from memtrace.analyse.stage_list import stages_of
 from memtrace.dataset import RowGroup
 from memtrace.errors import MemtraceError
@@ -103,9 +103,7 @@ def allocated_rows(
             chosen &= soon.are_freed(keys)
         if chosen.any():
             rows = group.read(names).filter(pa.array(chosen))
-            held = integers(rows, weight, missing=-1)
-            held = np.where(held < 0, integers(rows, "size_bytes"), held)
-            yield rows.append_column(BYTES, pa.array(held, pa.int64()))
+            yield rows.append_column(BYTES, pa.array(weights(rows, of=of), pa.int64()))
 
 
 def _recorded(keys: pa.Table, device: str) -> Flags:

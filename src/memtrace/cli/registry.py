@@ -27,6 +27,7 @@ COMMANDS = (
     CommandSpec("fragmentation", "Which blocks keep unused memory.", "memtrace.cli.fragmentation"),
     CommandSpec("oom", "Why an allocation failed.", "memtrace.cli.oom"),
     CommandSpec("report", "Write a page of HTML that shows it all.", "memtrace.cli.report"),
+    CommandSpec("diff", "What changed between two traces.", "memtrace.cli.diff"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),

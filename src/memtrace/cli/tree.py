@@ -130,9 +130,9 @@ def command(trace_path: str | None, least_permille: int, as_json: bool, **how: A
     With --allocated what was allocated in total; with --temporary what was soon freed again.
     """
     from memtrace.progress import progress
-    from memtrace.report.as_json import write_json
+    from memtrace.report.as_json import tree_document, write_json
     from memtrace.report.page import write_page
-    from memtrace.report.tree import tree_document, tree_page
+    from memtrace.report.tree import tree_page
 
     trace = open_argument(trace_path)
     with progress("reading the allocations"):

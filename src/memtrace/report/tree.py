@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from memtrace.analyse.breakdown import share_permilles
 from memtrace.analyse.counters import BEFORE_FIRST
@@ -82,40 +81,6 @@ def tree_page(tree: MemoryTree, *, least_permille: int) -> list[Block]:
     if any(node.kind == "smaller" for _, node in rows):
         blocks += [Line(""), Line("--min SHARE shows more or less", FAINT)]
     return blocks
-
-
-def tree_document(tree: MemoryTree) -> dict[str, Any]:
-    """The tree, exactly and whole."""
-    moment = tree.moment
-    known = moment is not None and moment.seq != BEFORE_FIRST
-    return {
-        "process": tree.process.key,
-        "pid": tree.process.pid,
-        "rank": tree.process.rank,
-        "device": tree.device,
-        "what": tree.what,
-        "of": tree.of,
-        "by": list(tree.by),
-        "stage": tree.stage,
-        "within": None if tree.within is None else str(tree.within),
-        "seq": moment.seq if moment is not None and known else None,
-        "time_ns": moment.time_ns if moment is not None and known else None,
-        "total_bytes": tree.total_bytes,
-        "blocks": tree.root.blocks,
-        "excess_bytes": tree.excess_bytes,
-        "lost_records": tree.process.row["lost_total"],
-        "tree": _node(tree.root),
-    }
-
-
-def _node(node: Node) -> dict[str, Any]:
-    return {
-        "kind": node.kind,
-        "name": node.name,
-        "bytes": node.total_bytes,
-        "blocks": node.blocks,
-        "children": [_node(child) for child in node.children],
-    }
 
 
 def _asked(tree: MemoryTree) -> str:
