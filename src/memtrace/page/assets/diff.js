@@ -45,6 +45,11 @@ function amountCells({ a_bytes: a, b_bytes: b, delta_bytes: delta }, most) {
   ];
 }
 
+/** What is compared, in few words: `title` has more. */
+function nameOf({ what, name }) {
+  return { peak: "peak", stage_end: `end of ${name}`, step: `each ${name} step` }[what];
+}
+
 const SORTS = [
   { title: "", of: (row) => row.key.toLowerCase() },
   { title: "A", of: (row) => row.a_bytes },
@@ -107,8 +112,13 @@ class DiffView {
       `${this.found.device}: peak of ${of} memory ${formatBytes(peak.a_bytes)} → ` +
       formatBytes(peak.b_bytes) +
       (peak.delta_bytes ? `, ${formatChange(peak.delta_bytes)} (${growth})` : ", the same");
-    fill(byId("sides"), ...this.side("A", a, this.found.a, this.found.only_a));
-    byId("sides").append(...this.side("B", b, this.found.b, this.found.only_b));
+    const { a: left, b: right, only_a: onlyA, only_b: onlyB } = this.found;
+    fill(
+      byId("sides"),
+      ...this.side("A", a, left, peak.a_time_ns, onlyA),
+      ...this.side("B", b, right, peak.b_time_ns, onlyB),
+    );
+    byId("devices").hidden = devices.length < 2;
     fill(
       byId("devices"),
       ...devices.map((each, at) =>
@@ -122,11 +132,11 @@ class DiffView {
     this.showComparisons();
   }
 
-  side(letter, path, process, only) {
-    const rank = process.rank === null ? "" : `, rank ${process.rank}`;
-    const lost = process.lost_records ? `; ${formatNumberOf(process.lost_records, "record")} lost` : "";
+  side(letter, path, { pid, rank, lost_records: lost }, peakNs, only) {
+    const process = `process ${pid}${rank === null ? "" : ` (rank ${rank})`}`;
+    const bounds = lost ? `; ${formatNumberOf(lost, "record")} lost: figures are bounds` : "";
     const alone = only.length ? `; only here: ${only.join(", ")}` : "";
-    const text = `${path}, process ${process.pid}${rank}${lost}${alone}`;
+    const text = `${path}, ${process}, peak at ${formatTime(peakNs)}${bounds}${alone}`;
     return [element("dt", { text: letter }), element("dd", { text })];
   }
 
@@ -135,10 +145,8 @@ class DiffView {
     const { comparisons, stages_left_out: left } = this.found;
     const most = Math.max(...comparisons.map((each) => Math.abs(each.delta_bytes)));
     const titles = ["", "A", "B", "Change", "", ""];
-    fill(
-      table.tHead,
-      element("tr", {}, ...titles.map((text, at) => element("th", { text, class: at ? "number" : "" }))),
-    );
+    const heads = titles.map((text, at) => element("th", { text, class: at ? "number" : "" }));
+    fill(table.tHead, element("tr", {}, ...heads));
     const rows = comparisons.map((each, at) =>
       element(
         "tr",
@@ -149,7 +157,7 @@ class DiffView {
           onclick: () => this.choose(at),
           onkeydown: (event) => this.onKey(event, at),
         },
-        element("td", { class: "name", text: each.title }),
+        element("td", { class: "name", text: nameOf(each), title: each.title }),
         ...amountCells(each, most),
       ),
     );
@@ -211,7 +219,8 @@ class DiffView {
       (row.key.toLowerCase().includes(wanted) || (row.was || "").toLowerCase().includes(wanted));
     const rows = this.sorted(all.filter(isWanted));
     const most = Math.max(1, ...all.map((row) => Math.abs(row.delta_bytes)));
-    byId("heading").textContent = `${chosen.title}, by ${this.by.replaceAll("_", " ")}`;
+    const title = chosen.title[0].toUpperCase() + chosen.title.slice(1);
+    byId("heading").textContent = `${title}, by ${this.by.replaceAll("_", " ")}`;
     const head = SORTS.map(({ title }, at) =>
       element(
         "th",
@@ -232,7 +241,9 @@ class DiffView {
     fill(table.tBodies[0], ...lines);
     const moved = all.filter((row) => row.was !== null).length;
     const notes = [];
-    if (rows.length > MOST_ROWS) notes.push(`The first ${formatCount(MOST_ROWS)} of ${formatCount(rows.length)}.`);
+    if (rows.length > MOST_ROWS) {
+      notes.push(`The first ${formatCount(MOST_ROWS)} of ${formatCount(rows.length)}.`);
+    }
     if (moved) notes.push(`${formatCount(moved)} matched: ${MOVED[this.by]}.`);
     byId("note").textContent = notes.join(" ");
   }
@@ -253,7 +264,7 @@ class DiffView {
       { class: isNamed ? "name code" : "name faint", text: isNamed ? row.key : `(${row.key})` },
     );
     if (row.was !== null) name.append(element("span", { class: "faint", text: `was ${row.was}` }));
-    return element("tr", { class: row.status }, name, ...amountCells(row, most));
+    return element("tr", { class: row.status === "same" ? "same" : "" }, name, ...amountCells(row, most));
   }
 }
 
