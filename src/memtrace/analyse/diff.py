@@ -170,9 +170,7 @@ def parse_allowance(text: str) -> Allowance:
     """
     match = _ALLOWANCE.fullmatch(text.strip())
     if match is None:
-        raise MemtraceError(
-            f"growth {text!r}: write a share, such as 2%, or a size, such as 100MiB"
-        )
+        raise MemtraceError(f"growth {text!r}: write a share (2%) or a size (100MiB)")
     number, unit = Fraction(match[1]), match[2].upper()
     if unit == "%":
         return Allowance(text.strip(), number, None)
@@ -377,16 +375,22 @@ def _named(column: str, key: str | None) -> _Owner:
 def _changes(by: str, a: dict[_Owner, _Held], b: dict[_Owner, _Held]) -> tuple[Change, ...]:
     keys = [[key for kind, key in owners if kind == GROUP] for owners in (a, b)]
     renamed = same_owners(by, *keys)
-    left = {(kind, renamed.get(key, key) if kind == GROUP else key): (key, held)
-            for (kind, key), held in a.items()}  # fmt: skip
-    changes = []
-    for owner in {**left, **b}:
-        kind, key = owner
-        old, (a_bytes, a_blocks) = left.get(owner, (key, (0, 0)))
-        b_bytes, b_blocks = b.get(owner, (0, 0))
-        was = old if old != key else None
-        changes.append(Change(kind, key, was, a_bytes, b_bytes, a_blocks, b_blocks))
+    taken = set(renamed.values())
+    nothing: _Held = (0, 0)
+    changes, left = [], dict(b)
+    for (kind, old), held in a.items():
+        # A name that stands for another owner in B is not this one's there.
+        alone = kind == GROUP and old not in renamed and old in taken
+        key = renamed.get(old, old) if kind == GROUP else old
+        other = nothing if alone else left.pop((kind, key), nothing)
+        changes.append(Change(kind, key, old if old != key else None, *_amounts(held, other)))
+    for (kind, key), held in left.items():
+        changes.append(Change(kind, key, None, *_amounts(nothing, held)))
     return tuple(sorted(changes, key=_largest))
+
+
+def _amounts(a: _Held, b: _Held) -> tuple[Amount, Amount, Amount, Amount]:
+    return a[0], b[0], a[1], b[1]
 
 
 def _largest(change: Change) -> tuple[Fraction, Fraction, str, str]:
