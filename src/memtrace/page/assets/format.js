@@ -49,7 +49,8 @@ function formatTime(ns) {
 
 /** A share of a whole in percent, one decimal. */
 function formatShare(part, whole) {
-  return `${(whole > 0 ? (100 * part) / whole : 0).toFixed(1)} %`;
+  const percent = whole > 0 ? (100 * part) / whole : 0;
+  return percent > 0 && percent < 0.05 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
 }
 
 /** Values for the ticks of an axis of sizes: round numbers of a binary unit. */
