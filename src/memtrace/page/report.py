@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import IO, Any
 
+from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.history import DeviceHistory, History, Limits, read_history
 from memtrace.analyse.ledger import make_ledger
 from memtrace.analyse.oom import post_mortem
@@ -189,7 +190,8 @@ def _oom(trace: Trace, process: Process, device: DeviceHistory) -> list[dict[str
     found = post_mortem(
         trace, device=device.device, process=process.key, by="source", top=_OWNERS_SHOWN
     )
-    return [] if found is None else told(oom_page(found, [found.oom]))
+    every = list_ooms(trace, device=device.device, process=process.key)
+    return [] if found is None else told(oom_page(found, every))
 
 
 def _losses(summary: Summary) -> list[dict[str, str]]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from memtrace.analyse.counters import Int64s, equals, integers
 from memtrace.analyse.curve import EVERYTHING, Curve
 from memtrace.analyse.history import History
-from memtrace.page.columns import ColumnPacker
 from memtrace.analyse.ledger import without_doubles
+from memtrace.page.columns import ColumnPacker
 from memtrace.trace import Trace
 
 MOST_STEPS = 20_000
@@ -28,7 +28,6 @@ def pack_curve(curve: Curve, columns: ColumnPacker, *, reserves: bool) -> dict[s
         "begin_ns": curve.begin_ns,
         "least": curve.least_bytes,
         "most": curve.most_bytes,
-        "most_ns": curve.most_ns,
         "last": curve.last_bytes,
     }
     if reserves:
@@ -36,6 +35,7 @@ def pack_curve(curve: Curve, columns: ColumnPacker, *, reserves: bool) -> dict[s
         lanes["reserved_most"] = curve.reserved_most_bytes
         lanes["reserved_last"] = curve.reserved_last_bytes
     packed = {name: columns.add(values, delta=True) for name, values in lanes.items()}
+    packed["busy_ns"] = columns.add(np.maximum(curve.last_ns - curve.begin_ns, 0))
     return {"events_per_bin": curve.events_per_bin, "end_ns": int(curve.last_ns[-1]), **packed}
 
 

@@ -3,11 +3,16 @@
 
 function blocksElement(blocks) {
   const box = element("div", { class: "told" });
+  let part = null; // from one title to the next
   for (const block of blocks) {
-    if (block.rows) box.append(gridElement(block));
-    else if (block.text.trim() === "") continue;
-    else if (block.style === "title") box.append(element("h3", { text: block.text.trim() }));
-    else box.append(lineElement(block));
+    if (!block.rows && block.text.trim() === "") continue;
+    const isTitle = block.style === "title";
+    if (isTitle || !part) {
+      part = element("section");
+      box.append(part);
+    }
+    if (isTitle) part.append(element("h3", { text: block.text.trim() }));
+    else part.append(block.rows ? gridElement(block) : lineElement(block));
   }
   return box;
 }

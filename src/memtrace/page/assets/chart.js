@@ -3,9 +3,11 @@
 // what is least and most of 2, 4, 8 ... of them.
 
 class Series {
-  /** Bins: when each begins, and the least, most and last value after its events. */
-  constructor({ begin_ns: begin, least, most, last }) {
+  /** Bins: when each begins, how long its events last (0: all are at its beginning), and the least,
+   *  most and last value after them. */
+  constructor({ begin_ns: begin, busy_ns: busy, least, most, last }) {
     this.begin = begin;
+    this.busy = busy;
     this.last = last;
     this.levels = [{ least, most }];
     for (let size = begin.length; size > 1; size = Math.ceil(size / 2)) {
@@ -20,12 +22,6 @@ class Series {
     }
   }
 
-  /** The value that held before any bin after an instant: null before the first. */
-  before(ns) {
-    const bin = lowerBound(this.begin, ns) - 1;
-    return bin < 0 ? null : this.last[bin];
-  }
-
   /** The least and most from an instant to before another, with what held at the first. */
   between(start, end) {
     const held = upperBound(this.begin, start) - 1;
@@ -35,10 +31,9 @@ class Series {
     return found;
   }
 
-  // A bin that began earlier may have been anywhere in its range since: its last value, if it is over.
+  // While the events of a bin go on, it may be anywhere in its range; then its last value holds.
   _bin(bin, ns) {
-    const over = bin + 1 < this.begin.length ? this.begin[bin + 1] <= ns : false;
-    if (over) return { least: this.last[bin], most: this.last[bin] };
+    if (ns > this.begin[bin] + (this.busy ? this.busy[bin] : 0)) return { least: this.last[bin], most: this.last[bin] };
     return { least: this.levels[0].least[bin], most: this.levels[0].most[bin] };
   }
 

@@ -5,14 +5,17 @@ function headlineElement(scope, page, { jumpToPeak, jumpToOom }) {
   const told = scope.headline;
   const strong = (text) => element("strong", { text });
   const whole = told.device_total_bytes;
-  const of = whole ? ` of ${formatBytes(whole)} (${formatShare(told.peak_bytes, whole)})` : "";
+  const of = whole ? ` (${formatShare(told.peak_bytes, whole)} of ${formatBytes(whole)})` : "";
+  // What the caching allocator had beyond it is worth a word where it is more than a little.
+  const most = scope.segments ? told.reserved_peak_bytes : 0;
+  const reserved = most > 1.05 * told.peak_bytes ? `; at most ${formatBytes(most)} reserved` : "";
   const step = told.step ? `, in step ${formatCount(told.step.number)} of ${told.step.root_module || "a model"}` : "";
   const window = page.window_ns ? " in this window" : "";
   const answer = element(
     "h1",
     { title: formatExactBytes(told.peak_bytes), "data-bytes": told.peak_bytes },
     element("span", { class: "figure", text: formatBytes(told.peak_bytes) }),
-    element("span", { class: "words", text: `${of} peak${window} of ${scope.title}, at ${formatTime(told.peak_ns)}${step}` }),
+    element("span", { class: "words", text: ` peak${window} of ${scope.title}${of}, at ${formatTime(told.peak_ns)}${step}${reserved}` }),
   );
   const lines = [answer, ...ownerLines(scope, told, strong)];
   const groups = scope.grouped(scope.liveSites(scope.peakCut), "category");
@@ -46,7 +49,8 @@ function ownerLines(scope, told, strong) {
   if (reached) {
     const backward = reached.forward_operator ? ` (backward of ${reached.forward_operator})` : "";
     const line = element("p", { class: "reached" }, "Reached by ");
-    line.append(strong(formatBytes(reached.bytes)), ` of ${reached.label || reached.category || "memory"} from `);
+    const what = reached.label || (reached.category === "other" ? null : reached.category);
+    line.append(strong(formatBytes(reached.bytes)), what ? ` of ${what} from ` : " from ");
     line.append(strong(reached.operator || "outside any operator"), backward);
     if (reached.module) line.append(" in ", strong(reached.module));
     if (reached.source) line.append(" at ", strong(reached.source));

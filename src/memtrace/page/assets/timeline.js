@@ -49,9 +49,9 @@ class Timeline {
 
   setScope(scope) {
     this.scope = scope;
-    const { begin_ns, least, most, last, reserved_least, reserved_most, reserved_last } = scope.curve;
-    this.total = new Series({ begin_ns, least, most, last });
-    this.reserved = reserved_most && new Series({ begin_ns, least: reserved_least, most: reserved_most, last: reserved_last });
+    const { begin_ns, busy_ns, least, most, last, reserved_least, reserved_most, reserved_last } = scope.curve;
+    this.total = new Series({ begin_ns, busy_ns, least, most, last });
+    this.reserved = reserved_most && new Series({ begin_ns, busy_ns, least: reserved_least, most: reserved_most, last: reserved_last });
     this.process = scope.processMemory && new Series(scope.processMemory);
     // Process memory that dwarfs the tensors would flatten them: it is one press away.
     const most_process = scope.processMemory ? largest(scope.processMemory.most) : 0;
@@ -71,6 +71,10 @@ class Timeline {
     );
     this._legend();
     this.redraw();
+  }
+
+  _named(name) {
+    return this.by === "category" ? name.replaceAll("_", " ") : name;
   }
 
   setCut(cut) {
@@ -186,7 +190,7 @@ class Timeline {
       .map(({ name, bytes, colour }) => {
         const swatch = element("span", { class: "swatch" });
         swatch.style.background = colour;
-        return element("div", {}, swatch, `${name.replaceAll("_", " ")} ${formatBytes(bytes)}`);
+        return element("div", {}, swatch, `${this._named(name)} ${formatBytes(bytes)}`);
       });
     this.tip.show(
       event.clientX,
@@ -266,9 +270,18 @@ class Timeline {
       context.closePath();
       context.fillStyle = this.stack.colours[place]();
       context.fill();
-      context.strokeStyle = gap;
-      context.lineWidth = 0.6;
-      context.stroke();
+      // A gap to the layer below: colours side by side are told apart.
+      if (place > 0) {
+        context.beginPath();
+        for (let x = 0; x < columns; x++) {
+          if (above[x] <= below[x]) continue;
+          context.moveTo(plot.left + x, scale.y(below[x]));
+          context.lineTo(plot.left + x + 1, scale.y(below[x]));
+        }
+        context.strokeStyle = gap;
+        context.lineWidth = 0.7;
+        context.stroke();
+      }
       below = above;
     });
   }
@@ -369,7 +382,7 @@ class Timeline {
     const items = this.stack.names.map((name, place) => {
       const swatch = element("span", { class: "swatch" });
       swatch.style.background = this.stack.colours[place]();
-      return element("span", { class: "legend-item", title: name }, swatch, shortened(name.replaceAll("_", " "), 34));
+      return element("span", { class: "legend-item", title: name }, swatch, shortened(this._named(name), 34));
     });
     const lines = [["allocated", "solid", null]];
     if (this.reserved) lines.push(["reserved", "dashed", "reserved"]);
@@ -492,6 +505,7 @@ function drawLanes(context, lanes, view, plot) {
     context.fillRect(a, y, Math.max(b - a - 0.5, 1), LANE - 4);
     context.globalAlpha = 1;
     const label = formatCount(number[step] + 1);
-    if (b - a > 10 + 7 * label.length) context.fillText(label, Math.max(a, plot.left) + 4, y + 10);
+    const left = Math.max(a, plot.left);
+    if (Math.min(b, plot.right) - left > 10 + 7 * label.length) context.fillText(label, left + 4, y + 10);
   }
 }
