@@ -22,8 +22,8 @@ _ROWS = 12
 class Curve:
     """One value a bin, int64. A bin is a run of `events_per_bin` events, or fewer.
 
-    No long silence lies within a bin. It begins at the time of its first event and lasts to the next bin: the totals took no other
-    value meanwhile than those after its events.
+    No long silence lies within a bin. It begins at the time of its first event and lasts to the
+    next bin: the totals took no other value meanwhile than those after its events.
 
     Attributes:
         first_seq: the first event of all.
@@ -114,7 +114,7 @@ class _Bins:
             self._shrink()
 
     def _joined(self, rows: Int64s) -> Int64s:
-        # Silences that are longer than this part of all the time are fewer than a quarter of the bins.
+        # Longer silences than this part of all the time are fewer than a quarter of the bins.
         silence_ns = (self._last_ns - self._first_ns) // max(self._most_bins // 4, 1)
         return _joined(rows, silence_ns)
 

@@ -94,7 +94,6 @@ def _document(
             devices.append(
                 {
                     "process": len(processes),
-                    "sites": len(processes),
                     **_device(trace, history, device, selection, words, columns),
                 }
             )
@@ -112,7 +111,7 @@ def _document(
         "left_out": left_out,
         "summary": told(summary_page(summary)),
         "losses": _losses(summary),
-        "words": words.listed(),
+        "words": columns.add_json(words.listed()),
     }
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
 
@@ -145,8 +144,7 @@ def _process(history: History, words: Words, columns: ColumnPacker) -> dict[str,
         "pid": process.pid,
         "rank": process.rank,
         "command": None if argv is None else shlex.join(argv),
-        "end_ns": process.row["end_time_ns"] or 0,
-        "sites": site_words(history.sites, words),
+        "sites": columns.add_json(site_words(history.sites, words)),
         "stages": listed_stages(history),
         "steps": pack_steps(history, columns),
     }

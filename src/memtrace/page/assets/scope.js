@@ -20,9 +20,10 @@ class Scope {
     this.device = told.device;
     this.process = page.processes[told.process];
     this.words = page.words;
-    this.sites = this.process.sites;
+    this.sites = columns.json(this.process.sites);
+    this.stacks = columns.json(told.rows.stacks);
     this.headline = told.headline;
-    const { events_per_bin: perBin, end_ns: end, ...lanes } = told.curve;
+    const { events_per_bin: perBin, end_ns: last, ...lanes } = told.curve;
     this.eventsPerBin = perBin;
     this.curve = read(lanes);
     this.processMemory = told.process_memory && read(told.process_memory);
@@ -34,8 +35,11 @@ class Scope {
     this.steps = { total, ...read(steps), peak: peaks[this.device] && columns.numbers(peaks[this.device]) };
     this.instants = instantsOf(this, told.instants);
     this.exact = new Set(told.instants.chosen.filter((instant) => instant.exact).map((instant) => instant.seq));
-    this.begin = this.cuts.ns[0];
-    this.end = Math.max(end, this.begin + 1, ...(page.window_ns ? [] : [this.process.end_ns]));
+    // From the first event to the last: imports before and idle time after would take the room.
+    const first = this.curve.begin_ns[0];
+    const margin = Math.max((last - first) / 100, 100);
+    this.begin = Math.max(first - margin, 0);
+    this.end = last + margin;
     this._groups = new Map();
     this.freed = this.rows.born.map((born, row) => (this.rows.lived[row] ? born + this.rows.lived[row] : Infinity));
   }
@@ -210,7 +214,7 @@ class Scope {
 
   /** The name of a row's stack's frames, innermost first: [{function, file, line}]. */
   stack(row) {
-    const { frames, stacks } = this.told.rows.stacks;
+    const { frames, stacks } = this.stacks;
     const number = this.rows.stack[row];
     if (!number) return null;
     return stacks[number - 1].map((place) => {

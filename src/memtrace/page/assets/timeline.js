@@ -442,24 +442,22 @@ function drawGrid(context, plot, view, scale) {
   context.fillStyle = Theme.colour("faint");
   context.lineWidth = 1;
   context.textAlign = "right";
-  for (const bytes of byteTicks(scale.maximum, Math.max(2, (plot.bottom - plot.top) / 36))) {
+  for (const { bytes, text } of byteTicks(scale.maximum, Math.max(2, (plot.bottom - plot.top) / 36))) {
     const y = Math.round(scale.y(bytes)) + 0.5;
     context.beginPath();
     context.moveTo(plot.left, y);
     context.lineTo(plot.right, y);
     context.stroke();
-    context.fillText(formatBytes(bytes).replace(/\.0+ /, " "), plot.left - 6, y + 3);
+    context.fillText(text, plot.left - 6, y + 3);
   }
   context.textAlign = "center";
-  const ticks = timeTicks(view.start, view.end, (plot.right - plot.left) / 110);
-  const step = ticks.length > 1 ? ticks[1] - ticks[0] : view.end - view.start;
-  for (const ns of ticks) {
+  for (const { ns, text } of timeTicks(view.start, view.end, (plot.right - plot.left) / 110)) {
     const x = Math.round(plot.left + ((ns - view.start) / (view.end - view.start)) * (plot.right - plot.left)) + 0.5;
     context.beginPath();
     context.moveTo(x, plot.top);
     context.lineTo(x, plot.bottom);
     context.stroke();
-    if (x > plot.left + 12 && x < plot.right - 12) context.fillText(formatTick(ns, step), x, plot.bottom + 13);
+    if (x > plot.left + 12 && x < plot.right - 12) context.fillText(text, x, plot.bottom + 13);
   }
 }
 
