@@ -20,10 +20,10 @@ _ROWS = 12
 
 @dataclass(frozen=True)
 class Curve:
-    """One value a bin, int64. A bin is a run of `events_per_bin` events, the last may have fewer.
+    """One value a bin, int64. A bin is a run of `events_per_bin` events, or fewer.
 
-    It begins at the time of its first event and lasts to the next bin: the totals took no other
-    value meanwhile than those after its events.
+    No long silence lies within a bin. It begins at the time of its first event and lasts to the
+    next bin: the totals took no other value meanwhile than those after its events.
 
     Attributes:
         first_seq: the first event of all.
@@ -92,7 +92,7 @@ class _Bins:
     def __init__(self, most_bins: int) -> None:
         self._most_bins = most_bins
         self._shift = 0
-        self._first_seq = 0
+        self._first_seq = self._first_ns = self._last_ns = 0
         self.events = 0
         self._rows = np.empty((_ROWS, 0), np.int64)
 
@@ -100,7 +100,7 @@ class _Bins:
         """More events, in order."""
         place = (self.events + np.arange(len(seq), dtype=np.int64)) >> self._shift
         if not self.events:
-            self._first_seq = int(seq[0])
+            self._first_seq, self._first_ns = int(seq[0]), int(time_ns[0])
         self.events += len(seq)
         rows = np.stack(
             [
@@ -108,16 +108,22 @@ class _Bins:
                 reserved, reserved, reserved, place,
             ]
         )  # fmt: skip
-        self._rows = np.concatenate([self._rows, _joined(rows)], axis=1)
+        self._last_ns = max(self._last_ns, int(time_ns.max()))
+        self._rows = np.concatenate([self._rows, self._joined(rows)], axis=1)
         if self._rows.shape[1] > 4 * self._most_bins:
             self._shrink()
 
+    def _joined(self, rows: Int64s) -> Int64s:
+        # Longer silences than this part of all the time are fewer than a quarter of the bins.
+        silence_ns = (self._last_ns - self._first_ns) // max(self._most_bins // 4, 1)
+        return _joined(rows, silence_ns)
+
     def _shrink(self) -> None:
-        rows = _joined(self._rows)
+        rows = self._joined(self._rows)
         while rows.shape[1] > self._most_bins:
             self._shift += 1
             rows[_PLACE] >>= 1
-            rows = _joined(rows)
+            rows = self._joined(rows)
         self._rows = rows
 
     def curve(self) -> Curve:
@@ -125,9 +131,12 @@ class _Bins:
         return Curve(1 << self._shift, self._first_seq, *self._rows[:_PLACE])
 
 
-def _joined(rows: Int64s) -> Int64s:
-    """Neighbours at the same place as one."""
-    first = np.flatnonzero(np.diff(rows[_PLACE], prepend=-1))
+def _joined(rows: Int64s, silence_ns: int) -> Int64s:
+    """Neighbours at the same place as one, but for those with a longer silence between them."""
+    new = np.diff(rows[_PLACE], prepend=-1) != 0
+    new[1:] |= rows[_BEGIN, 1:] - rows[_LAST_NS, :-1] > silence_ns
+    first = np.flatnonzero(new)
+    which = np.cumsum(new) - 1
     last = np.append(first[1:], rows.shape[1]) - 1
     joined = rows[:, first]
     for row in (_LEAST, _RESERVED_LEAST):
@@ -138,7 +147,7 @@ def _joined(rows: Int64s) -> Int64s:
         joined[row] = rows[row, last]
     # Of those as high as the highest, the first.
     hits = np.flatnonzero(rows[_MOST] == np.repeat(joined[_MOST], last - first + 1))
-    _, earliest = np.unique(rows[_PLACE, hits], return_index=True)
+    _, earliest = np.unique(which[hits], return_index=True)
     for row in (_MOST_SEQ, _MOST_NS):
         joined[row] = rows[row, hits[earliest]]
     return joined

@@ -3,7 +3,6 @@ allocations that matter most one by one. A few passes over the trace, however lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,27 +120,22 @@ def read_history(
     limits: Limits,
     *,
     window_ns: tuple[int, int] | None = None,
-    told: Callable[[str], None] | None = None,
 ) -> History:
     """Reads a process's events twice and its allocations twice.
 
     Args:
         window_ns: only from and to these times; what was live before is part of it.
-        told: is called with words for what is done next.
 
     Raises:
         MemtraceError: no event of these devices lies in the window.
     """
-    told = told or _untold
     key, share = process.key, limits.share(len(devices))
-    told("reading the events")
     curves = read_curves(trace, key, devices, most_bins=share.bins, window_ns=window_ns)
     if not curves:
         raise MemtraceError(f"{process} has no event of {', '.join(devices)} in that window")
     devices = [device for device in devices if device in curves]
     stages, steps = stages_of(trace, process), steps_of(trace, process)
     step_end_ns = _step_ends(trace, process, steps)
-    told("finding the peaks of stages and steps")
     edges = np.array([[stage.start_seq, stage.end_seq] for stage in stages], np.int64).ravel()
     edges = np.concatenate([edges, steps.start_seq, steps.end_seq])
     windows = read_windows(trace, key, devices, edges.tolist())
@@ -157,7 +151,6 @@ def read_history(
         )
         for device in devices
     }
-    told("counting allocations")
     listings = choose_listings(
         trace,
         key,
@@ -173,7 +166,6 @@ def read_history(
         device: make_cuts(curves[device], *_anchors(curves[device], instants[device], window_ns))
         for device in devices
     }
-    told("reading the allocations")
     sites = Sites()
     readers = {d: _Reader(d, LifespanSums(cuts[d], share.spans), listings[d]) for d in devices}
     for group in trace.datasets["allocations"].row_groups(key):
@@ -184,7 +176,6 @@ def read_history(
             table = table.append_column(SITE, pa.array(sites.numbers(table)))
             for device in held:
                 readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
-    told("adding up")
     spans = {device: readers[device].lifespans() for device in devices}
     after = np.unique(np.concatenate([found.cuts.seq + 1 for found in spans.values()]))
     totals = read_windows(trace, key, devices, after.tolist())
@@ -286,10 +277,6 @@ def _reserved_peak(
         return None
     moment = settled(trace, moment_at_seq(trace, process=key, device=device, seq=peak.seq))
     return moment.seq, moment.time_ns
-
-
-def _untold(what: str) -> None:
-    del what
 
 
 def _step_ends(trace: Trace, process: Process, steps: Steps) -> Int64s:

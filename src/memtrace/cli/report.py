@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -44,7 +43,7 @@ def command(
     from memtrace.analyse.target import check_device
     from memtrace.output_file import output_file
     from memtrace.page.report import write_report
-    from memtrace.report.progress import Waiting
+    from memtrace.progress import progress
     from memtrace.report.units import size
 
     selection = Selection(device, None if window_text is None else window(window_text), large_bytes)
@@ -54,6 +53,6 @@ def command(
     spec = find_output("report")
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)
-    with output_file(path, force=force) as out, Waiting(sys.stderr) as waiting:
-        write_report(trace, selection, out, progress=waiting)
+    with output_file(path, force=force) as out, progress(f"writing {path.name}"):
+        write_report(trace, selection, out)
     click.echo(f"{readable(str(path))}: {size(path.stat().st_size)}, {spec.summary}")

@@ -6,6 +6,7 @@ what is alike lies side by side, and deflates well. Ascending columns are stored
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,14 @@ class ColumnPacker:
         place = {"at": self._size, "rows": len(column), "width": width, "delta": delta}
         self._planes.append(planes)
         self._size += len(planes)
+        return place
+
+    def add_json(self, value: Any) -> dict[str, int]:
+        """Text, and lists of it: among the columns it is deflated."""
+        text = json.dumps(value, separators=(",", ":")).encode()
+        place = {"at": self._size, "size": len(text)}
+        self._planes.append(text)
+        self._size += len(text)
         return place
 
     def packed(self) -> bytes:

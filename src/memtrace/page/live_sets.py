@@ -94,7 +94,7 @@ def pack_rows(
     listing = device.listing
     return {
         "columns": packed,
-        "stacks": frames,
+        "stacks": columns.add_json(frames),
         "total": device.allocations,
         "large_bytes": listing.large_bytes,
         "floor_bytes": listing.floor_bytes,

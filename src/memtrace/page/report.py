@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, Any
 
+from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.history import DeviceHistory, History, Limits, read_history
 from memtrace.analyse.ledger import make_ledger
 from memtrace.analyse.oom import post_mortem
@@ -20,7 +20,7 @@ from memtrace.page.headline import headline, title
 from memtrace.page.live_sets import listed_instants, pack_rows, pack_sums, site_words
 from memtrace.page.segments import fragmentation_told, pack_segments
 from memtrace.page.timeline import listed_stages, pack_curve, pack_process_memory, pack_steps
-from memtrace.page.told import told
+from memtrace.page.told import style_word, told
 from memtrace.report.losses import trouble_lines
 from memtrace.report.oom import oom_page
 from memtrace.report.stages import ledger_page
@@ -47,19 +47,15 @@ SCRIPTS = (
     "report.js",
 )
 
-Progress = Callable[[str], None]
 
-
-def write_report(
-    trace: Trace, selection: Selection, out: IO[bytes], *, progress: Progress | None = None
-) -> None:
-    """Writes the page. `progress` is called with words for what is done next.
+def write_report(trace: Trace, selection: Selection, out: IO[bytes]) -> None:
+    """Writes the page.
 
     Raises:
         MemtraceError: the window holds no event.
     """
     columns = ColumnPacker()
-    document, name = _document(trace, selection, columns, progress or _silent)
+    document, name = _document(trace, selection, columns)
     write_html(
         out,
         template="report.html",
@@ -72,7 +68,7 @@ def write_report(
 
 
 def _document(
-    trace: Trace, selection: Selection, columns: ColumnPacker, say: Progress
+    trace: Trace, selection: Selection, columns: ColumnPacker
 ) -> tuple[dict[str, Any], str]:
     words = Words()
     summary = summarise(trace, device=selection.device)
@@ -81,7 +77,6 @@ def _document(
     processes: list[dict[str, Any]] = []
     devices: list[dict[str, Any]] = []
     for process, used in _by_process(scopes):
-        say(str(process) if len(trace.process_list) > 1 else "reading the trace")
         # The limits are each device's: a process may have as much as its devices together.
         room = replace(
             limits,
@@ -90,20 +85,15 @@ def _document(
             rows=limits.rows * len(used),
         )
         try:
-            history = read_history(
-                trace, process, used, room,
-                window_ns=selection.window_ns, told=say,
-            )  # fmt: skip
+            history = read_history(trace, process, used, room, window_ns=selection.window_ns)
         except MemtraceError:
             if selection.window_ns is None:
                 raise
             continue  # this process did nothing in the window
-        say("adding up stages and segments")
         for device in history.devices:
             devices.append(
                 {
                     "process": len(processes),
-                    "sites": len(processes),
                     **_device(trace, history, device, selection, words, columns),
                 }
             )
@@ -121,7 +111,7 @@ def _document(
         "left_out": left_out,
         "summary": told(summary_page(summary)),
         "losses": _losses(summary),
-        "words": words.listed(),
+        "words": columns.add_json(words.listed()),
     }
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
 
@@ -154,8 +144,7 @@ def _process(history: History, words: Words, columns: ColumnPacker) -> dict[str,
         "pid": process.pid,
         "rank": process.rank,
         "command": None if argv is None else shlex.join(argv),
-        "end_ns": process.row["end_time_ns"] or 0,
-        "sites": site_words(history.sites, words),
+        "sites": columns.add_json(site_words(history.sites, words)),
         "stages": listed_stages(history),
         "steps": pack_steps(history, columns),
     }
@@ -173,7 +162,7 @@ def _device(
     return {
         "device": name,
         "headline": headline(trace, process, device, history.sites),
-        "curve": pack_curve(device.curve, columns),
+        "curve": pack_curve(device.curve, columns, reserves=name != "cpu"),
         "process_memory": pack_process_memory(
             trace, process.key, name, selection.window_ns, columns
         ),
@@ -199,18 +188,15 @@ def _oom(trace: Trace, process: Process, device: DeviceHistory) -> list[dict[str
     found = post_mortem(
         trace, device=device.device, process=process.key, by="source", top=_OWNERS_SHOWN
     )
-    return [] if found is None else told(oom_page(found, [found.oom]))
+    every = list_ooms(trace, device=device.device, process=process.key)
+    return [] if found is None else told(oom_page(found, every))
 
 
 def _losses(summary: Summary) -> list[dict[str, str]]:
     """What is missing; nothing, where nothing is."""
     lines = trouble_lines(summary, summary.processes)
     return [
-        {"text": line.text.strip(), "style": line.style}
+        {"text": line.text.strip(), "style": style_word(line.style)}
         for line in lines
         if line.text.split() != ["lost", "nothing"]
     ]
-
-
-def _silent(what: str) -> None:
-    del what

@@ -10,6 +10,7 @@ import pyarrow as pa
 from memtrace.analyse.counters import Int64s, equals, integers
 from memtrace.analyse.curve import EVERYTHING, Curve
 from memtrace.analyse.history import History
+from memtrace.analyse.ledger import without_doubles
 from memtrace.page.columns import ColumnPacker
 from memtrace.trace import Trace
 
@@ -17,20 +18,24 @@ MOST_STEPS = 20_000
 MOST_STAGES = 1_000
 
 
-def pack_curve(curve: Curve, columns: ColumnPacker) -> dict[str, Any]:
-    """Bins of a device's totals: analyse.curve.Curve says what they are."""
+def pack_curve(curve: Curve, columns: ColumnPacker, *, reserves: bool) -> dict[str, Any]:
+    """Bins of a device's totals: analyse.curve.Curve says what they are.
+
+    Args:
+        reserves: the device has a caching allocator.
+    """
     lanes = {
         "begin_ns": curve.begin_ns,
         "least": curve.least_bytes,
         "most": curve.most_bytes,
-        "most_ns": curve.most_ns,
         "last": curve.last_bytes,
     }
-    if curve.reserved_most_bytes.any():
+    if reserves:
         lanes["reserved_least"] = curve.reserved_least_bytes
         lanes["reserved_most"] = curve.reserved_most_bytes
         lanes["reserved_last"] = curve.reserved_last_bytes
     packed = {name: columns.add(values, delta=True) for name, values in lanes.items()}
+    packed["busy_ns"] = columns.add(np.maximum(curve.last_ns - curve.begin_ns, 0))
     return {"events_per_bin": curve.events_per_bin, "end_ns": int(curve.last_ns[-1]), **packed}
 
 
@@ -90,7 +95,7 @@ def _ends(history: History, place: Int64s) -> Int64s:
 
 def listed_stages(history: History) -> list[dict[str, Any]]:
     """Stages to mark; of too many, the longest."""
-    stages = [stage for stage in history.stages if stage.kind != "whole"]
+    stages = without_doubles([stage for stage in history.stages if stage.kind != "whole"])
     longest = sorted(stages, key=lambda stage: stage.start_time_ns - stage.end_time_ns)
     shown = sorted(longest[:MOST_STAGES], key=lambda stage: (stage.start_time_ns, stage.start_seq))
     return [

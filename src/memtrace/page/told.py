@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memtrace.report.page import Block, Grid
+from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Grid, Line
+
+_STYLES = {TITLE: "title", FAINT: "faint", WARNING: "warning", GOOD: "good"}
 
 
 def told(blocks: Sequence[Block]) -> list[dict[str, Any]]:
@@ -13,8 +15,13 @@ def told(blocks: Sequence[Block]) -> list[dict[str, Any]]:
     return [_grid(block) if isinstance(block, Grid) else _line(block) for block in blocks]
 
 
-def _line(block: Any) -> dict[str, Any]:
-    return {"text": block.text, "style": block.style}
+def _line(line: Line) -> dict[str, Any]:
+    return {"text": line.text, "style": style_word(line.style)}
+
+
+def style_word(style: str) -> str:
+    """A line's style as the page's classes call it."""
+    return _STYLES.get(style, "")
 
 
 def _grid(grid: Grid) -> dict[str, Any]:

@@ -49,29 +49,51 @@ function formatTime(ns) {
 
 /** A share of a whole in percent, one decimal. */
 function formatShare(part, whole) {
-  return `${(whole > 0 ? (100 * part) / whole : 0).toFixed(1)} %`;
+  const percent = whole > 0 ? (100 * part) / whole : 0;
+  return percent > 0 && percent < 0.05 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
 }
 
-/** Values for the ticks of an axis of sizes: round numbers of a binary unit. */
+/** Ticks of an axis of sizes from 0: round numbers of the unit that the maximum is told in. */
 function byteTicks(maximum, wanted) {
-  if (!(maximum > 0)) return [0];
-  const rough = maximum / Math.max(wanted, 1);
-  const unit = Math.pow(1024, Math.max(0, Math.floor(Math.log2(rough) / 10)));
-  const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1024].find((n) => n * unit >= rough) * unit;
+  if (!(maximum > 0)) return [{ bytes: 0, text: "0 B" }];
+  const place = Math.min(Math.floor(Math.log2(Math.max(maximum, 1)) / 10), BINARY_UNITS.length - 1);
+  const unit = Math.pow(1024, place);
+  const step = Math.max(roundStep(maximum / unit / Math.max(wanted, 1)), place ? 0 : 1);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const ticks = [];
-  for (let value = 0; value <= maximum; value += step) ticks.push(value);
+  for (let at = 0; at * step * unit <= maximum; at++) {
+    ticks.push({ bytes: at * step * unit, text: `${(at * step).toFixed(at ? digits : 0)} ${BINARY_UNITS[place]}` });
+  }
   return ticks;
 }
 
-/** Values for the ticks of an axis of time between two instants in ns. */
+/** The round number (1, 2 or 5 times a power of ten) that is not below. */
+function roundStep(rough) {
+  const power = Math.pow(10, Math.floor(Math.log10(rough)));
+  return [1, 2, 5, 10].find((n) => n * power >= rough * (1 - 1e-9)) * power;
+}
+
+const MINUTE_NS = 6e10;
+const ROUND_MINUTES = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440];
+
+/** Ticks of an axis of time between two instants in ns: [{ns, text}]. */
 function timeTicks(start, end, wanted) {
   const rough = (end - start) / Math.max(wanted, 1);
   if (!(rough > 0)) return [];
-  const power = Math.pow(10, Math.floor(Math.log10(rough)));
-  const step = Math.max([1, 2, 5, 10].find((n) => n * power >= rough) * power, 1);
+  const minutes = ROUND_MINUTES.find((n) => n * MINUTE_NS >= rough);
+  const inMinutes = rough > MINUTE_NS / 2;
+  const step = inMinutes ? (minutes || roundStep(rough / MINUTE_NS / 1440) * 1440) * MINUTE_NS : Math.max(roundStep(rough), 1);
   const ticks = [];
-  for (let value = Math.ceil(start / step) * step; value <= end; value += step) ticks.push(value);
+  for (let ns = Math.ceil(start / step) * step; ns <= end; ns += step) {
+    ticks.push({ ns, text: inMinutes ? formatMinutes(ns / MINUTE_NS) : formatTick(ns, step) });
+  }
   return ticks;
+}
+
+function formatMinutes(minutes) {
+  const rounded = Math.round(minutes);
+  const rest = String(rounded % 60).padStart(2, "0");
+  return rounded < 60 ? `${rounded} min` : `${Math.floor(rounded / 60)}:${rest} h`;
 }
 
 /** An instant beside others `step` ns apart: no more digits than tell them apart. */

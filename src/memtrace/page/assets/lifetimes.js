@@ -1,0 +1,138 @@
+"use strict";
+// The largest allocations as bars over their lives, on the same scale of time as the timeline.
+
+const BAR = 20;
+const MOST_BARS = 200;
+
+class LifetimesView {
+  /** viewOf(): the timeline's view. */
+  constructor(container, { viewOf }) {
+    this.viewOf = viewOf;
+    this.note = element("p", { class: "note faint" });
+    this.canvas = element("canvas", { tabindex: 0, role: "img" });
+    this.canvas.addEventListener("pointermove", (event) => this._hover(event));
+    this.canvas.addEventListener("pointerleave", () => this.tip.hide());
+    this.canvas.addEventListener("click", (event) => this._click(event));
+    this.detail = element("aside", { class: "detail", hidden: true });
+    this.scroll = element("div", { class: "lifetimes-scroll" }, this.canvas);
+    container.append(this.note, element("div", { class: "live-box" }, this.scroll, this.detail));
+    this.tip = new Tooltip();
+    this.redraw = inNextFrame(() => this.draw());
+    new ResizeObserver(this.redraw).observe(this.scroll);
+    Theme.listeners.push(this.redraw);
+    this.search = "";
+  }
+
+  setScope(scope) {
+    this.scope = scope;
+    this.detail.hidden = true;
+    this.redraw();
+  }
+
+  setSearch(text) {
+    this.search = text;
+    this.redraw();
+  }
+
+  /** The largest allocations that lived in the view, the largest first. */
+  _choose(view) {
+    const { rows } = this.scope;
+    const matches = matcher(this.scope, this.search);
+    const found = [];
+    for (let row = 0; row < rows.born.length; row++) {
+      if (rows.born_ns[row] > view.end || endOf(this.scope, row) < view.start) continue;
+      if (!matches || matches.row(row)) found.push(row);
+    }
+    found.sort((a, b) => rows.bytes[b] - rows.bytes[a] || rows.born[a] - rows.born[b]);
+    this.total = found.length;
+    return found.slice(0, MOST_BARS);
+  }
+
+  draw() {
+    if (!this.scope || !this.scroll.clientWidth) return;
+    const view = this.viewOf();
+    this.rows = this._choose(view);
+    this.canvas.style.height = `${Math.max(this.rows.length * BAR + 4, 40)}px`;
+    const shown = `The ${formatCount(this.rows.length)} largest of ${formatNumberOf(this.total, "allocation")} in view`;
+    const large = this.scope.told.rows.large_bytes;
+    this.note.textContent = `${shown}${large ? ` that are told one by one (all of ${formatBytes(large)} and more)` : ""}; the scale of time is the timeline's.`;
+    this.canvas.setAttribute("aria-label", this.note.textContent);
+    const { context, width } = fitCanvas(this.canvas);
+    const wide = width - MARGIN.left - MARGIN.right;
+    const x = (ns) => MARGIN.left + ((Math.min(Math.max(ns, view.start), view.end) - view.start) / (view.end - view.start)) * wide;
+    context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+    this.rows.forEach((row, place) => {
+      const { scope } = this;
+      const y = place * BAR + 2;
+      const [a, b] = [x(scope.rows.born_ns[row]), x(endOf(scope, row))];
+      context.fillStyle = Theme.category(scope.word(scope.rows.site[row], "category"));
+      context.fillRect(a, y, Math.max(b - a, 2), BAR - 4);
+      context.fillStyle = Theme.colour("faint");
+      context.textAlign = "right";
+      context.fillText(formatBytes(scope.rows.bytes[row]), MARGIN.left - 6, y + 12);
+      this._label(context, ownerOf(scope, row), a, Math.max(b, a + 2), y, MARGIN.left + wide);
+    });
+  }
+
+  /** Beside the bar where there is room, else on it, on a ground that it can be read on. */
+  _label(context, text, a, b, y, right) {
+    context.textAlign = "left";
+    const wide = context.measureText(text).width;
+    if (b + wide + 8 < right) {
+      context.fillStyle = Theme.colour("text");
+      context.fillText(text, b + 6, y + 12);
+      return;
+    }
+    const fitted = fitText(context, text, b - a - 16);
+    if (!fitted) return;
+    context.globalAlpha = 0.82;
+    context.fillStyle = Theme.colour("panel");
+    context.fillRect(a + 4, y + 1.5, context.measureText(fitted).width + 8, BAR - 7);
+    context.globalAlpha = 1;
+    context.fillStyle = Theme.colour("text");
+    context.fillText(fitted, a + 8, y + 12);
+  }
+
+  _rowAt(event) {
+    const y = event.clientY - this.canvas.getBoundingClientRect().top;
+    return this.rows ? this.rows[Math.floor(y / BAR)] : undefined;
+  }
+
+  _hover(event) {
+    const row = this._rowAt(event);
+    if (row === undefined) return this.tip.hide();
+    const { scope } = this;
+    return this.tip.show(
+      event.clientX,
+      event.clientY,
+      element("strong", { text: `${formatExactBytes(scope.rows.bytes[row])}` }),
+      element("div", { text: ownerOf(scope, row) }),
+      element("div", { class: "faint", text: `born ${formatTime(scope.rows.born_ns[row])}, lived ${lifeText(scope, row)}` }),
+    );
+  }
+
+  _click(event) {
+    const row = this._rowAt(event);
+    if (row === undefined) return;
+    fill(this.detail, ...allocationDetails(this.scope, row, () => (this.detail.hidden = true)));
+    this.detail.hidden = false;
+  }
+}
+
+function endOf(scope, row) {
+  return scope.rows.lived[row] ? scope.rows.born_ns[row] + scope.rows.lived_ns[row] : scope.end;
+}
+
+/** What an allocation is called: its label, or where it came from. */
+function ownerOf(scope, row) {
+  const { rows, words } = scope;
+  const site = rows.site[row];
+  const [, module, operator, source] = scope.sites[site];
+  const parts = [
+    rows.label[row] && words[rows.label[row] - 1],
+    module && words[module - 1],
+    operator && words[operator - 1],
+    source && words[source - 1],
+  ].filter(Boolean);
+  return parts.length ? [...new Set(parts)].join(" · ") : scope.word(site, "category").replaceAll("_", " ");
+}

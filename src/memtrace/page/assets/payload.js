@@ -15,6 +15,11 @@ class Columns {
     this.bytes = bytes;
   }
 
+  /** What page/columns.py's add_json was given. */
+  json({ at, size }) {
+    return JSON.parse(new TextDecoder().decode(this.bytes.subarray(at, at + size)));
+  }
+
   numbers(place) {
     const { at, rows, width, delta } = place;
     const values = new Float64Array(rows);
