@@ -235,7 +235,8 @@ class DiffView {
     fill(table.tHead, element("tr", {}, ...head, element("th"), element("th")));
     const lines = rows.slice(0, MOST_ROWS).map((row) => this.ownerRow(row, most));
     if (!lines.length) {
-      const text = wanted ? "No owner of that name changed." : "Nothing changed.";
+      const nothing = all.length ? "Nothing changed." : "Nothing in either.";
+      const text = wanted ? "No owner of that name changed." : nothing;
       lines.push(element("tr", {}, element("td", { class: "faint", colspan: 6, text })));
     }
     fill(table.tBodies[0], ...lines);
@@ -263,8 +264,11 @@ class DiffView {
       "td",
       { class: isNamed ? "name code" : "name faint", text: isNamed ? row.key : `(${row.key})` },
     );
-    if (row.was !== null) name.append(element("span", { class: "faint", text: `was ${row.was}` }));
-    return element("tr", { class: row.status === "same" ? "same" : "" }, name, ...amountCells(row, most));
+    if (row.was !== null) {
+      name.append(" ", element("span", { class: "faint", text: `was ${row.was}` }));
+    }
+    const faint = row.status === "same" ? "same" : "";
+    return element("tr", { class: faint }, name, ...amountCells(row, most));
   }
 }
 

@@ -33,7 +33,7 @@ function showFlamegraph() {
   }
 
   function tellPath(node, path) {
-    byId("path").textContent = path.join(" › ");
+    byId("path").textContent = path.join(" → ");
   }
 
   function find(text) {
