@@ -61,7 +61,8 @@ class MemoryTree:
         what: "live" at the moment; "allocated" in total; "temporary".
         of: the measure that the bytes are of.
         by: the columns, from the root on.
-        moment: of what is live; `is_peak`: it is that of the whole recording.
+        moment: of what is live; at the peak, unless a time or a stage was asked for.
+        time_ns: the time asked for.
         stage: the stage whose peak the moment is, or that it was allocated in.
         within: of what is temporary: how soon it was freed.
         excess_bytes: what the rows hold beyond the device's own total.
@@ -77,7 +78,7 @@ class MemoryTree:
     stage: str | None = None
     within: Within | None = None
     excess_bytes: int = 0
-    is_peak: bool = False
+    time_ns: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -134,8 +135,7 @@ def make_tree(
         moment = _moment(trace, target, time_ns, stage)
         live = live_allocations(trace, moment, of=of, columns=_columns(by))
         extra, excess = _beyond(live, moment, of)
-        is_peak = time_ns is None and stage is None
-        tree = replace(tree, moment=moment, stage=stage, excess_bytes=excess, is_peak=is_peak)
+        tree = replace(tree, moment=moment, stage=stage, time_ns=time_ns, excess_bytes=excess)
         sums = _sums([live], by)
     else:
         if time_ns is not None:

@@ -184,6 +184,7 @@ def tree_document(tree: MemoryTree) -> dict[str, Any]:
         "what": tree.what,
         "of": tree.of,
         "by": list(tree.by),
+        "at_ns": tree.time_ns,
         "stage": tree.stage,
         "within": None if tree.within is None else str(tree.within),
         "seq": moment.seq if moment is not None and known else None,

@@ -22,8 +22,8 @@ def tree_title(tree: MemoryTree) -> str:
         at = "at its peak"
         if tree.stage is not None:
             at = f"at the peak of stage {tree.stage}"
-        elif not tree.is_peak and tree.moment is not None:
-            at = f"at {duration(tree.moment.time_ns)}"
+        elif tree.time_ns is not None:
+            at = f"at {duration(tree.time_ns)}"
         title = f"{tree.of.capitalize()} memory {where} {at}"
     else:
         kind = "Temporary memory" if tree.what == TEMPORARY else f"All memory {_asked(tree)}"
