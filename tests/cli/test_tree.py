@@ -40,7 +40,6 @@ def test_the_tree(serving: Path) -> None:
         "│  └─ (outside any operator)   5.00 KiB    0.0 %       1",
         "└─ h                          27.00 MiB   22.0 %      12",
         "   ├─ 5                        7.00 MiB    5.7 %       2",
-        "   │  └─ 2 smaller             7.00 MiB    5.7 %       2",
         "   └─ 5 smaller               20.00 MiB   16.3 %      10",
         "",
         "--min SHARE shows more or less",

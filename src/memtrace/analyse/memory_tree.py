@@ -154,7 +154,7 @@ def make_tree(
 
 def trimmed(root: Node, most_nodes: int) -> Node:
     """The tree with no more than about so many nodes: the small children of a node made one."""
-    order = _below(root)
+    order = below(root)
     if len(order) <= most_nodes:
         return root
     # A node comes before those below it, and is no smaller: they are never chosen without it.
@@ -182,7 +182,7 @@ def joined(nodes: Sequence[Node]) -> Node:
     )
 
 
-def _below(root: Node) -> list[Node]:
+def below(root: Node) -> list[Node]:
     """The node and all below it, parents first."""
     order = [root]
     for node in order:

@@ -21,6 +21,8 @@ _ROOMY_COLUMNS = 96
 _ASCII_SIGNS = str.maketrans(
     {"·": "|", "…": "...", "→": "->", "│": "|", "├": "|", "└": "`", "─": "-"}
 )
+#: What the branches of a tree are drawn with, at the beginning of a cell.
+BRANCHES = "│├└─ "
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -55,7 +57,7 @@ class Grid:
 
     Attributes:
         faint: the numbers of rows that stand back.
-        styles: of cells, by the numbers of row and column.
+        styles: of cells, by the numbers of row and column; not of branches before the text.
     """
 
     columns: tuple[Column, ...]
@@ -169,13 +171,13 @@ def _rich_table(grid: Grid, width: int) -> RichTable:
             width=cells,
         )
     for number, row in enumerate(grid.rows):
-        texts = [
-            Text(
-                _bar(int(row[i])) if grid.columns[i].bar else row[i],
-                style=grid.styles.get((number, i), ""),
-            )
-            for i in shown
-        ]
+        texts = []
+        for i in shown:
+            text = Text(_bar(int(row[i])) if grid.columns[i].bar else row[i])
+            lead = len(row[i]) - len(row[i].lstrip(BRANCHES))
+            text.stylize("dim", 0, lead)
+            text.stylize(grid.styles.get((number, i), ""), lead)
+            texts.append(text)
         table.add_row(*texts, style="dim" if number in grid.faint else None)
     return table
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from memtrace.analyse.breakdown import share_permilles
 from memtrace.analyse.counters import BEFORE_FIRST
-from memtrace.analyse.memory_tree import LIVE, TEMPORARY, MemoryTree, Node, joined
+from memtrace.analyse.memory_tree import LIVE, TEMPORARY, MemoryTree, Node, below, joined
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, percent, size
 
@@ -78,7 +78,9 @@ def tree_page(tree: MemoryTree, *, least_permille: int) -> list[Block]:
         return [*blocks, Line("nothing was live" if tree.what == LIVE else "nothing was allocated")]
     rows = _rows(tree, least_permille * tree.total_bytes)
     blocks.append(_grid(rows, tree.total_bytes))
-    if any(node.kind == "smaller" for _, node in rows):
+    if any(
+        node.total_bytes < least_permille * tree.total_bytes / 1000 for node in below(tree.root)
+    ):
         blocks += [Line(""), Line("--min SHARE shows more or less", FAINT)]
     return blocks
 
@@ -88,19 +90,25 @@ def _asked(tree: MemoryTree) -> str:
 
 
 def _rows(tree: MemoryTree, least: int) -> list[tuple[str, Node]]:
-    """Each node shown, with its branches: from the root down, as they are printed."""
+    """Each node shown, with its branches: from the root down, as they are printed.
+
+    Of nodes that have but one below them, all after the first stand below each other: a stack may
+    be deeper than a terminal is wide.
+    """
     rows: list[tuple[str, Node]] = []
-    waiting = [("", "", tree.root)]
+    waiting = [("", "", False, tree.root)]
     while waiting:
-        lead, branch, node = waiting.pop()
+        lead, branch, is_only, node = waiting.pop()
         rows.append((lead + branch, node))
         children = [child for child in node.children if 1000 * child.total_bytes >= least]
         small = [child for child in node.children if 1000 * child.total_bytes < least]
-        if small:  # one has room for its own name
+        if children and small:  # one has room for its own name
             children.append(joined(small) if len(small) > 1 else replace(small[0], children=()))
-        lead += {_BRANCH: _THROUGH, _LAST: _PAST}.get(branch, "")
+        one = len(children) == 1
+        if not (one and is_only):
+            lead += {_BRANCH: _THROUGH, _LAST: _PAST}.get(branch, "")
         for child in reversed(children):
-            waiting.append((lead, _LAST if child is children[-1] else _BRANCH, child))
+            waiting.append((lead, _LAST if child is children[-1] else _BRANCH, one, child))
     return rows
 
 
