@@ -17,11 +17,10 @@ from memtrace.analyse.memory_tree import (
     ORDERS,
     TEMPORARY,
     MemoryTree,
-    Node,
     make_tree,
     parse_order,
-    trimmed,
 )
+from memtrace.analyse.tree_nodes import Node
 from memtrace.errors import MemtraceError
 from memtrace.trace import open_trace
 from trace_builder import ProcessBuilder, TraceBuilder, failing_trace, serving_trace
@@ -350,35 +349,6 @@ def test_orders() -> None:
     ):  # fmt: skip
         with pytest.raises(MemtraceError, match=told):
             parse_order(text)
-
-
-@given(
-    sizes=st.recursive(
-        st.integers(0, 100), lambda below: st.lists(below, max_size=5), max_leaves=60
-    ),
-    most=st.integers(1, 70),
-)
-def test_trimming_keeps_every_byte(sizes: Any, most: int) -> None:
-    def tree(of: Any, name: str) -> Node:
-        if isinstance(of, int):
-            return Node("code", name, of, 1)
-        children = [tree(each, f"{name}.{i}") for i, each in enumerate(of)]
-        children.sort(key=lambda node: -node.total_bytes)
-        total = sum(child.total_bytes for child in children)
-        return Node("code", name, total, sum(c.blocks for c in children), tuple(children))
-
-    root = tree(sizes, "r")
-    cut = trimmed(root, most)
-    assert (cut.total_bytes, cut.blocks) == (root.total_bytes, root.blocks)
-    kept = [node for node in nodes_of(cut) if node.kind != "smaller"]
-    assert len(kept) == min(most, len(nodes_of(root)))
-    for node in nodes_of(cut):
-        if node.children:
-            assert sum(child.total_bytes for child in node.children) == node.total_bytes
-    if kept != nodes_of(root):
-        left = {node.name for node in nodes_of(root)} - {node.name for node in kept}
-        sizes_left = [node.total_bytes for node in nodes_of(root) if node.name in left]
-        assert max(sizes_left, default=0) <= min(node.total_bytes for node in kept)
 
 
 def test_the_tree_of_an_empty_trace(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from memtrace.analyse.diff import Diff, make_diff, parse_allowance
+from memtrace.analyse.allowance import parse_allowance
+from memtrace.analyse.diff import Diff, make_diff
 from memtrace.page.diff import DIFF_PAGE_BY, write_diff_page
 from memtrace.report.units import size
 from memtrace.trace import Trace, open_trace

@@ -14,7 +14,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from memtrace.analyse.memory_tree import MemoryTree, Node, make_tree
+from memtrace.analyse.memory_tree import MemoryTree, make_tree
+from memtrace.analyse.tree_nodes import Node
 from memtrace.page.flamegraph import MOST_NODES, packed, write_tree_page
 from memtrace.trace import open_trace
 from trace_builder import TraceBuilder, serving_trace

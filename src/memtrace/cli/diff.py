@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from memtrace.analyse.allowance import parse_allowance
 from memtrace.analyse.counters import MEASURES
-from memtrace.analyse.diff import DIFF_BY, make_diff, parse_allowance
+from memtrace.analyse.diff import DIFF_BY, make_diff
 from memtrace.cli.options import device_option, json_option, top_option
 from memtrace.errors import MemtraceError, readable
 

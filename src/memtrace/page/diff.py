@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import IO
 
-from memtrace.analyse.diff import Allowance, Diff
+from memtrace.analyse.allowance import Allowance
+from memtrace.analyse.diff import Diff
 from memtrace.page.assemble import write_html
 from memtrace.report.as_json import diff_document
 from memtrace.report.diff import comparison_name, grown_too_much

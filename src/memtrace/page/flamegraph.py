@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import IO, Any
 
-from memtrace.analyse.memory_tree import MemoryTree, Node, make_tree, trimmed
+from memtrace.analyse.memory_tree import MemoryTree, make_tree
+from memtrace.analyse.tree_nodes import Node, trimmed
 from memtrace.outputs import Selection
 from memtrace.page.assemble import write_html
 from memtrace.report.tree import tree_context, tree_title, tree_warnings

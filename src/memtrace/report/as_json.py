@@ -66,12 +66,13 @@ from memtrace.analyse.failures import Oom
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.leaks import DeviceLeaks, Leaks
 from memtrace.analyse.ledger import DeviceLedger, Instant, Ledger, StageLedger
-from memtrace.analyse.memory_tree import MemoryTree, Node
+from memtrace.analyse.memory_tree import MemoryTree
 from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
+from memtrace.analyse.tree_nodes import Node
 from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
 

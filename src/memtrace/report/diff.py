@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from memtrace.analyse.allowance import Allowance
 from memtrace.analyse.breakdown import GROUP
 from memtrace.analyse.diff import (
     GONE,
@@ -12,7 +13,6 @@ from memtrace.analyse.diff import (
     PEAK,
     SAME,
     STAGE_END,
-    Allowance,
     Amount,
     Change,
     Comparison,

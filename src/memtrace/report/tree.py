@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from memtrace.analyse.breakdown import share_permilles
 from memtrace.analyse.counters import BEFORE_FIRST
-from memtrace.analyse.memory_tree import LIVE, TEMPORARY, MemoryTree, Node, below, joined
+from memtrace.analyse.memory_tree import LIVE, TEMPORARY, MemoryTree
+from memtrace.analyse.tree_nodes import Node, below, joined
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, percent, size
 
