@@ -25,7 +25,7 @@ class Instant:
 
     Attributes:
         name: of the stage.
-        number: of the step or the failed request, from 0, in the order of time.
+        number: of the step, as the trace calls it, or of the failed request, from 1.
     """
 
     kind: str
@@ -57,6 +57,7 @@ def choose_instants(
     failures: list[Failure],
     stages: list[Stage],
     steps: Steps,
+    step_numbers: Int64s,
     step_end_ns: Int64s,
 ) -> Instants:
     """Of one device. Of stages and steps: those with the largest peaks, the first and the last.
@@ -70,7 +71,7 @@ def choose_instants(
         found.append(Instant(RESERVED_PEAK, *reserved_peak))
     ooms = [
         Instant(OOM, failure.moment.seq, failure.moment.time_ns, number=number)
-        for number, failure in enumerate(failures)
+        for number, failure in enumerate(failures, 1)
         if low <= failure.moment.time_ns <= high
     ]
     found += ooms[: -MOST_OOMS - 1 : -1]
@@ -89,11 +90,12 @@ def choose_instants(
     needed = len(found)
     ended = steps.end_seq != END
     for place in _largest(windows.peaks(steps.start_seq, steps.end_seq), ended, MOST_STEPS):
+        number = int(step_numbers[place])
         peak = windows.peak(int(steps.start_seq[place]), int(steps.end_seq[place]))
         peak_ns = int(steps.start_time_ns[place]) if peak.time_ns is None else peak.time_ns
-        found.append(Instant(STEP_PEAK, peak.seq, peak_ns, number=place))
+        found.append(Instant(STEP_PEAK, peak.seq, peak_ns, number=number))
         end = int(steps.end_seq[place]) - 1
-        found.append(Instant(STEP_END, end, int(step_end_ns[place]), number=place))
+        found.append(Instant(STEP_END, end, int(step_end_ns[place]), number=number))
     inside = [i for i in found if low <= i.time_ns <= high or i.kind in (PEAK, LAST)]
     return Instants(
         tuple(inside),
