@@ -46,8 +46,9 @@ return scope.rows.born.length;
 _FRAMES = """
 const [frames, name, done] = arguments;
 const report = window.memtraceReport;
+const table = report.live.allocations.view;
 const acts = {
-  scroll: (n) => { report.live.allocations.view.scrollTop = n * 997 % report.live.allocations.view.scrollHeight; },
+  scroll: (n) => { table.scrollTop = (n * 997) % table.scrollHeight; },
   zoom: (n) => report.timeline.zoom(n % 60 < 30 ? 1.25 : 0.8),
   pan: (n) => report.timeline.pan(n % 40 < 20 ? 0.05 : -0.05),
   instants: (n) => report.setCut((n * 37) % report.scope.cuts.seq.length),

@@ -56,7 +56,7 @@ class Limits:
         large_bytes: those of so much are told one by one in any case; None: as there is room.
     """
 
-    bins: int = 16_384
+    bins: int = 65_536
     spans: int = 600_000
     rows: int = 200_000
     large_bytes: int | None = None
@@ -154,6 +154,7 @@ def read_history(
         device: choose_instants(
             curves[device],
             windows[device],
+            is_part=window_ns is not None,
             reserved_peak=_reserved_peak(trace, key, device, curves[device], window_ns),
             failures=find_failures(trace, device=device, process=key),
             stages=stages,
@@ -171,6 +172,10 @@ def read_history(
             for device, found in instants.items()
         },
         needed={device: found.needed for device, found in instants.items()},
+        between={
+            d: (-1 if window_ns is None else c.first_seq, int(c.last_seq[-1]))
+            for d, c in curves.items()
+        },
         most_rows=share.rows,
         large_bytes=limits.large_bytes,
     )
@@ -279,7 +284,7 @@ def _anchors(
     """Seqs and times of the cuts that are kept in any case: first, last and all the instants."""
     first = (-1, 0)
     if window_ns is not None:
-        first = (curve.first_seq - 1, min(window_ns[0], int(curve.begin_ns[0])))
+        first = (curve.first_seq, int(curve.begin_ns[0]))
     found = [first, (int(curve.last_seq[-1]), int(curve.last_ns[-1]))]
     found += [(instant.seq, instant.time_ns) for instant in instants.chosen]
     seq, time_ns = np.array(found, np.int64).T
