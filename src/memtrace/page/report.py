@@ -107,7 +107,13 @@ def _document(
         processes.append(_process(history, words, columns))
     if selection.window_ns is not None and not devices and summary.empty is None:
         raise MemtraceError("no event lies in that window")
-    devices.sort(key=lambda d: (d["device"] == "cpu", -d["headline"]["peak_bytes"]))
+    devices.sort(
+        key=lambda device: (
+            device["device"] == "cpu",
+            -device["headline"]["peak_bytes"],
+            processes[device["process"]]["pid"],
+        )
+    )
     document = {
         "trace": readable(trace.path.resolve().name.removesuffix(".memtrace")),
         "window_ns": selection.window_ns,
