@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memtrace.analyse.counters import Int64s, equals, integers, may_hold
+from memtrace.analyse.counters import Int64s, equals, integers, last_moment, may_hold
 from memtrace.trace import Trace
 
 EVERYTHING = (0, 2**63 - 1)
@@ -65,10 +65,18 @@ def read_curves(
     """The curves of a process's devices, read once; a device without events has none.
 
     Args:
-        window_ns: only the events from and to these times.
+        window_ns: only the events from and to these times, and before them the last one before,
+            as if it were at the beginning of the window: what stood then counts.
     """
     start_ns, end_ns = window_ns or EVERYTHING
     bins = {device: _Bins(most_bins) for device in devices}
+    if start_ns > 0:
+        for device in devices:
+            before = last_moment(trace, process=process, device=device, until_ns=start_ns - 1)
+            if before is not None:
+                bins[device].stand(
+                    before.seq, start_ns, before.allocated_bytes or 0, before.reserved_bytes or 0
+                )
     for group in trace.datasets["events"].row_groups(process):
         held = [device for device in devices if may_hold(group, "device", device)]
         times = group.bounds("time_ns")
@@ -83,7 +91,7 @@ def read_curves(
             chosen = equals(table, "device", device) & inside
             if chosen.any():
                 bins[device].add(*(column[chosen] for column in columns))
-    return {device: found.curve() for device, found in bins.items() if found.events}
+    return {device: found.curve() for device, found in bins.items() if found.has_events}
 
 
 class _Bins:
@@ -94,7 +102,14 @@ class _Bins:
         self._shift = 0
         self._first_seq = self._first_ns = self._last_ns = 0
         self.events = 0
+        self.has_events = False
         self._rows = np.empty((_ROWS, 0), np.int64)
+
+    def stand(self, seq: int, time_ns: int, allocated: int, reserved: int) -> None:
+        """What stood as the window began."""
+        numbers = (np.array([value], np.int64) for value in (seq, time_ns, allocated, reserved))
+        self.add(*numbers)
+        self.has_events = False
 
     def add(self, seq: Int64s, time_ns: Int64s, allocated: Int64s, reserved: Int64s) -> None:
         """More events, in order."""
@@ -102,6 +117,7 @@ class _Bins:
         if not self.events:
             self._first_seq, self._first_ns = int(seq[0]), int(time_ns[0])
         self.events += len(seq)
+        self.has_events = True
         rows = np.stack(
             [
                 time_ns, allocated, allocated, seq, time_ns, allocated, seq, time_ns,

@@ -21,8 +21,10 @@ from memtrace.analyse.counters import (
 from memtrace.analyse.curve import Curve, read_curves
 from memtrace.analyse.failures import find_failures
 from memtrace.analyse.instants import Instants, choose_instants
+from memtrace.analyse.layers import Layers, LayerSums
 from memtrace.analyse.lifespans import (
     TOLD,
+    Cuts,
     Lifespans,
     LifespanSums,
     Sites,
@@ -54,9 +56,9 @@ class Limits:
         large_bytes: those of so much are told one by one in any case; None: as there is room.
     """
 
-    bins: int = 16_384
-    spans: int = 250_000
-    rows: int = 100_000
+    bins: int = 65_536
+    spans: int = 600_000
+    rows: int = 200_000
     large_bytes: int | None = None
 
     def share(self, number: int) -> Limits:
@@ -76,6 +78,7 @@ class DeviceHistory:
 
     Attributes:
         allocated_bytes, reserved_bytes: the device's totals at the cuts of `lifespans`.
+        layers: who held it at the finer `layer_cuts`, by columns of lifespans.TOLD.
         rows: the allocations told one by one (ROW_COLUMNS, SITE, BYTES), in the order of alloc_seq.
         allocations: how many there were in all.
         unmatched_bytes: at each cut, what the total has beyond the sum over allocations.
@@ -88,6 +91,8 @@ class DeviceHistory:
     allocated_bytes: Int64s
     reserved_bytes: Int64s
     unmatched_bytes: Int64s
+    layers: dict[str, Layers]
+    layer_cuts: Cuts
     listing: Listing
     rows: pa.Table
     allocations: int
@@ -95,9 +100,15 @@ class DeviceHistory:
 
 @dataclass(frozen=True)
 class StepList:
-    """The steps of a process. `peaks`: by device, the peak of allocated in each."""
+    """The steps of a process, in the order of their beginning.
+
+    Attributes:
+        number: what the trace calls each.
+        peaks: by device, the peak of allocated in each.
+    """
 
     steps: Steps
+    number: Int64s
     end_time_ns: Int64s
     peaks: dict[str, Int64s]
 
@@ -135,7 +146,7 @@ def read_history(
         raise MemtraceError(f"{process} has no event of {', '.join(devices)} in that window")
     devices = [device for device in devices if device in curves]
     stages, steps = stages_of(trace, process), steps_of(trace, process)
-    step_end_ns = _step_ends(trace, process, steps)
+    step_numbers, step_end_ns = _numbers_and_ends(trace, process, steps)
     edges = np.array([[stage.start_seq, stage.end_seq] for stage in stages], np.int64).ravel()
     edges = np.concatenate([edges, steps.start_seq, steps.end_seq])
     windows = read_windows(trace, key, devices, edges.tolist())
@@ -143,10 +154,12 @@ def read_history(
         device: choose_instants(
             curves[device],
             windows[device],
+            is_part=window_ns is not None,
             reserved_peak=_reserved_peak(trace, key, device, curves[device], window_ns),
             failures=find_failures(trace, device=device, process=key),
             stages=stages,
             steps=steps,
+            step_numbers=step_numbers,
             step_end_ns=step_end_ns,
         )
         for device in devices
@@ -159,6 +172,10 @@ def read_history(
             for device, found in instants.items()
         },
         needed={device: found.needed for device, found in instants.items()},
+        between={
+            d: (-1 if window_ns is None else c.first_seq, int(c.last_seq[-1]))
+            for d, c in curves.items()
+        },
         most_rows=share.rows,
         large_bytes=limits.large_bytes,
     )
@@ -167,7 +184,10 @@ def read_history(
         for device in devices
     }
     sites = Sites()
-    readers = {d: _Reader(d, LifespanSums(cuts[d], share.spans), listings[d]) for d in devices}
+    readers = {
+        d: _Reader(d, LifespanSums(cuts[d], share.spans), LayerSums(cuts[d], sites), listings[d])
+        for d in devices
+    }
     for group in trace.datasets["allocations"].row_groups(key):
         held = [device for device in devices if may_hold(group, "device", device)]
         if held:
@@ -186,6 +206,7 @@ def read_history(
         stages,
         StepList(
             steps,
+            step_numbers,
             step_end_ns,
             {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in devices},
         ),
@@ -198,9 +219,12 @@ _KEYS = ("device", "origin", "block_bytes", "size_bytes", "alloc_seq", "free_seq
 class _Reader:
     """Adds up the allocations of one device, and keeps those that are told one by one."""
 
-    def __init__(self, device: str, sums: LifespanSums, listing: Listing) -> None:
+    def __init__(
+        self, device: str, sums: LifespanSums, layers: LayerSums, listing: Listing
+    ) -> None:
         self._device = device
         self._sums = sums
+        self._layers = layers
         self._listing = listing
         self._tables: list[pa.Table] = []
         self._allocations = 0
@@ -210,7 +234,8 @@ class _Reader:
         alloc_seq = integers(table, "alloc_seq", missing=_NEVER)
         free_seq = integers(table, "free_seq", missing=_NEVER)
         self._allocations += table.num_rows
-        self._sums.add(integers(table, SITE), alloc_seq, free_seq, size_bytes)
+        for sums in (self._sums, self._layers):
+            sums.add(integers(table, SITE), alloc_seq, free_seq, size_bytes)
         chosen = self._listing.chosen(size_bytes, alloc_seq, ends(table, self._device))
         if chosen.any() or not self._tables:
             kept = table.select([*ROW_COLUMNS, SITE]).append_column(BYTES, pa.array(size_bytes))
@@ -224,6 +249,7 @@ class _Reader:
     ) -> DeviceHistory:
         totals = [windows.before(seq + 1) for seq in lifespans.cuts.seq.tolist()]
         allocated = np.array([total.allocated_bytes for total in totals], np.int64)
+        peak = int(curve.most_seq[curve.peak])
         rows = pa.concat_tables(self._tables).unify_dictionaries() if self._tables else pa.table({})
         if rows.num_rows:
             rows = rows.sort_by("alloc_seq")
@@ -235,6 +261,8 @@ class _Reader:
             allocated,
             np.array([total.reserved_bytes for total in totals], np.int64),
             allocated - live_bytes(lifespans),
+            self._layers.layers(int(np.searchsorted(self._layers.cuts.seq, peak))),
+            self._layers.cuts,
             self._listing,
             rows,
             self._allocations,
@@ -256,7 +284,7 @@ def _anchors(
     """Seqs and times of the cuts that are kept in any case: first, last and all the instants."""
     first = (-1, 0)
     if window_ns is not None:
-        first = (curve.first_seq - 1, min(window_ns[0], int(curve.begin_ns[0])))
+        first = (curve.first_seq, int(curve.begin_ns[0]))
     found = [first, (int(curve.last_seq[-1]), int(curve.last_ns[-1]))]
     found += [(instant.seq, instant.time_ns) for instant in instants.chosen]
     seq, time_ns = np.array(found, np.int64).T
@@ -279,8 +307,8 @@ def _reserved_peak(
     return moment.seq, moment.time_ns
 
 
-def _step_ends(trace: Trace, process: Process, steps: Steps) -> Int64s:
-    table = trace.datasets["steps"].read(["start_seq", "end_time_ns"], key=process.key)
+def _numbers_and_ends(trace: Trace, process: Process, steps: Steps) -> tuple[Int64s, Int64s]:
+    table = trace.datasets["steps"].read(["step", "start_seq", "end_time_ns"], key=process.key)
     order = np.argsort(integers(table, "start_seq"), kind="stable")
-    ended: Int64s = integers(table, "end_time_ns")[order]
-    return np.where(steps.end_seq == END, 0, ended)
+    ended = integers(table, "end_time_ns")[order]
+    return integers(table, "step")[order], np.where(steps.end_seq == END, 0, ended)

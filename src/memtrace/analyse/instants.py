@@ -3,7 +3,7 @@ stages and of steps. A bounded choice of them, and how many there are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Instant:
 
     Attributes:
         name: of the stage.
-        number: of the step or the failed request, from 0, in the order of time.
+        number: of the step, as the trace calls it, or of the failed request, from 1.
     """
 
     kind: str
@@ -54,27 +54,30 @@ def choose_instants(
     windows: Windows,
     *,
     reserved_peak: tuple[int, int] | None,
+    is_part: bool,
     failures: list[Failure],
     stages: list[Stage],
     steps: Steps,
+    step_numbers: Int64s,
     step_end_ns: Int64s,
 ) -> Instants:
     """Of one device. Of stages and steps: those with the largest peaks, the first and the last.
 
-    What lies outside of the curve's events is left out. `reserved_peak`: its seq and time.
+    Args:
+        reserved_peak: its seq and time.
+        is_part: the curve is of a part of the recording: what lies outside is left out.
     """
-    low, high = int(curve.begin_ns[0]), int(curve.last_ns[-1])
+    first_seq, last_seq = curve.first_seq, int(curve.last_seq[-1])
     at = curve.peak
     found = [Instant(PEAK, int(curve.most_seq[at]), int(curve.most_ns[at]))]
     if reserved_peak is not None:
         found.append(Instant(RESERVED_PEAK, *reserved_peak))
     ooms = [
         Instant(OOM, failure.moment.seq, failure.moment.time_ns, number=number)
-        for number, failure in enumerate(failures)
-        if low <= failure.moment.time_ns <= high
+        for number, failure in enumerate(failures, 1)
+        if first_seq <= failure.moment.seq <= last_seq
     ]
     found += ooms[: -MOST_OOMS - 1 : -1]
-    last_seq = int(curve.last_seq[-1])
     starts = np.array([stage.start_seq for stage in stages], np.int64)
     ends = np.array([stage.end_seq for stage in stages], np.int64)
     named = [stage.kind != "whole" for stage in stages]
@@ -85,19 +88,23 @@ def choose_instants(
         found.append(Instant(STAGE_PEAK, peak.seq, peak_ns, stage.name))
         if stage.end_seq != END:
             found.append(Instant(STAGE_END, stage.end_seq - 1, stage.end_time_ns, stage.name))
-    found.append(Instant(LAST, last_seq, high))
+    found.append(Instant(LAST, last_seq, int(curve.last_ns[-1])))
     needed = len(found)
     ended = steps.end_seq != END
     for place in _largest(windows.peaks(steps.start_seq, steps.end_seq), ended, MOST_STEPS):
+        number = int(step_numbers[place])
         peak = windows.peak(int(steps.start_seq[place]), int(steps.end_seq[place]))
         peak_ns = int(steps.start_time_ns[place]) if peak.time_ns is None else peak.time_ns
-        found.append(Instant(STEP_PEAK, peak.seq, peak_ns, number=place))
+        found.append(Instant(STEP_PEAK, peak.seq, peak_ns, number=number))
         end = int(steps.end_seq[place]) - 1
-        found.append(Instant(STEP_END, end, int(step_end_ns[place]), number=place))
-    inside = [i for i in found if low <= i.time_ns <= high or i.kind in (PEAK, LAST)]
+        found.append(Instant(STEP_END, end, int(step_end_ns[place]), number=number))
+    if is_part:
+        inside = [instant for instant in found if first_seq <= instant.seq <= last_seq]
+    else:  # after the device's last event, what that left behind still stands
+        inside = [replace(instant, seq=min(instant.seq, last_seq)) for instant in found]
     return Instants(
         tuple(inside),
-        sum(instant in inside for instant in found[:needed]),
+        min(needed, len(inside)),
         {OOM: len(ooms), STAGE_END: sum(named), STEP_END: len(steps)},
     )
 
@@ -108,5 +115,5 @@ def _largest(peaks: Int64s, wanted: Flags, most: int) -> list[int]:
     if len(places) <= most:
         return [int(place) for place in places]
     by_peak = places[np.argsort(-peaks[places], kind="stable")]
-    chosen = {int(places[0]), int(places[-1]), *by_peak[: most - 2].tolist()}
-    return sorted(chosen)
+    chosen = dict.fromkeys([int(places[0]), int(places[-1]), *by_peak.tolist()])
+    return sorted(list(chosen)[:most])

@@ -19,7 +19,7 @@ from memtrace.analyse.owners import encode
 #: What a site is told by.
 TOLD = ("category", "module", "operator", "source")
 _NEVER = np.iinfo(np.int64).max
-_COARSEST, _FINEST = 6, 12  # 2^6 to 2^12 stretches
+_COARSEST, _FINEST = 6, 11  # 2^6 to 2^11 stretches
 _PENDING_ROWS = 1 << 21
 
 
@@ -107,11 +107,8 @@ class Sites:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str | None, ...], int] = {}
-
-    @property
-    def rows(self) -> list[tuple[str | None, ...]]:
-        """By number: category, module, operator, source."""
-        return list(self._numbers)
+        #: By number: category, module, operator, source.
+        self.rows: list[tuple[str | None, ...]] = []
 
     def numbers(self, table: pa.Table) -> Int64s:
         """The site of each row; `table` has the columns TOLD."""
@@ -123,7 +120,10 @@ class Sites:
         found = np.empty(len(distinct), np.int64)
         for place, row in enumerate(where.tolist()):
             words = tuple(names[codes[row]] for codes, names in columns)
-            found[place] = self._numbers.setdefault(words, len(self._numbers))
+            if words not in self._numbers:
+                self._numbers[words] = len(self.rows)
+                self.rows.append(words)
+            found[place] = self._numbers[words]
         sites: Int64s = found[each]
         return sites
 

@@ -3,7 +3,7 @@ instants that matter most, and all that are large."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -28,18 +28,21 @@ class Listing:
         instants: int64, ascending: places in the order of events, at which every live allocation
             is chosen that is at least `floor_bytes` large (0: every one).
         large_bytes: allocations of so much are chosen, whenever they lived. 0: all allocations.
+        between: places in the order of events: what was not live after the first or later, until
+            the second, is not chosen.
     """
 
     instants: Int64s
     floor_bytes: int
     large_bytes: int
+    between: tuple[int, int] = (-1, _NEVER)
 
     def chosen(self, size_bytes: Int64s, alloc_seq: Int64s, free_seq: Int64s) -> Flags:
         """Which rows are chosen. `free_seq`: until when it is live, or waits for a stream."""
         first = np.searchsorted(self.instants, alloc_seq, side="left")
         live = first < np.searchsorted(self.instants, free_seq, side="left")
         chosen: Flags = (live & (size_bytes >= self.floor_bytes)) | (size_bytes >= self.large_bytes)
-        return chosen
+        return chosen & (alloc_seq <= self.between[1]) & (free_seq > self.between[0])
 
 
 @dataclass
@@ -56,6 +59,7 @@ def choose_listings(
     instants: dict[str, Int64s],
     *,
     needed: dict[str, int],
+    between: dict[str, tuple[int, int]],
     most_rows: int,
     large_bytes: int | None = None,
 ) -> dict[str, Listing]:
@@ -65,6 +69,7 @@ def choose_listings(
         instants: of each device, the most important first.
         needed: how many of those are kept in any case; then, if need be, without allocations that
             are smaller than a floor.
+        between: of each device, the stretch of events that matters (Listing).
         large_bytes: instead of what `most_rows` leaves room for.
     """
     counters = {device: _Counter(seqs) for device, seqs in instants.items()}
@@ -85,14 +90,14 @@ def choose_listings(
         )
         ours = counted(table)
         for device in held:
-            rows = equals(table, "device", device) & ours
-            counters[device].add(
-                block_sizes(table)[rows],
-                integers(table, "alloc_seq", missing=_NEVER)[rows],
-                ends(table, device)[rows],
-            )
+            born, end = integers(table, "alloc_seq", missing=_NEVER), ends(table, device)
+            first, last = between[device]
+            rows = equals(table, "device", device) & ours & (born <= last) & (end > first)
+            counters[device].add(block_sizes(table)[rows], born[rows], end[rows])
     return {
-        device: _choose(counter, needed[device], most_rows, large_bytes)
+        device: replace(
+            _choose(counter, needed[device], most_rows, large_bytes), between=between[device]
+        )
         for device, counter in counters.items()
     }
 

@@ -19,8 +19,15 @@ from memtrace.page.columns import ColumnPacker, Words
 from memtrace.page.headline import headline, title
 from memtrace.page.live_sets import listed_instants, pack_rows, pack_sums, site_words
 from memtrace.page.segments import fragmentation_told, pack_segments
-from memtrace.page.timeline import listed_stages, pack_curve, pack_process_memory, pack_steps
+from memtrace.page.timeline import (
+    listed_stages,
+    pack_curve,
+    pack_layers,
+    pack_process_memory,
+    pack_steps,
+)
 from memtrace.page.told import style_word, told
+from memtrace.report.breakdown import external_text
 from memtrace.report.losses import trouble_lines
 from memtrace.report.oom import oom_page
 from memtrace.report.stages import ledger_page
@@ -100,7 +107,13 @@ def _document(
         processes.append(_process(history, words, columns))
     if selection.window_ns is not None and not devices and summary.empty is None:
         raise MemtraceError("no event lies in that window")
-    devices.sort(key=lambda d: (d["device"] == "cpu", -d["headline"]["peak_bytes"]))
+    devices.sort(
+        key=lambda device: (
+            device["device"] == "cpu",
+            -device["headline"]["peak_bytes"],
+            processes[device["process"]]["pid"],
+        )
+    )
     document = {
         "trace": readable(trace.path.resolve().name.removesuffix(".memtrace")),
         "window_ns": selection.window_ns,
@@ -111,6 +124,7 @@ def _document(
         "left_out": left_out,
         "summary": told(summary_page(summary)),
         "losses": _losses(summary),
+        "beside": _beside(summary),
         "words": columns.add_json(words.listed()),
     }
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
@@ -163,6 +177,7 @@ def _device(
         "device": name,
         "headline": headline(trace, process, device, history.sites),
         "curve": pack_curve(device.curve, columns, reserves=name != "cpu"),
+        "layers": pack_layers(device, words, columns),
         "process_memory": pack_process_memory(
             trace, process.key, name, selection.window_ns, columns
         ),
@@ -199,4 +214,14 @@ def _losses(summary: Summary) -> list[dict[str, str]]:
         {"text": line.text.strip(), "style": style_word(line.style)}
         for line in lines
         if line.text.split() != ["lost", "nothing"]
+    ]
+
+
+def _beside(summary: Summary) -> list[dict[str, str]]:
+    """Memory that torch's allocators did not give, which is in no total: of each device."""
+    return [
+        {"process": process.process.key, "device": use.device, "text": external_text(use.external)}
+        for process in summary.processes
+        for use in process.devices
+        if use.external.total_bytes
     ]

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s, equals, integers
 from memtrace.analyse.curve import EVERYTHING, Curve
-from memtrace.analyse.history import History
+from memtrace.analyse.history import DeviceHistory, History
 from memtrace.analyse.ledger import without_doubles
-from memtrace.page.columns import ColumnPacker
+from memtrace.page.columns import ColumnPacker, Words
 from memtrace.trace import Trace
 
 MOST_STEPS = 20_000
@@ -37,6 +37,23 @@ def pack_curve(curve: Curve, columns: ColumnPacker, *, reserves: bool) -> dict[s
     packed = {name: columns.add(values, delta=True) for name, values in lanes.items()}
     packed["busy_ns"] = columns.add(np.maximum(curve.last_ns - curve.begin_ns, 0))
     return {"events_per_bin": curve.events_per_bin, "end_ns": int(curve.last_ns[-1]), **packed}
+
+
+def pack_layers(device: DeviceHistory, words: Words, columns: ColumnPacker) -> dict[str, Any]:
+    """Who held it over time, for a stacked chart, by each column that it can be stacked by."""
+    cuts = device.layer_cuts
+    return {
+        "seq": columns.add(cuts.seq, delta=True),
+        "ns": columns.add(cuts.time_ns, delta=True),
+        "by": {
+            name: {
+                "names": [words.number(word) for word in found.names],
+                "others": found.others,
+                "bytes": [columns.add(row, delta=True) for row in found.size_bytes],
+            }
+            for name, found in device.layers.items()
+        },
+    }
 
 
 def pack_process_memory(
@@ -74,7 +91,7 @@ def pack_steps(history: History, columns: ColumnPacker) -> dict[str, Any]:
     begin = steps.steps.start_time_ns[place]
     return {
         "total": number,
-        "number": columns.add(place, delta=True),
+        "number": columns.add(steps.number[place], delta=True),
         "begin_ns": columns.add(begin, delta=True),
         "lasted_ns": columns.add(np.maximum(_ends(history, place) - begin, 0)),
         "batch": columns.add(steps.steps.batch_size[place] + 1),

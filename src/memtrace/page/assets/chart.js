@@ -68,8 +68,8 @@ function envelope(series, view, width) {
   );
 }
 
-/** For each column of pixels, the cut to show there: that at which most was allocated. */
-function cutsShown(cuts, view, width) {
+/** For each column of pixels, the cut to show there: that at which the total is the largest. */
+function cutsShown(cuts, total, view, width) {
   const step = (view.end - view.start) / width;
   const shown = new Int32Array(Math.ceil(width));
   let next = upperBound(cuts.ns, view.start);
@@ -78,7 +78,7 @@ function cutsShown(cuts, view, width) {
     let best = held;
     const end = view.start + (x + 1) * step;
     while (next < cuts.ns.length && cuts.ns[next] <= end) {
-      if (best < 0 || cuts.allocated[next] > cuts.allocated[best]) best = next;
+      if (best < 0 || total[next] > total[best]) best = next;
       held = next;
       next += 1;
     }

@@ -56,6 +56,9 @@ function ownerLines(scope, told, strong) {
     if (reached.source) line.append(" at ", strong(reached.source));
     lines.push(line);
   }
+  const { beside } = scope.page;
+  const own = beside.find(({ process, device }) => process === scope.process.key && device === scope.device);
+  if (own) lines.push(element("p", { class: "beside" }, "Beside it, not from torch's allocators: ", element("strong", { text: own.text })));
   return lines;
 }
 

@@ -29,6 +29,8 @@ class Scope {
     this.processMemory = told.process_memory && read(told.process_memory);
     this.cuts = read(told.cuts);
     this.spans = read(told.spans);
+    this.columns = columns;
+    this.layerCuts = read({ seq: told.layers.seq, ns: told.layers.ns });
     this.rows = read(told.rows.columns);
     this.segments = told.segments && readSegments(told.segments, read);
     const { total, peaks, ...steps } = this.process.steps;
@@ -69,6 +71,13 @@ class Scope {
   /** The cut of a seq: the state after that event. */
   cutOf(seq) {
     return Math.min(lowerBound(this.cuts.seq, seq), this.cuts.seq.length - 1);
+  }
+
+  /** The cut that is nearest in the order of events. */
+  cutNear(seq) {
+    const { seq: seqs } = this.cuts;
+    const cut = this.cutOf(seq);
+    return cut > 0 && seq - seqs[cut - 1] < seqs[cut] - seq ? cut - 1 : cut;
   }
 
   /** The last cut that is not after an instant. */
@@ -155,38 +164,23 @@ class Scope {
     return groups.filter((group) => group.blocks > 0).sort((a, b) => b.bytes - a.bytes);
   }
 
-  /** The largest groups of a column over time, for a stack: {names, layers, total}. layers[g][cut]
-   *  are the group's bytes; the last group is all others, if there are more. */
+  /** The largest groups of a column over time, for a stack: {names, layers, total}: layers[g][cut]
+   *  are the group's bytes at each of layerCuts; with `rest`, the last are all the others. */
   layers(column, most) {
-    const { of, names } = this.groups(column);
-    const number = this.cuts.seq.length;
-    const { site, born, lived, bytes } = this.spans;
-    // The largest by what they hold over all cuts, and at the peak.
-    const weight = new Float64Array(names.length);
-    const peak = this.peakCut;
-    for (let row = 0; row < site.length; row++) {
-      const group = of[site[row]];
-      weight[group] += (bytes[row] * lived[row]) / number;
-      if (born[row] <= peak && born[row] + lived[row] > peak) weight[group] += 2 * bytes[row];
+    const { names: numbers, others, bytes } = this.told.layers.by[column];
+    const all = bytes.map((place) => this.columns.numbers(place));
+    const names = numbers.map((number) => (number ? this.words[number - 1] : NAMELESS[column]));
+    const shown = Array.from(names.keys()).slice(0, column === "category" ? names.length : most);
+    if (column === "category") shown.sort((a, b) => categoryPlace(names[a]) - categoryPlace(names[b]));
+    const found = { names: shown.map((group) => names[group]), layers: shown.map((group) => all[group]), rest: false };
+    const left = all.slice(shown.length);
+    if (left.length && shown.length < all.length) {
+      found.rest = true;
+      found.names.push(formatNumberOf(others + names.length - shown.length, "other"));
+      found.layers.push(Float64Array.from(all[0], (_, cut) => left.reduce((sum, layer) => sum + layer[cut], 0)));
     }
-    const order = names.map((_, group) => group).filter((group) => weight[group] > 0);
-    order.sort((a, b) => weight[b] - weight[a]);
-    if (column === "category") order.sort((a, b) => categoryPlace(names[a]) - categoryPlace(names[b]));
-    const shown = column === "category" ? order : order.slice(0, most);
-    const layerOf = new Int32Array(names.length).fill(shown.length);
-    shown.forEach((group, layer) => (layerOf[group] = layer));
-    const layers = Array.from({ length: shown.length + 1 }, () => new Float64Array(number + 1));
-    for (let row = 0; row < site.length; row++) {
-      const layer = layers[layerOf[of[site[row]]]];
-      layer[born[row]] += bytes[row];
-      layer[Math.min(born[row] + lived[row], number)] -= bytes[row];
-    }
-    for (const layer of layers) for (let cut = 1; cut < number; cut++) layer[cut] += layer[cut - 1];
-    const rest = order.length - shown.length;
-    const named = shown.map((group) => names[group]);
-    if (rest > 0) named.push(`${formatNumberOf(rest, "other")}`);
-    else layers.pop();
-    return { names: named, layers, rest: rest > 0 };
+    found.total = Float64Array.from(this.layerCuts.ns, (_, cut) => found.layers.reduce((sum, layer) => sum + layer[cut], 0));
+    return found;
   }
 
   /** A tree of sums by site: module, part by part, then operator, then source line. */
@@ -247,11 +241,11 @@ function readSegments(told, read) {
 const INSTANT_WORDS = {
   peak: () => "Peak",
   reserved_peak: () => "Peak of reserved",
-  oom: (instant) => `Out of memory ${instant.number + 1}`,
+  oom: (instant) => `Out of memory ${instant.number}`,
   stage_peak: (instant) => `Peak of ${instant.name}`,
   stage_end: (instant) => `End of ${instant.name}`,
-  step_peak: (instant) => `Peak of step ${formatCount(instant.number + 1)}`,
-  step_end: (instant) => `End of step ${formatCount(instant.number + 1)}`,
+  step_peak: (instant) => `Peak of step ${formatCount(instant.number)}`,
+  step_end: (instant) => `End of step ${formatCount(instant.number)}`,
   last: () => "End",
 };
 

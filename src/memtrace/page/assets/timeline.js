@@ -6,7 +6,7 @@ const MARGIN = { left: 62, right: 10, top: 4, bottom: 18 };
 const LANE = 16;
 const MOST_LANES = 3;
 const LAYERS = 9;
-const OVERVIEW = 26;
+const PLOT_HEIGHT = 200; // with the axis below
 const ZOOM = 1.25;
 const NARROWEST_NS = 200;
 
@@ -159,7 +159,7 @@ class Timeline {
     const { drag } = this;
     this.drag = null;
     if (!drag) return;
-    if (!drag.moved) this.onPick(this._cutNear(event));
+    if (!drag.moved) this.onPick(this.scope.cutNear(this.scope.layerCuts.seq[this._cutNear(event)]));
     else if (drag.brush) this.onRange(this.range.from, this.range.to);
   }
 
@@ -214,9 +214,9 @@ class Timeline {
 
   draw() {
     if (!this.scope) return;
+    this.canvas.style.height = `${PLOT_HEIGHT + this._laneCount() * LANE}px`;
     const { context, width, height } = fitCanvas(this.canvas);
-    const lanes = Math.min(this.lanes.depth, MOST_LANES) + (this.lanes.steps ? 1 : 0);
-    const top = MARGIN.top + lanes * LANE;
+    const top = MARGIN.top + this._laneCount() * LANE;
     this.plotWidth = Math.max(width - MARGIN.left - MARGIN.right, 10);
     const plot = { top, bottom: height - MARGIN.bottom, left: MARGIN.left, right: MARGIN.left + this.plotWidth };
     const scale = this._scale(plot);
@@ -232,6 +232,10 @@ class Timeline {
     this._drawMarks(context, plot, scale);
     context.restore();
     this._drawOverview();
+  }
+
+  _laneCount() {
+    return Math.min(this.lanes.depth, MOST_LANES) + (this.lanes.steps ? 1 : 0);
   }
 
   _x(ns, plot) {
@@ -250,7 +254,7 @@ class Timeline {
   }
 
   _drawStack(context, plot, scale) {
-    this.shown = cutsShown(this.scope.cuts, this.view, this.plotWidth);
+    this.shown = cutsShown(this.scope.layerCuts, this.stack.total, this.view, this.plotWidth);
     const columns = this.shown.length;
     let below = new Float64Array(columns);
     const gap = Theme.colour("panel");
@@ -333,11 +337,12 @@ class Timeline {
     }
     const chosen = this._x(scope.cuts.ns[this.cut], plot);
     verticalLine(context, chosen, plot.top, plot.bottom, Theme.colour("accent"), 2);
+    const taken = []; // where words stand already
     for (const instant of scope.instants) {
-      if (instant.kind !== "oom") continue;
+      if (instant.kind !== "oom" || instant.ns < this.view.start || instant.ns > this.view.end) continue;
       const x = this._x(instant.ns, plot);
       verticalLine(context, x, plot.top, plot.bottom, Theme.colour("bad"), 1.5);
-      flag(context, x, plot.top + 9, "OOM", Theme.colour("bad"), plot);
+      flag(context, x, plot.top + 9, "OOM", Theme.colour("bad"), plot, taken);
     }
     const peak = this._x(scope.headline.peak_ns, plot);
     const y = scale.y(scope.headline.peak_bytes);
@@ -348,7 +353,9 @@ class Timeline {
     context.closePath();
     context.fillStyle = Theme.colour("text");
     context.fill();
-    flag(context, peak + 7, Math.max(y - 3, plot.top + 9), `peak ${formatBytes(scope.headline.peak_bytes)}`, Theme.colour("text"), plot);
+    const words = `peak ${formatBytes(scope.headline.peak_bytes)}`;
+    const inView = scope.headline.peak_ns >= this.view.start && scope.headline.peak_ns <= this.view.end;
+    if (inView) flag(context, peak + 5, Math.max(y - 3, plot.top + 9), words, Theme.colour("text"), plot, taken);
     if (this.pointer !== null && this.pointer !== undefined) {
       verticalLine(context, this.pointer, plot.top, plot.bottom, Theme.colour("faint"), 1);
     }
@@ -424,17 +431,21 @@ function verticalLine(context, x, top, bottom, colour, width) {
   context.stroke();
 }
 
-/** A word beside a mark, kept within the plot, on a ground of its own. */
-function flag(context, x, y, text, colour, plot) {
+/** A word beside a mark, within the plot and on no other word, on a ground of its own. */
+function flag(context, x, y, text, colour, plot, taken) {
   const wide = context.measureText(text).width + 8;
-  const left = Math.max(Math.min(x, plot.right - wide), plot.left);
+  const isFree = (left, top) =>
+    left >= plot.left && left + wide <= plot.right && !taken.some((box) => left < box.right && left + wide > box.left && Math.abs(top - box.top) < 14);
+  const places = [0, 15, 30].flatMap((down) => [[x + 2, y + down], [x - wide - 2, y + down]]);
+  const [left, top] = places.find((place) => isFree(...place)) || [Math.max(Math.min(x, plot.right - wide), plot.left), y];
+  taken.push({ left, right: left + wide, top });
   context.fillStyle = Theme.colour("panel");
   context.globalAlpha = 0.85;
-  context.fillRect(left, y - 9, wide, 14);
+  context.fillRect(left, top - 9, wide, 14);
   context.globalAlpha = 1;
   context.fillStyle = colour;
   context.textAlign = "left";
-  context.fillText(text, left + 4, y + 2);
+  context.fillText(text, left + 4, top + 2);
 }
 
 function drawGrid(context, plot, view, scale) {
@@ -502,7 +513,7 @@ function drawLanes(context, lanes, view, plot) {
     context.globalAlpha = 0.28;
     context.fillRect(a, y, Math.max(b - a - 0.5, 1), LANE - 4);
     context.globalAlpha = 1;
-    const label = formatCount(number[step] + 1);
+    const label = formatCount(number[step]);
     const left = Math.max(a, plot.left);
     if (Math.min(b, plot.right) - left > 10 + 7 * label.length) context.fillText(label, left + 4, y + 10);
   }
