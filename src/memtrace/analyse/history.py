@@ -34,7 +34,6 @@ from memtrace.analyse.lifespans import (
 from memtrace.analyse.listing import Listing, choose_listings, ends
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
 from memtrace.analyse.windows import END, Windows, read_windows
-from memtrace.errors import MemtraceError
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 
@@ -50,7 +49,7 @@ _NEVER = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a history may be, for all devices of a process together.
+    """How large the history of a device may be.
 
     Attributes:
         bins: of a curve; spans: rows of sums; rows: allocations one by one.
@@ -63,7 +62,7 @@ class Limits:
     large_bytes: int | None = None
 
     def share(self, number: int) -> Limits:
-        """Of each of so many devices."""
+        """As much for so many devices together, but for a least that each has."""
         number = max(number, 1)
         return Limits(
             max(self.bins // number, 512),
@@ -132,86 +131,85 @@ def read_history(
     limits: Limits,
     *,
     window_ns: tuple[int, int] | None = None,
-) -> History:
-    """Reads a process's events twice and its allocations twice.
+) -> History | None:
+    """Reads a process's events three times and its allocations twice, a few columns at a time.
 
     Args:
         window_ns: only from and to these times; what was live before is part of it.
 
-    Raises:
-        MemtraceError: no event of these devices lies in the window.
+    Returns:
+        None: no event of these devices lies in the window.
     """
-    key, share = process.key, limits.share(len(devices))
-    curves = read_curves(trace, key, devices, most_bins=share.bins, window_ns=window_ns)
+    key = process.key
+    curves = read_curves(trace, key, devices, most_bins=limits.bins, window_ns=window_ns)
     if not curves:
-        raise MemtraceError(f"{process} has no event of {', '.join(devices)} in that window")
-    devices = [device for device in devices if device in curves]
+        return None
     stages, steps = stages_of(trace, process), steps_of(trace, process)
-    step_numbers, step_end_ns = _numbers_and_ends(trace, process, steps)
+    numbers, end_ns = _numbers_and_ends(trace, process, steps)
     edges = np.array([[stage.start_seq, stage.end_seq] for stage in stages], np.int64).ravel()
     edges = np.concatenate([edges, steps.start_seq, steps.end_seq])
-    windows = read_windows(trace, key, devices, edges.tolist())
+    windows = read_windows(trace, key, list(curves), edges.tolist())
     instants = {
         device: choose_instants(
-            curves[device],
+            curve,
             windows[device],
             is_part=window_ns is not None,
-            reserved_peak=_reserved_peak(trace, key, device, curves[device], window_ns),
+            reserved_peak=_reserved_peak(trace, key, device, curve, window_ns),
             failures=find_failures(trace, device=device, process=key),
             stages=stages,
             steps=steps,
-            step_numbers=step_numbers,
-            step_end_ns=step_end_ns,
+            step_numbers=numbers,
+            step_end_ns=end_ns,
         )
-        for device in devices
+        for device, curve in curves.items()
     }
+    begins = {d: -1 if window_ns is None else curve.first_seq for d, curve in curves.items()}
     listings = choose_listings(
         trace,
         key,
-        {
-            device: np.array(list(dict.fromkeys(i.seq for i in found.chosen)), np.int64)
-            for device, found in instants.items()
-        },
+        {device: _distinct_seqs(found) for device, found in instants.items()},
         needed={device: found.needed for device, found in instants.items()},
-        between={
-            d: (-1 if window_ns is None else c.first_seq, int(c.last_seq[-1]))
-            for d, c in curves.items()
-        },
-        most_rows=share.rows,
+        between={d: (begins[d], int(curve.last_seq[-1])) for d, curve in curves.items()},
+        most_rows=limits.rows,
         large_bytes=limits.large_bytes,
     )
-    cuts = {
-        device: make_cuts(curves[device], *_anchors(curves[device], instants[device], window_ns))
-        for device in devices
-    }
     sites = Sites()
-    readers = {
-        d: _Reader(d, LifespanSums(cuts[d], share.spans), LayerSums(cuts[d], sites), listings[d])
-        for d in devices
-    }
-    for group in trace.datasets["allocations"].row_groups(key):
-        held = [device for device in devices if may_hold(group, "device", device)]
-        if held:
-            table = group.read(list(dict.fromkeys([*_KEYS, *ROW_COLUMNS, *TOLD])))
-            ours = counted(table)
-            table = table.append_column(SITE, pa.array(sites.numbers(table)))
-            for device in held:
-                readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
-    spans = {device: readers[device].lifespans() for device in devices}
+    readers = {}
+    for device, curve in curves.items():
+        cuts = make_cuts(curve, *_anchors(curve, instants[device], begins[device]))
+        sums, layers = LifespanSums(cuts, limits.spans), LayerSums(cuts, sites)
+        readers[device] = _Reader(device, sums, layers, listings[device])
+    _read_allocations(trace, key, readers, sites)
+    spans = {device: reader.lifespans() for device, reader in readers.items()}
     after = np.unique(np.concatenate([found.cuts.seq + 1 for found in spans.values()]))
-    totals = read_windows(trace, key, devices, after.tolist())
+    totals = read_windows(trace, key, list(curves), after.tolist())
     return History(
         process,
-        tuple(readers[d].history(curves[d], instants[d], totals[d], spans[d]) for d in devices),
+        tuple(
+            readers[d].history(curve, instants[d], totals[d], spans[d])
+            for d, curve in curves.items()
+        ),
         sites.rows,
         stages,
         StepList(
             steps,
-            step_numbers,
-            step_end_ns,
-            {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in devices},
+            numbers,
+            end_ns,
+            {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in curves},
         ),
     )
+
+
+def _read_allocations(trace: Trace, key: str, readers: dict[str, _Reader], sites: Sites) -> None:
+    for group in trace.datasets["allocations"].row_groups(key):
+        held = [device for device in readers if may_hold(group, "device", device)]
+        if not held:
+            continue
+        table = group.read(list(dict.fromkeys([*_KEYS, *ROW_COLUMNS, *TOLD])))
+        ours = counted(table)
+        table = table.append_column(SITE, pa.array(sites.numbers(table)))
+        for device in held:
+            readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
 
 
 _KEYS = ("device", "origin", "block_bytes", "size_bytes", "alloc_seq", "free_seq", "release_seq")
@@ -285,14 +283,14 @@ def live_bytes(lifespans: Lifespans) -> Int64s:
     return live
 
 
-def _anchors(
-    curve: Curve, instants: Instants, window_ns: tuple[int, int] | None
-) -> tuple[Int64s, Int64s]:
+def _distinct_seqs(instants: Instants) -> Int64s:
+    return np.array(list(dict.fromkeys(instant.seq for instant in instants.chosen)), np.int64)
+
+
+def _anchors(curve: Curve, instants: Instants, begin: int) -> tuple[Int64s, Int64s]:
     """Seqs and times of the cuts that are kept in any case: first, last and all the instants."""
-    first = (-1, 0)
-    if window_ns is not None:
-        first = (curve.first_seq, int(curve.begin_ns[0]))
-    found = [first, (int(curve.last_seq[-1]), int(curve.last_ns[-1]))]
+    found = [(begin, 0 if begin < 0 else int(curve.begin_ns[0]))]
+    found.append((int(curve.last_seq[-1]), int(curve.last_ns[-1])))
     found += [(instant.seq, instant.time_ns) for instant in instants.chosen]
     seq, time_ns = np.array(found, np.int64).T
     return seq, time_ns

@@ -44,9 +44,8 @@ def pack_sums(device: DeviceHistory, columns: ColumnPacker) -> dict[str, Any]:
     }
 
 
-def listed_instants(instants: Instants, listed_seq: Int64s) -> dict[str, Any]:
-    """The instants by name; `exact`: every live allocation is among those told one by one."""
-    listed = set(listed_seq.tolist())
+def listed_instants(instants: Instants) -> dict[str, Any]:
+    """The instants by name, and how many of their kinds there are in the recording."""
     return {
         "totals": instants.totals,
         "chosen": [
@@ -56,7 +55,6 @@ def listed_instants(instants: Instants, listed_seq: Int64s) -> dict[str, Any]:
                 "ns": instant.time_ns,
                 "name": instant.name,
                 "number": instant.number,
-                "exact": instant.seq in listed,
             }
             for instant in instants.chosen
         ],

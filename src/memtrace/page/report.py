@@ -86,22 +86,9 @@ def _document(
     devices: list[dict[str, Any]] = []
     quiet: list[str] = []
     for process, used in _by_process(scopes):
-        # The limits are each device's: a process may have as much as its devices together.
-        room = replace(
-            limits,
-            bins=limits.bins * len(used),
-            spans=limits.spans * len(used),
-            rows=limits.rows * len(used),
-        )
-        history: History | None
-        try:
-            history = read_history(trace, process, used, room, window_ns=selection.window_ns)
-        except MemtraceError:
-            if selection.window_ns is None:
-                raise
-            history = None  # this process did nothing in the window
-        told_of = [] if history is None else [device.device for device in history.devices]
-        quiet += [f"{name} of {process}" for name in used if name not in told_of]
+        history = read_history(trace, process, used, limits, window_ns=selection.window_ns)
+        with_events = [] if history is None else [device.device for device in history.devices]
+        quiet += [f"{name} of {process}" for name in used if name not in with_events]
         if history is None:
             continue
         for device in history.devices:
@@ -189,7 +176,7 @@ def _device(
         "process_memory": pack_process_memory(
             trace, process.key, name, selection.window_ns, columns
         ),
-        "instants": listed_instants(device.instants, device.listing.instants),
+        "instants": listed_instants(device.instants),
         "rows": pack_rows(trace, process.key, device, words, columns),
         "segments": pack_segments(trace, process.key, name, words, columns),
         "fragmentation": fragmentation_told(trace, process, name, device.instants),

@@ -36,7 +36,6 @@ class Scope {
     const { total, peaks, ...steps } = this.process.steps;
     this.steps = { total, ...read(steps), peak: peaks[this.device] && columns.numbers(peaks[this.device]) };
     this.instants = instantsOf(this, told.instants);
-    this.exact = new Set(told.instants.chosen.filter((instant) => instant.exact).map((instant) => instant.seq));
     // From the first event to the last: imports before and idle time after would take the room.
     const first = this.curve.begin_ns[0];
     const margin = Math.max((last - first) / 100, 100);
@@ -51,11 +50,6 @@ class Scope {
     const { pid, rank } = this.process;
     const several = this.page.processes.length > 1;
     return `${this.device}${several ? ` · process ${pid}${rank === null ? "" : ` (rank ${rank})`}` : ""}`;
-  }
-
-  /** True when every allocation is told one by one. */
-  get isWhole() {
-    return this.told.rows.large_bytes === 0;
   }
 
   get peakCut() {
@@ -83,11 +77,6 @@ class Scope {
   /** The last cut that is not after an instant. */
   cutAt(ns) {
     return Math.max(0, upperBound(this.cuts.ns, ns) - 1);
-  }
-
-  /** True when the live set at the cut is told allocation by allocation. */
-  isExact(cut) {
-    return this.isWhole || this.exact.has(this.cuts.seq[cut]);
   }
 
   /** Bytes and blocks that were live at a cut, by site. */
