@@ -436,3 +436,37 @@ def test_it_is_written_to_any_stream(tmp_path: Path) -> None:
     stream = io.BytesIO()
     find_output("report").load()(trace, Selection(), stream)
     assert stream.getvalue().startswith(b"<!doctype html>")
+
+
+def test_a_device_of_which_only_a_failed_request_is_known(make_page: Make) -> None:
+    def build(path: Path) -> Path:
+        builder = TraceBuilder(path)
+        p = builder.process()
+        p.alloc("cpu", MIB)
+        p.oom("cuda:0", 90 << 30, 1 << 30)
+        return builder.write()
+
+    page = make_page(build)
+    assert page.text("#headline h1").startswith("0 B peak of cuda:0")
+    page.click("#jump-oom")
+    assert page.rows() == []
+    assert page.complaints() == []
+
+
+def test_the_longest_bars_by_keys(make_page: Make) -> None:
+    page = make_page(serving_trace)
+    page.press("3")
+    page.settle()
+    sizes = page.run("return report.lifetimes.rows.map((row) => scope.rows.bytes[row])")
+    assert sizes == sorted(sizes, reverse=True)
+    assert "The 19 largest of 19 allocations in view" in page.text("#panel-lifetimes")
+    page.run("report.lifetimes.canvas.focus()")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert "h.1.mlp.weight" in page.text("#panel-lifetimes .detail")
+    page.search("kv_cache")
+    assert "The 6 largest of 6 allocations in view" in page.text("#panel-lifetimes")
+
+
+def test_what_does_nothing_in_a_window_is_named(make_page: Make) -> None:
+    page = make_page(serving_trace, "--window", "0s,30ms")
+    assert "Without an event in this window: cpu of process 100." in page.text("#headline .banner")

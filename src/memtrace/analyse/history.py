@@ -35,6 +35,7 @@ from memtrace.analyse.listing import Listing, choose_listings, ends
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
 from memtrace.analyse.windows import END, Windows, read_windows
 from memtrace.errors import MemtraceError
+from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 
 SITE, BYTES = "site", "bytes"
@@ -237,7 +238,7 @@ class _Reader:
         for sums in (self._sums, self._layers):
             sums.add(integers(table, SITE), alloc_seq, free_seq, size_bytes)
         chosen = self._listing.chosen(size_bytes, alloc_seq, ends(table, self._device))
-        if chosen.any() or not self._tables:
+        if chosen.any():
             kept = table.select([*ROW_COLUMNS, SITE]).append_column(BYTES, pa.array(size_bytes))
             self._tables.append(kept.filter(pa.array(chosen)))
 
@@ -250,9 +251,8 @@ class _Reader:
         totals = [windows.before(seq + 1) for seq in lifespans.cuts.seq.tolist()]
         allocated = np.array([total.allocated_bytes for total in totals], np.int64)
         peak = int(curve.most_seq[curve.peak])
-        rows = pa.concat_tables(self._tables).unify_dictionaries() if self._tables else pa.table({})
-        if rows.num_rows:
-            rows = rows.sort_by("alloc_seq")
+        rows = pa.concat_tables(self._tables or [_no_rows()]).unify_dictionaries()
+        rows = rows.sort_by("alloc_seq")
         return DeviceHistory(
             self._device,
             curve,
@@ -267,6 +267,13 @@ class _Reader:
             rows,
             self._allocations,
         )
+
+
+def _no_rows() -> pa.Table:
+    """Of a device of which there are only events."""
+    schema = pa.schema([SCHEMAS["allocations"].field(name) for name in ROW_COLUMNS])
+    sums = [pa.field(SITE, pa.int64()), pa.field(BYTES, pa.int64())]
+    return pa.schema([*schema, *sums]).empty_table()
 
 
 def live_bytes(lifespans: Lifespans) -> Int64s:

@@ -46,6 +46,7 @@ SCRIPTS = (
     "blocks.js",
     "headline.js",
     "chart.js",
+    "plot.js",
     "timeline.js",
     "live.js",
     "range.js",
@@ -83,6 +84,7 @@ def _document(
     limits = replace(Limits().share(len(scopes)), large_bytes=selection.large_bytes)
     processes: list[dict[str, Any]] = []
     devices: list[dict[str, Any]] = []
+    quiet: list[str] = []
     for process, used in _by_process(scopes):
         # The limits are each device's: a process may have as much as its devices together.
         room = replace(
@@ -91,12 +93,17 @@ def _document(
             spans=limits.spans * len(used),
             rows=limits.rows * len(used),
         )
+        history: History | None
         try:
             history = read_history(trace, process, used, room, window_ns=selection.window_ns)
         except MemtraceError:
             if selection.window_ns is None:
                 raise
-            continue  # this process did nothing in the window
+            history = None  # this process did nothing in the window
+        told_of = [] if history is None else [device.device for device in history.devices]
+        quiet += [f"{name} of {process}" for name in used if name not in told_of]
+        if history is None:
+            continue
         for device in history.devices:
             devices.append(
                 {
@@ -122,6 +129,7 @@ def _document(
         "processes": processes,
         "devices": devices,
         "left_out": left_out,
+        "quiet": quiet,
         "summary": told(summary_page(summary)),
         "losses": _losses(summary),
         "beside": _beside(summary),

@@ -103,6 +103,7 @@ function lossBanners(page) {
   if (page.window_ns) lines.unshift(`Only from ${formatTime(page.window_ns[0])} to ${formatTime(page.window_ns[1])} (--window).`);
   if (page.only) lines.unshift(`Only ${page.only} (--device).`);
   if (page.left_out) lines.push(`${formatNumberOf(page.left_out, "more device")} with smaller peaks left out.`);
+  if (page.quiet.length) lines.push(`Without an event in this window: ${page.quiet.join(", ")}.`);
   const serious = page.losses.some(({ style }) => style === "warning");
   if (!lines.length) return [];
   return [element("div", { class: `banner ${serious ? "warn-banner" : ""}`, text: lines.join(" · ") })];

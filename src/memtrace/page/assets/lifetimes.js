@@ -9,10 +9,11 @@ class LifetimesView {
   constructor(container, { viewOf }) {
     this.viewOf = viewOf;
     this.note = element("p", { class: "note faint" });
-    this.canvas = element("canvas", { tabindex: 0, role: "img" });
+    this.canvas = element("canvas", { tabindex: 0, role: "application" });
     this.canvas.addEventListener("pointermove", (event) => this._hover(event));
     this.canvas.addEventListener("pointerleave", () => this.tip.hide());
-    this.canvas.addEventListener("click", (event) => this._click(event));
+    this.canvas.addEventListener("click", (event) => this._tell(this._placeAt(event)));
+    this.canvas.addEventListener("keydown", (event) => this._key(event));
     this.detail = element("aside", { class: "detail", hidden: true });
     this.scroll = element("div", { class: "lifetimes-scroll" }, this.canvas);
     container.append(this.note, element("div", { class: "live-box" }, this.scroll, this.detail));
@@ -26,6 +27,9 @@ class LifetimesView {
   setScope(scope) {
     this.scope = scope;
     this.detail.hidden = true;
+    this.active = -1;
+    const { bytes, born } = scope.rows;
+    this.order = Array.from(born.keys()).sort((a, b) => bytes[b] - bytes[a] || born[a] - born[b]);
     this.redraw();
   }
 
@@ -39,13 +43,14 @@ class LifetimesView {
     const { rows } = this.scope;
     const matches = matcher(this.scope, this.search);
     const found = [];
-    for (let row = 0; row < rows.born.length; row++) {
+    this.total = 0;
+    for (const row of this.order) {
       if (rows.born_ns[row] > view.end || endOf(this.scope, row) < view.start) continue;
-      if (!matches || matches.row(row)) found.push(row);
+      if (matches && !matches.row(row)) continue;
+      this.total += 1;
+      if (found.length < MOST_BARS) found.push(row);
     }
-    found.sort((a, b) => rows.bytes[b] - rows.bytes[a] || rows.born[a] - rows.born[b]);
-    this.total = found.length;
-    return found.slice(0, MOST_BARS);
+    return found;
   }
 
   draw() {
@@ -56,7 +61,7 @@ class LifetimesView {
     const shown = `The ${formatCount(this.rows.length)} largest of ${formatNumberOf(this.total, "allocation")} in view`;
     const large = this.scope.told.rows.large_bytes;
     this.note.textContent = `${shown}${large ? ` that are told one by one (all of ${formatBytes(large)} and more)` : ""}; the scale of time is the timeline's.`;
-    this.canvas.setAttribute("aria-label", this.note.textContent);
+    this.canvas.setAttribute("aria-label", `${this.note.textContent} Arrows go from bar to bar.`);
     const { context, width } = fitCanvas(this.canvas);
     const wide = width - MARGIN.left - MARGIN.right;
     const x = (ns) => MARGIN.left + ((Math.min(Math.max(ns, view.start), view.end) - view.start) / (view.end - view.start)) * wide;
@@ -65,6 +70,10 @@ class LifetimesView {
       const { scope } = this;
       const y = place * BAR + 2;
       const [a, b] = [x(scope.rows.born_ns[row]), x(endOf(scope, row))];
+      if (place === this.active) {
+        context.fillStyle = Theme.colour("select");
+        context.fillRect(0, y - 2, width, BAR);
+      }
       context.fillStyle = Theme.category(scope.word(scope.rows.site[row], "category"));
       context.fillRect(a, y, Math.max(b - a, 2), BAR - 4);
       context.fillStyle = Theme.colour("faint");
@@ -93,13 +102,12 @@ class LifetimesView {
     context.fillText(fitted, a + 8, y + 12);
   }
 
-  _rowAt(event) {
-    const y = event.clientY - this.canvas.getBoundingClientRect().top;
-    return this.rows ? this.rows[Math.floor(y / BAR)] : undefined;
+  _placeAt(event) {
+    return Math.floor((event.clientY - this.canvas.getBoundingClientRect().top) / BAR);
   }
 
   _hover(event) {
-    const row = this._rowAt(event);
+    const row = this.rows && this.rows[this._placeAt(event)];
     if (row === undefined) return this.tip.hide();
     const { scope } = this;
     return this.tip.show(
@@ -111,11 +119,25 @@ class LifetimesView {
     );
   }
 
-  _click(event) {
-    const row = this._rowAt(event);
+  /** Marks a bar and tells all of its allocation. */
+  _tell(place) {
+    const row = this.rows && this.rows[place];
     if (row === undefined) return;
+    this.active = place;
     fill(this.detail, ...allocationDetails(this.scope, row, () => (this.detail.hidden = true)));
     this.detail.hidden = false;
+    this.redraw();
+  }
+
+  _key(event) {
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const place = Math.min(Math.max(this.active + by, 0), this.rows.length - 1);
+    this._tell(place);
+    const [top, tall] = [place * BAR, this.scroll.clientHeight];
+    if (top < this.scroll.scrollTop || top + BAR > this.scroll.scrollTop + tall) this.scroll.scrollTop = top - tall / 2;
   }
 }
 
