@@ -223,7 +223,7 @@ function Icicle(container, root, options = {}) {
       context.strokeRect(x + 1, y + 1, Math.max(width - gap - 2, 1), ROW - 3);
     }
     const room = Math.floor((width - 2 * PAD) / letter);
-    if (room >= 3) {
+    if (room >= Math.min(3, of.name.length)) {
       const size = formatBytes(of.bytes);
       context.fillStyle = dark ? "#f2f4f8" : "#14181f";
       context.fillText(fit(context, of.name, room, letter), x + PAD, y + ROW / 2);
