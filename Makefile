@@ -90,6 +90,7 @@ test-tsan: $(VENV)/.torch
 	$(BIN)/ctest --preset tsan
 
 test-cuda-sim: $(CUDA_VENV)/.installed
+	tools/install_test_tools
 	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
 lint: $(VENV)/.installed $(VENV)/.lint tidy
@@ -117,6 +118,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/finalise/throughput.py
 	$(BIN)/python benchmarks/attribute/attribution.py
 	$(BIN)/python benchmarks/analyse/reading.py
+	$(BIN)/python benchmarks/page/large_page.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
 bench-cuda-sim: $(CUDA_VENV)/.installed

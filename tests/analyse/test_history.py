@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from memtrace.analyse.counters import Moment
 from memtrace.analyse.history import DeviceHistory, History, Limits, live_bytes, read_history
@@ -111,3 +115,66 @@ def test_lost_frees_are_told_as_unmatched(tmp_path: Path) -> None:
     p.rows["allocations"].pop()
     (cpu,) = history_of(open_trace(builder.write())).devices
     assert cpu.unmatched_bytes.tolist()[-1] == 50
+
+
+Moves = st.lists(
+    st.tuples(
+        st.sampled_from(["alloc", "free", "hold", "release", "external", "step"]),
+        st.sampled_from(["cpu", "cuda:0"]),
+        st.integers(1, 5000),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(Moves, st.sampled_from([Limits(), Limits(bins=8, spans=20, rows=10)]))
+def test_any_program_agrees_with_its_live_sets(
+    moves: list[tuple[str, str, int]], limits: Limits
+) -> None:
+    with TemporaryDirectory() as folder:
+        trace = open_trace(any_trace(Path(folder) / "x.memtrace", moves))
+        if not trace.devices:
+            return
+        for device in history_of(trace, limits=limits).devices:
+            cuts = device.lifespans.cuts
+            shown = {int(seq) for seq in device.listing.instants}
+            for cut, live in enumerate(live_bytes(device.lifespans).tolist()):
+                seq = int(cuts.seq[cut])
+                assert live == live_at(trace, device.device, seq) == device.allocated_bytes[cut]
+                if device.listing.large_bytes == 0 or (
+                    seq in shown and not device.listing.floor_bytes
+                ):
+                    assert listed_at(device, seq) == live
+            assert max(device.allocated_bytes) == device.curve.most_bytes.max()
+
+
+def any_trace(path: Path, moves: list[tuple[str, str, int]]) -> Path:
+    builder = TraceBuilder(path)
+    p = builder.process()
+    live: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
+    for what, device, number in moves:
+        own = [row for row in live if row["device"] == device]
+        if what in ("alloc", "external"):
+            live.append(p.alloc(device, number, action=what, module=f"m.{number % 3}"))
+        elif what == "step":
+            p.short_step()
+        elif what == "release" and waiting:
+            p.release(waiting.pop(number % len(waiting)))
+        elif what in ("free", "hold") and own:
+            row = own[number % len(own)]
+            live.remove(row)
+            p.free(row, hold=what == "hold")
+            if what == "hold" and device != "cpu" and row["origin"] != "external":
+                waiting.append(row)
+    return builder.write()
+
+
+def listed_at(device: DeviceHistory, seq: int) -> int:
+    return sum(
+        row["bytes"]
+        for row in device.rows.to_pylist()
+        if row["alloc_seq"] <= seq and (row["free_seq"] is None or row["free_seq"] > seq)
+    )

@@ -83,13 +83,19 @@ class LifetimesView {
     });
   }
 
-  /** Beside the bar where there is room, else on it, on a ground that it can be read on. */
+  /** After the bar or before it where there is room, else on it, on a ground that it can be read on. */
   _label(context, text, a, b, y, right) {
     context.textAlign = "left";
     const wide = context.measureText(text).width;
     if (b + wide + 8 < right) {
       context.fillStyle = Theme.colour("text");
       context.fillText(text, b + 6, y + 12);
+      return;
+    }
+    if (a - wide - 8 > MARGIN.left) {
+      context.textAlign = "right";
+      context.fillStyle = Theme.colour("text");
+      context.fillText(text, a - 6, y + 12);
       return;
     }
     const fitted = fitText(context, text, b - a - 16);

@@ -77,7 +77,7 @@ class Report {
     byId("jump-oom").hidden = !scope.instants.some(({ kind }) => kind === "oom");
     byId("tab-segments").hidden = !scope.segments;
     byId("tab-oom").hidden = !scope.told.oom.length;
-    fill(byId("instant"), element("option", { value: "", text: "an instant…" }), ...scope.instants.map(({ title }, at) => element("option", { value: at, text: title })));
+    fill(byId("instant"), element("option", { value: "", text: "an instant…" }), ...instantGroups(scope));
     fill(this.panels.stages, blocksElement(scope.told.ledger));
     fill(this.panels.oom, blocksElement(scope.told.oom));
     fill(this.panels.about, ...aboutElements(this.page, scope));
@@ -270,6 +270,22 @@ function scopeTitle(page, place) {
   const { pid, rank } = page.processes[device.process];
   const of = page.processes.length > 1 ? ` · process ${pid}${rank === null ? "" : ` (rank ${rank})`}` : "";
   return `${device.device}${of} · ${formatBytes(device.headline.peak_bytes)}`;
+}
+
+/** The instants to choose from, in groups that say how many of how many they are. */
+function instantGroups(scope) {
+  const { totals } = scope.told.instants;
+  const number = (kind) => scope.instants.filter((instant) => instant.kind === kind).length;
+  const some = (kind) => (number(kind) < totals[kind] ? ` (${formatCount(number(kind))} of ${formatCount(totals[kind])}: first, last, largest peaks)` : "");
+  const groups = [
+    ["Whole recording", /^(peak|reserved_peak|oom|last)$/],
+    [`Stages${some("stage_end")}`, /^stage/],
+    [`Steps${some("step_end")}`, /^step/],
+  ];
+  return groups.map(([label, kinds]) => {
+    const options = scope.instants.flatMap(({ kind, title }, at) => (kinds.test(kind) ? [element("option", { value: at, text: title })] : []));
+    return options.length ? element("optgroup", { label }, ...options) : null;
+  });
 }
 
 /** What ran, what is missing, and what this page holds of the trace. */
