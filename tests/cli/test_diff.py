@@ -149,7 +149,9 @@ def test_the_page(pair: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFi
     # The page is there for whoever looks why it failed; JSON on stdout stays JSON.
     words = ("-o", page, "--force", "--json", "--fail-if-peak-grows", "0%")
     out, _ = run(capfd, *pair, *words, status=1)
-    assert json.loads(out)
+    (device,) = json.loads(out)["devices"]
+    assert list(device["peak"]["changes"]) == ["category"]  # the page has more
+    assert "m.py:12 forward" in page.read_text()
     assert "more than 0% allowed" in page.read_text()
 
 

@@ -63,3 +63,10 @@ def test_export_writes_the_same_page(serving: Path) -> None:
     invoke("export", serving, "--to", "flamegraph")
     invoke("flamegraph", serving, "-o", "other.html")
     assert Path("serve.flamegraph.html").read_bytes() == Path("other.html").read_bytes()
+
+
+def test_no_window_is_left_out_silently(serving: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(serving), "--to", "flamegraph", "--window", "0,1s"]
+    assert main(words) == 1
+    assert "a flame graph is of one instant, not of a window" in capfd.readouterr().err
+    assert list(Path().glob("*.html")) == []

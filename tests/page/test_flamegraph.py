@@ -251,3 +251,24 @@ def test_the_output_of_that_name_is_the_page(serving: MemoryTree, tmp_path: Path
     find_output("flamegraph").load()(trace, Selection(device="cuda:0"), written)
     write_tree_page(serving, same)
     assert written.getvalue() == same.getvalue()
+
+
+def test_what_is_too_narrow_is_one_grey_piece(
+    show: Show, browser: WebDriver, serving: MemoryTree
+) -> None:
+    from dataclasses import replace
+
+    small = tuple(Node("operator", f"n{number}", 1, 1) for number in range(5000))
+    root = Node("root", "cpu", 10_000, 5001, (Node("operator", "large", 5000, 1), *small))
+    show(replace(serving, root=root))
+    assert names(browser) == [["cpu"], ["large"]]
+    drawn = "document.querySelector('canvas').getContext('2d')"
+    pixel = f"return [...{drawn}.getImageData({{}}, 30, 1, 1).data]"
+    width = shown(browser)[0][0]["width"]
+    red, green, blue, _ = browser.execute_script(pixel.format(int(width * 0.9)))
+    assert red == green == blue < 255  # grey, and not the panel's white
+    ActionChains(browser).move_to_element_with_offset(
+        box(browser), int(width * 0.4), int(ROW * 1.5 - box(browser).rect["height"] / 2)
+    ).click().perform()
+    assert text(browser, "#path") == "cpu"
+    assert browser.get_log("browser") == []

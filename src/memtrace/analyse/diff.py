@@ -132,7 +132,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Diff:
-    """B compared with A; `by`: what owners are told by."""
+    """B compared with A; `by`: what owners are told by, of what was compared."""
 
     a: Trace
     b: Trace

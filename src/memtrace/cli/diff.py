@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -53,8 +54,9 @@ def command(
 ) -> None:
     """What changed from trace A to trace B: at the peak, at the ends of stages, in each step.
 
-    A source line that moved within its function is the same owner. The exit status is 0 whatever
-    changed, unless --fail-if-peak-grows says otherwise.
+    Of each device, the process with the largest peak. A source line that moved within its function
+    is the same owner. The exit status is 0 whatever changed, unless --fail-if-peak-grows says
+    otherwise.
     """
     from memtrace.output_file import output_file
     from memtrace.page.diff import DIFF_PAGE_BY, write_diff_page
@@ -67,11 +69,14 @@ def command(
     allowed = None if allowed_text is None else parse_allowance(allowed_text)
     a, b = open_trace(a_path), open_trace(b_path)
     with progress("comparing"):
-        if output is not None:
-            whole = make_diff(a, b, by=DIFF_PAGE_BY, of=of, device=device)
+        if output is None:
+            diff = make_diff(a, b, by=[by], of=of, device=device)
+        else:
+            every = tuple(dict.fromkeys([by, *DIFF_PAGE_BY]))
+            diff = make_diff(a, b, by=every, of=of, device=device)
             with output_file(Path(output), force=force) as out:
-                write_diff_page(whole, out, allowed=allowed)
-        diff = make_diff(a, b, by=[by], of=of, device=device)
+                write_diff_page(diff, out, allowed=allowed)
+            diff = replace(diff, by=(by,))
     if as_json:
         write_json(diff_document(diff), sys.stdout)
     else:

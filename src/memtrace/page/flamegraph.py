@@ -6,6 +6,7 @@ from typing import IO, Any
 
 from memtrace.analyse.memory_tree import MemoryTree, make_tree
 from memtrace.analyse.tree_nodes import Node, trimmed
+from memtrace.errors import MemtraceError
 from memtrace.outputs import Selection
 from memtrace.page.assemble import write_html
 from memtrace.report.tree import tree_context, tree_title, tree_warnings
@@ -16,7 +17,16 @@ MOST_NODES = 50_000
 
 
 def write_flamegraph(trace: Trace, selection: Selection, out: IO[bytes]) -> None:
-    """The page of what was live at a device's peak, by modules: the output of that name."""
+    """The page of what was live at a device's peak, by modules: the output of that name.
+
+    Raises:
+        MemtraceError: of a window; one instant is shown.
+    """
+    if selection.window_ns is not None:
+        raise MemtraceError(
+            "a flame graph is of one instant, not of a window: memtrace flamegraph --time T, "
+            "or --allocated --stage NAME"
+        )
     write_tree_page(make_tree(trace, device=selection.device), out)
 
 

@@ -215,34 +215,34 @@ def diff_document(diff: Diff) -> dict[str, Any]:
         "b": str(diff.b.path),
         "of": diff.of,
         "by": list(diff.by),
-        "devices": [_device_diff(device) for device in diff.devices],
+        "devices": [_device_diff(device, diff.by) for device in diff.devices],
         "devices_only_a": [asdict(missing) for missing in diff.only_a],
         "devices_only_b": [asdict(missing) for missing in diff.only_b],
     }
 
 
-def _device_diff(device: DeviceDiff) -> dict[str, Any]:
+def _device_diff(device: DeviceDiff, by: Sequence[str]) -> dict[str, Any]:
     return {
         "device": device.device,
         "a": {**_process(device.a), "lost_records": device.a.row["lost_total"]},
         "b": {**_process(device.b), "lost_records": device.b.row["lost_total"]},
-        "peak": _comparison(device.peak),
-        "stage_ends": [_comparison(end) for end in device.stage_ends],
-        "steps": [_comparison(step) for step in device.steps],
+        "peak": _comparison(device.peak, by),
+        "stage_ends": [_comparison(end, by) for end in device.stage_ends],
+        "steps": [_comparison(step, by) for step in device.steps],
         "stages_left_out": device.stages_left_out,
         "only_a": list(device.only_a),
         "only_b": list(device.only_b),
     }
 
 
-def _comparison(found: Comparison) -> dict[str, Any]:
+def _comparison(found: Comparison, by: Sequence[str]) -> dict[str, Any]:
     kept = ("what", "name", "a_time_ns", "b_time_ns", "a_steps", "b_steps")
     return {
         **{name: getattr(found, name) for name in kept},
         "a_bytes": _amount(found.a_bytes),
         "b_bytes": _amount(found.b_bytes),
         "delta_bytes": _amount(found.delta_bytes),
-        "changes": {by: [_change(each) for each in rows] for by, rows in found.changes.items()},
+        "changes": {name: [_change(each) for each in found.changes[name]] for name in by},
     }
 
 

@@ -65,6 +65,7 @@ function Icicle(container, root, options = {}) {
   let inverted = false;
   let [top, focus, chosen, hovered] = [null, null, null, null];
   let rows = []; // per row the spans drawn: {view, x, width}, from left to right
+  let rests = []; // per row what is too narrow to be drawn each: {number, x, width}
   let wanted = "";
   let matches = new Map();
 
@@ -137,21 +138,31 @@ function Icicle(container, root, options = {}) {
 
   function layOut(width) {
     rows = [];
+    rests = [];
     for (let at = focus; at; at = at.parent) rows.unshift([{ view: at, x: 0, width }]);
     const scale = focus.bytes > 0 ? width / focus.bytes : 0;
     let last = rows[rows.length - 1];
     for (;;) {
       const next = [];
+      const narrow = [];
       for (const span of last) {
         let x = span.x;
-        for (const child of childrenOf(span.view)) {
-          const wide = child.bytes * scale;
+        const children = childrenOf(span.view);
+        let drawn = 0;
+        for (; drawn < children.length; drawn++) {
+          const wide = children[drawn].bytes * scale;
           if (wide < LEAST_WIDTH) break; // the rest are no wider
-          next.push({ view: child, x, width: wide });
+          next.push({ view: children[drawn], x, width: wide });
           x += wide;
         }
+        let bytes = 0;
+        for (let at = drawn; at < children.length; at++) bytes += children[at].bytes;
+        if (bytes * scale >= LEAST_WIDTH) {
+          narrow.push({ number: children.length - drawn, x, width: bytes * scale });
+        }
       }
-      if (!next.length) return;
+      rests[rows.length] = narrow;
+      if (!next.length && !narrow.length) return;
       rows.push(next);
       last = next;
     }
@@ -194,6 +205,7 @@ function Icicle(container, root, options = {}) {
     for (let row = first; row < Math.min(until, rows.length); row++) {
       const y = row * ROW - box.scrollTop;
       for (const span of rows[row]) drawSpan(context, span, y, letter, row < focus.level);
+      for (const rest of rests[row] || []) drawRest(context, rest, y, letter);
     }
   }
 
@@ -211,7 +223,7 @@ function Icicle(container, root, options = {}) {
       context.strokeRect(x + 1, y + 1, Math.max(width - gap - 2, 1), ROW - 3);
     }
     const room = Math.floor((width - 2 * PAD) / letter);
-    if (room >= 3) {
+    if (room >= Math.min(3, of.name.length)) {
       const size = formatBytes(of.bytes);
       context.fillStyle = dark ? "#f2f4f8" : "#14181f";
       context.fillText(fit(context, of.name, room, letter), x + PAD, y + ROW / 2);
@@ -219,6 +231,19 @@ function Icicle(container, root, options = {}) {
         context.globalAlpha *= 0.6;
         context.fillText(size, x + width - gap - PAD - size.length * letter, y + ROW / 2);
       }
+    }
+    context.globalAlpha = 1;
+  }
+
+  function drawRest(context, { number, x, width }, y, letter) {
+    context.globalAlpha = 0.45;
+    context.fillStyle = icicleColour("none");
+    context.fillRect(x, y, Math.max(width - 1, 1), ROW - 1);
+    const text = `${formatCount(number)} narrow`;
+    if (width >= text.length * letter + 2 * PAD) {
+      context.globalAlpha = 0.8;
+      context.fillStyle = Theme.colour("text");
+      context.fillText(text, x + PAD, y + ROW / 2);
     }
     context.globalAlpha = 1;
   }
@@ -239,7 +264,7 @@ function Icicle(container, root, options = {}) {
     const place = box.getBoundingClientRect();
     const x = event.clientX - place.left;
     const row = rows[Math.floor((event.clientY - place.top + box.scrollTop) / ROW)];
-    if (!row) return null;
+    if (!row || !row.length) return null;
     let [low, high] = [0, row.length - 1];
     while (low < high) {
       const middle = (low + high + 1) >> 1;
