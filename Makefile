@@ -90,6 +90,7 @@ test-tsan: $(VENV)/.torch
 	$(BIN)/ctest --preset tsan
 
 test-cuda-sim: $(CUDA_VENV)/.installed
+	tools/install_test_tools
 	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
 lint: $(VENV)/.installed $(VENV)/.lint tidy
@@ -120,6 +121,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sample/core_share.py
 	$(BIN)/python benchmarks/analyse/reading.py
 	$(BIN)/python benchmarks/export/perfetto.py
+	$(BIN)/python benchmarks/page/large_page.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
 bench-cuda-sim: $(CUDA_VENV)/.installed

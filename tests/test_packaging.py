@@ -129,6 +129,11 @@ def test_the_installed_package_holds_what_it_should() -> None:
         assert held == expected, "installed from other sources: install again"
     python = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src").rglob("*.py")}
     assert python <= set(files)
+    assets = {
+        f"memtrace/page/assets/{p.name}" for p in (ROOT / "src/memtrace/page/assets").iterdir()
+    }
+    assert len(assets) > 10
+    assert assets <= set(files)
     assert {"memtrace/py.typed", "memtrace/_core.pyi"} <= set(files)
 
 

@@ -42,7 +42,8 @@ PYTHON = {
     "hook": BASE | {"_core", "_hook", "recording"},
     "run": BASE | {"_core", "recording", "stages", "session", "hook"},
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
-    "finalise": BASE | {"_core", "run", "report", "dataset_writer", "attribute", "sample"},
+    "finalise": BASE
+    | {"_core", "run", "report", "dataset_writer", "attribute", "sample", "progress"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
     # called.
     "dataset": BASE,
@@ -53,10 +54,12 @@ PYTHON = {
     "report": BASE | {"dataset", "trace", "analyse"},
     "outputs": BASE | {"trace"},
     "output_file": BASE,
-    "export": BASE | {"dataset", "trace", "analyse", "outputs"},
+    "progress": BASE,
+    "export": BASE | {"dataset", "trace", "analyse", "outputs", "progress"},
+    "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
     "cli": BASE
-    | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"}
-    | {"outputs", "output_file"},
+    | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
+    | {"outputs", "output_file", "progress"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}

@@ -17,10 +17,13 @@ class Selection:
     Attributes:
         device: only this device; every one when None.
         window_ns: from and to, in ns since the recording began; everything when None.
+        large_bytes: of a page: tell every allocation of so much one by one; as there is room when
+            None.
     """
 
     device: str | None = None
     window_ns: tuple[int, int] | None = None
+    large_bytes: int | None = None
 
 
 #: Writes a selection of a trace to a binary stream, without holding the whole of it. What it gives
@@ -51,6 +54,20 @@ OUTPUTS = (
         "counters, calls, stages, allocations with their stacks; for ui.perfetto.dev",
         "memtrace.export.perfetto",
         "write_perfetto",
+    ),
+    OutputSpec(
+        "flamegraph",
+        ".flamegraph.html",
+        "who holds the bytes at the peak, as a page with a flame graph",
+        "memtrace.page.flamegraph",
+        "write_flamegraph",
+    ),
+    OutputSpec(
+        "report",
+        ".html",
+        "one page that needs nothing else: open it in a browser",
+        "memtrace.page.report",
+        "write_report",
     ),
 )
 

@@ -22,6 +22,9 @@ COMMANDS: dict[str, list[str]] = {
     "summary": ["summary"],
     "peak": ["peak"],
     "at": ["at", "--time", "0"],
+    "tree": ["tree"],
+    "flamegraph": ["flamegraph", "-o", "made.html"],
+    "diff": ["diff"],
     "stages": ["stages"],
     "leaks": ["leaks"],
     "fragmentation": ["fragmentation"],
@@ -45,7 +48,8 @@ def refused(
 
     def run(path: Path) -> str:
         before = contents(tmp_path)
-        assert main([*COMMANDS[request.param], str(path)]) == 1
+        paths = [str(path)] * (2 if request.param == "diff" else 1)
+        assert main([*COMMANDS[request.param], *paths]) == 1
         out, err = capfd.readouterr()
         assert out == ""
         (line,) = err.splitlines()

@@ -146,14 +146,23 @@ def test_a_bar_is_shown_on_a_terminal(
     trace_dir: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool_of(trace_dir)
-    bars: list[bool] = []
-    monkeypatch.setattr("memtrace.finalise.progress._PATIENCE_S", 0)
-    monkeypatch.setattr(
-        "memtrace.finalise.progress.ProgressBar._start", lambda _: bars.append(True)
-    )
+    bars: list[str] = []
+
+    class Bar:
+        def __init__(self, what: str, total: float) -> None:
+            bars.append(what)
+            assert total > 0
+
+        def advance(self, steps: float) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("memtrace.progress._Bar", Bar)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert main([command, str(trace_dir)]) == 0
-    assert bars
+    assert bars == ["writing the trace"]
 
 
 def test_nothing_of_a_killed_finaliser_is_left(trace_dir: Path, tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from memtrace.analyse.diff import make_diff
 from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.fragmentation import find_fragmentation
 from memtrace.analyse.leaks import find_leaks
 from memtrace.analyse.ledger import make_ledger
+from memtrace.analyse.memory_tree import make_tree
 from memtrace.analyse.oom import post_mortem
 from memtrace.analyse.peak import find_peak
 from memtrace.analyse.snapshot import take_snapshot
 from memtrace.analyse.summary import summarise
 from memtrace.report import as_json
 from memtrace.report.as_json import (
+    diff_document,
     fragmentation_document,
     leaks_document,
     ledger_document,
@@ -25,6 +28,7 @@ from memtrace.report.as_json import (
     peak_document,
     snapshot_document,
     summary_document,
+    tree_document,
 )
 from memtrace.trace import Trace, open_trace
 from trace_builder import failing_trace, serving_trace
@@ -106,7 +110,24 @@ STAGE = {
     "peak", "end",
 }  # fmt: skip
 LINE = {"name", "kind", "bytes", "why", "off_ns"}
+TREE = {
+    "process", "pid", "rank", "device", "what", "of", "by", "at_ns", "stage", "within", "seq",
+    "time_ns", "total_bytes", "blocks", "excess_bytes", "lost_records", "tree",
+}  # fmt: skip
+NODE = {"kind", "name", "bytes", "blocks", "children"}
+DIFF = {"a", "b", "of", "by", "devices", "devices_only_a", "devices_only_b"}
+DEVICE_DIFF = {
+    "device", "a", "b", "peak", "stage_ends", "steps", "stages_left_out", "only_a", "only_b",
+}  # fmt: skip
+COMPARISON = {
+    "what", "name", "a_bytes", "b_bytes", "delta_bytes", "a_steps", "b_steps", "a_time_ns",
+    "b_time_ns", "changes",
+}  # fmt: skip
+CHANGE = {
+    "kind", "key", "was", "status", "a_bytes", "b_bytes", "delta_bytes", "a_blocks", "b_blocks",
+}  # fmt: skip
 COUNTS = {
+    "stages_left_out", "a_steps", "b_steps", "a_blocks", "b_blocks", "recorded",
     "stage_id", "count", "left_out", "steps", "batch_size", "step", "start_seq",
     "pid", "rank", "parent_pid", "seq", "line", "thread_id", "allocation_id", "allocations",
     "live_allocations", "events", "lost_total", "lost_records", "unmatched_frees",
@@ -208,6 +229,33 @@ def test_keys_of_oom(failing: Trace) -> None:
     assert [pin.keys() for pin in device["pins"]] == [PIN]
 
 
+def test_keys_of_tree(serving: Trace) -> None:
+    document = tree_document(make_tree(serving))
+    assert document.keys() == TREE
+    waiting = [document["tree"]]
+    while waiting:
+        node = waiting.pop()
+        assert node.keys() == NODE
+        waiting += node["children"]
+
+
+def test_keys_of_diff(serving: Trace, failing: Trace) -> None:
+    document = diff_document(make_diff(serving, failing))
+    assert document.keys() == DIFF
+    (device,) = document["devices"]
+    assert device.keys() == DEVICE_DIFF
+    for side in "ab":
+        assert device[side].keys() == {"process", "pid", "rank", "lost_records"}
+    assert [each.keys() for each in document["devices_only_a"]] == [
+        {"device", "peak_bytes", "recorded"}
+    ]
+    same = diff_document(make_diff(failing, failing))["devices"][0]
+    for comparison in (device["peak"], *same["steps"], *same["stage_ends"]):
+        assert comparison.keys() == COMPARISON
+        for changes in comparison["changes"].values():
+            assert all(change.keys() == CHANGE for change in changes)
+
+
 def test_numbers_have_their_units_in_their_names(serving: Trace, failing: Trace) -> None:
     documents = [
         leaks_document(find_leaks(failing)),
@@ -218,6 +266,9 @@ def test_numbers_have_their_units_in_their_names(serving: Trace, failing: Trace)
         snapshot_document(take_snapshot(serving, 5), 5),
         summary_document(summarise(serving)),
         ledger_document(make_ledger(serving)),
+        tree_document(make_tree(serving)),
+        diff_document(make_diff(serving, failing)),
+        diff_document(make_diff(failing, failing)),
     ]
     for document in documents:
         for key, value in numbers(document):

@@ -143,7 +143,7 @@ class _Maker:
         self._process = process
         self._top = top
         self._readings = Readings(trace, process.key)
-        self._stages = _without_doubles(stages_of(trace, process))
+        self._stages = without_doubles(stages_of(trace, process))
         self._steps = steps_of(trace, process)
         self._graph_pools = _graph_pools(trace, process)
         targets = [("host", "rss")] + [(d, m) for d in used for m in ("process", "used")]
@@ -264,7 +264,7 @@ def _graph_pools(trace: Trace, process: Process) -> frozenset[str]:
     return frozenset(pool for pool in pools if pool is not None)
 
 
-def _without_doubles(stages: list[Stage]) -> list[Stage]:
+def without_doubles(stages: list[Stage]) -> list[Stage]:
     """What the program itself has named is not shown a second time as it was found out."""
     named = {stage.name for stage in stages if stage.kind != "auto"}
     return [stage for stage in stages if stage.kind != "auto" or stage.name not in named]

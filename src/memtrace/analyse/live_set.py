@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from memtrace.analyse.counters import Flags, Moment, counted, equals, integers, may_hold
+from memtrace.analyse.counters import Flags, Int64s, Moment, counted, equals, integers, may_hold
 from memtrace.dataset import RowGroup
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Trace
@@ -29,7 +29,7 @@ def live_allocations(
         external: the memory that never went through the allocator (mapped weights) instead of
             what its totals count.
     """
-    end = "free_seq" if of == "allocated" or moment.device == "cpu" else "release_seq"
+    end = end_column(of, moment.device)
     weight = "size_bytes" if of == "requested" or external else "block_bytes"
     names = list(dict.fromkeys([*columns, "size_bytes", weight]))
     schema = pa.schema([SCHEMAS["allocations"].field(name) for name in names])
@@ -43,11 +43,24 @@ def live_allocations(
         if not live.any():
             continue
         rows = group.read(names).filter(pa.array(live)).cast(schema)
-        held = integers(rows, weight, missing=-1)
-        # A block whose size is not known (CPU, or lost) counts for what was asked for.
-        held = np.where(held < 0, integers(rows, "size_bytes"), held)
+        held = weights(rows, of="requested" if external else of)
         tables.append(rows.append_column(BYTES, pa.array(held, pa.int64())))
     return pa.concat_tables(tables)
+
+
+def end_column(of: str, device: str) -> str:
+    """The column of `allocations` that says when a row leaves a measure."""
+    return "free_seq" if of == "allocated" or device == "cpu" else "release_seq"
+
+
+def weights(rows: pa.Table, *, of: str) -> Int64s:
+    """What each row counts for in a measure, in bytes; of rows with both sizes."""
+    size = integers(rows, "size_bytes")
+    if of == "requested":
+        return size
+    block = integers(rows, "block_bytes", missing=-1)
+    # A block whose size is not known (CPU, or lost) counts for what was asked for.
+    return np.where(block < 0, size, block)
 
 
 def _live(keys: pa.Table, moment: Moment, end: str) -> Flags:

@@ -112,7 +112,7 @@ def find_peak(
         total_bytes=target.highest.total_bytes,
         moment=moment,
         snapshot=snapshot_at(trace, after, target.process, of=of, by=by, top=top),
-        reached=_reached(trace, after),
+        reached=reached_by(trace, after),
         peaks=target.peaks,
         fragmentation=fragmentation_at(trace, after, target.process, why="peak", by="source")
         if of == "reserved" and target.device != "cpu"
@@ -120,7 +120,8 @@ def find_peak(
     )
 
 
-def _reached(trace: Trace, event: Moment) -> Reached | None:
+def reached_by(trace: Trace, event: Moment) -> Reached | None:
+    """The allocation that this event is; None where it is none."""
     for group in trace.datasets["allocations"].row_groups(event.process):
         if not may_hold(group, "alloc_seq", event.seq):
             continue

@@ -19,7 +19,7 @@ from memtrace.analyse.counters import (
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.owners import stacks_of_groups
 from memtrace.analyse.stack import Frame
-from memtrace.analyse.target import choose_target, find_process
+from memtrace.analyse.target import Target, choose_target, find_process
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
 
@@ -94,6 +94,18 @@ def take_snapshot(
         find_process(trace, process)
     target = choose_target(trace, device=device, process=process, of=of)
     key = target.process.key
+    moment = moment_at_time(trace, target, time_ns)
+    snapshot = snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
+    return replace(snapshot, others=tuple(p for p, _ in target.peaks if p.key != key))
+
+
+def moment_at_time(trace: Trace, target: Target, time_ns: int) -> Moment:
+    """The last event of the device that is not later than a time, in ns since recording began.
+
+    Raises:
+        MemtraceError: as take_snapshot.
+    """
+    key = target.process.key
     last = last_moment(trace, process=key, device=target.device)
     end_ns = max(target.process.row["end_time_ns"] or 0, last.time_ns if last else 0)
     if not 0 <= time_ns <= end_ns:
@@ -102,10 +114,7 @@ def take_snapshot(
             f"which lasted {end_ns / 1e9:.9g} s"
         )
     moment = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
-    if moment is None:
-        moment = _beginning(trace, key, target.device)
-    snapshot = snapshot_at(trace, moment, target.process, of=of, by=by, top=top)
-    return replace(snapshot, others=tuple(p for p, _ in target.peaks if p.key != key))
+    return _beginning(trace, key, target.device) if moment is None else moment
 
 
 def _beginning(trace: Trace, process: str, device: str) -> Moment:

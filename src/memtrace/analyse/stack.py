@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from memtrace.analyse.counters import integers, may_hold
+from memtrace.analyse.counters import Int64s, integers
+from memtrace.dataset import RowGroup
 from memtrace.trace import Trace
+
+_COLUMNS = ("function", "file", "line", "module", "module_class", "source")
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,53 @@ class Frame:
     module_class: str | None = None
     source: str | None = None
 
+    @property
+    def text(self) -> str:
+        """As the column `source` has it: "model.py:120 forward"."""
+        function = self.function.rpartition("<locals>.")[2]
+        return f"{self.file.rpartition('/')[2]}:{self.line} {function}"
+
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:
     """Frames of these stacks, innermost first; an id that is not there is left out."""
-    wanted = np.fromiter(ids, np.int64, len(ids))
+    wanted = np.unique(np.fromiter(ids, np.int64, len(ids)))
     found: dict[int, list[tuple[int, Frame]]] = {}
     if not len(wanted):
         return {}
-    columns = ["stack_id", "depth", "function", "file", "line", "module", "module_class", "source"]
+    frames: dict[tuple[Any, ...], Frame] = {}  # most are in many stacks
     for group in trace.datasets["stacks"].row_groups(process):
-        if not any(may_hold(group, "stack_id", stack_id) for stack_id in wanted.tolist()):
+        if not _may_hold_any(group, wanted):
             continue
-        table = group.read(columns)
-        chosen = np.isin(integers(table, "stack_id", missing=-1), wanted)
-        for row in table.filter(pa.array(chosen)).to_pylist():
-            frame = Frame(
-                row["function"] or "?",
-                row["file"] or "?",
-                row["line"] or 0,
-                row["module"],
-                row["module_class"],
-                row["source"],
-            )
-            found.setdefault(row["stack_id"], []).append((row["depth"] or 0, frame))
+        keys = group.read(["stack_id", "depth"])
+        chosen = np.isin(integers(keys, "stack_id", missing=-1), wanted)
+        if not chosen.any():
+            continue
+        keys, table = keys.filter(pa.array(chosen)), group.read(_COLUMNS).filter(pa.array(chosen))
+        places = zip(*(integers(keys, name).tolist() for name in keys.column_names), strict=True)
+        rows = zip(*(table.column(name).to_pylist() for name in _COLUMNS), strict=True)
+        for (stack_id, depth), row in zip(places, rows, strict=True):
+            frame = frames.get(row)
+            if frame is None:
+                function, file, line, *rest = row
+                frame = frames[row] = Frame(function or "?", file or "?", line or 0, *rest)
+            found.setdefault(stack_id, []).append((depth, frame))
     return {
-        stack_id: tuple(frame for _, frame in sorted(frames, key=lambda item: item[0]))
-        for stack_id, frames in found.items()
+        stack_id: tuple(frame for _, frame in sorted(frames_of, key=lambda item: item[0]))
+        for stack_id, frames_of in found.items()
     }
+
+
+def _may_hold_any(group: RowGroup, wanted: Int64s) -> bool:
+    bounds = group.bounds("stack_id")
+    if bounds is None:
+        return True
+    if bounds.low is None:
+        return False
+    first, last = np.searchsorted(wanted, [bounds.low, bounds.high + 1])
+    return bool(first < last)
+
+
+def told_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Without the two frames that torch puts between a module and its forward."""
+    told = tuple(f for f in frames if not f.file.endswith("torch/nn/modules/module.py"))
+    return told or frames

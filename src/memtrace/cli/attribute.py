@@ -12,6 +12,7 @@ from memtrace.errors import MemtraceError, readable
 def command(trace_path: str) -> None:
     """Write who holds what again, by the rules of this version: categories, stages, owners."""
     from memtrace.attribute.in_place import attribute_again
+    from memtrace.progress import progress
     from memtrace.schema import ATTRIBUTION_VERSION
     from memtrace.trace import open_trace
 
@@ -26,8 +27,10 @@ def command(trace_path: str) -> None:
             f"{trace.path} is not finished: python -m memtrace recover {trace.path}"
         )
     keys = [process.key for process in trace.process_list]
-    for key in keys:
-        attribute_again(trace.path, key)
+    with progress("attributing", total=len(keys) if len(keys) > 1 else None) as advance:
+        for key in keys:
+            attribute_again(trace.path, key)
+            advance(1)
     told = f"{_processes(len(keys))} attributed, version {ATTRIBUTION_VERSION}"
     click.echo(f"{readable(trace_path)}: {told}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memtrace.cli.options import TimeType, device_option, open_argument, trace_argument
+from memtrace.cli.options import device_option, open_argument, trace_argument, window
 from memtrace.errors import MemtraceError, readable
 from memtrace.outputs import OUTPUTS, Selection, find_output
 
@@ -30,23 +30,26 @@ from memtrace.outputs import OUTPUTS, Selection, find_output
     help="Compressed when it ends in .gz; - is standard output; by default the trace's name with "
     "the format's suffix.",
 )
-@click.option("--window", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s.")
+@click.option(
+    "--window", "window_text", metavar="A,B", help="Only from time A to time B, such as 1.5s,2s."
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @device_option
 def command(
     trace_path: str | None,
     format_name: str,
     output: str | None,
-    window: str | None,
+    window_text: str | None,
     force: bool,
     device: str | None,
 ) -> None:
     """Write the trace in another tool's format."""
     from memtrace.analyse.target import check_device, why_empty
     from memtrace.output_file import output_file, standard_output
+    from memtrace.progress import progress
     from memtrace.report.units import size
 
-    selected = None if window is None else _window(window)
+    selected = None if window_text is None else window(window_text)
     trace = open_argument(trace_path)
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
@@ -55,20 +58,11 @@ def command(
     name = trace.path.resolve().name.removesuffix(".memtrace")
     path = Path(output) if output is not None else Path(name + spec.suffix)
     to_stdout = output == "-"
-    with standard_output() if to_stdout else output_file(path, force=force) as out:
+    told = "standard output" if to_stdout else readable(str(path))
+    place = standard_output() if to_stdout else output_file(path, force=force)
+    with progress(f"writing {told}"), place as out:
         notes = spec.load()(trace, Selection(device, selected), out)
     if not to_stdout:
-        told = readable(str(path))
         click.echo(f"{told}: {size(path.stat().st_size)}, {spec.summary}")
     for note in notes or ():
         click.echo(readable(note), err=True)
-
-
-def _window(text: str) -> tuple[int, int]:
-    first, comma, last = text.partition(",")
-    if not comma:
-        raise MemtraceError(f"--window {text}: write two times, such as 1.5s,2s")
-    start, end = (TimeType()(part) for part in (first, last))
-    if start > end:
-        raise MemtraceError(f"--window {text}: it ends before it begins")
-    return start, end

@@ -117,3 +117,14 @@ def open_argument(trace_path: str | None) -> Trace:
     newest = max(candidates, key=lambda path: path.stat().st_mtime_ns)
     click.echo(f"memtrace: {newest}", err=True)
     return open_trace(newest)
+
+
+def window(text: str) -> tuple[int, int]:
+    """Two times with a comma between them, in ns: what --window takes."""
+    first, comma, last = text.partition(",")
+    if not comma:
+        raise MemtraceError(f"--window {text}: write two times, such as 1.5s,2s")
+    start, end = (TimeType()(part) for part in (first, last))
+    if start > end:
+        raise MemtraceError(f"--window {text}: it ends before it begins")
+    return start, end

@@ -21,7 +21,6 @@ from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
 from memtrace.finalise.parquet import encoded, to_table
 from memtrace.finalise.processes import end_time_ns, process_table
-from memtrace.finalise.progress import ProgressBar
 from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import (
     Spool,
@@ -36,6 +35,7 @@ from memtrace.finalise.spools import (
     spool_dirs,
     standing_still,
 )
+from memtrace.progress import progress as progress_bar
 from memtrace.run.output import UNFINISHED
 from memtrace.schema import SCHEMAS
 
@@ -223,24 +223,23 @@ def _write_events(
     """All datasets but `processes`: the totals of the conversion, and the numbers of rows."""
     conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
     outside = OutsideSamples(spool)
-    bar = ProgressBar(spool.reader.records, shown=progress)
-    try:
-        with ExitStack() as stack:
-            names = [name for name in SCHEMAS if name != "processes"]
-            writers = {
-                name: stack.enter_context(DatasetWriter(work / name, name)) for name in names
-            }
-            with BackgroundWriter() as background:
-                while not conversion.finished:
-                    for batch in conversion.advance():
-                        outside.look(batch)
-                        table = to_table(batch.dataset, list(batch.columns))
-                        background.write(writers[batch.dataset], table, batch.ends_part)
-                    bar.update(conversion.consumed)
-            for name, table in outside.tables():
-                writers[name].write(encoded(table))
-    finally:
-        bar.close()
+    consumed = 0
+    with ExitStack() as stack:
+        names = [name for name in SCHEMAS if name != "processes"]
+        writers = {name: stack.enter_context(DatasetWriter(work / name, name)) for name in names}
+        advance = stack.enter_context(
+            progress_bar("writing the trace", total=spool.reader.records, shown=progress)
+        )
+        with BackgroundWriter() as background:
+            while not conversion.finished:
+                for batch in conversion.advance():
+                    outside.look(batch)
+                    table = to_table(batch.dataset, list(batch.columns))
+                    background.write(writers[batch.dataset], table, batch.ends_part)
+                advance(conversion.consumed - consumed)
+                consumed = conversion.consumed
+        for name, table in outside.tables():
+            writers[name].write(encoded(table))
     return conversion.totals(), {name: writer.rows for name, writer in writers.items()}
 
 

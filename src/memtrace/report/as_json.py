@@ -41,6 +41,12 @@ Of `oom`: ooms: every failed request; post_mortem: one of them, also with number
     short_bytes, limit_bytes, device_total_bytes, outside_bytes, neighbours (other processes of the
     trace), unusable_bytes and unusable (by reason), largest_usable_bytes, fits, held (with groups,
     as `peak` has), categories, fragmentation, as analyse.oom says.
+Of `tree`: what: live, allocated or temporary, within: how soon it was freed; tree: kind, name,
+    bytes, blocks and children, each such a tree, as analyse.memory_tree.Node says.
+Of `diff`: devices: in both traces, each with peak, stage_ends and steps (bytes per step of a kind):
+    a_bytes, b_bytes, delta_bytes, a_steps, b_steps, a_time_ns, b_time_ns, and changes by grouping:
+    kind, key, was (its name in A, where it is another), status (new, gone, grown, shrunk, same),
+    a_bytes, b_bytes, delta_bytes, a_blocks, b_blocks; devices_only_a, devices_only_b.
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
 module, source. Each of the last three also has `stacks`, as `peak` has.
 lost_records, of all but `summary`: where it is not 0, figures are bounds.
@@ -55,16 +61,19 @@ from typing import IO, Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
+from memtrace.analyse.diff import Amount, Change, Comparison, DeviceDiff, Diff
 from memtrace.analyse.failures import Oom
 from memtrace.analyse.fragmentation import Fragmentation, Part, Pin
 from memtrace.analyse.leaks import DeviceLeaks, Leaks
 from memtrace.analyse.ledger import DeviceLedger, Instant, Ledger, StageLedger
+from memtrace.analyse.memory_tree import MemoryTree
 from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.owners import TOLD, Owner
 from memtrace.analyse.peak import Peak
 from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.stack import Frame
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
+from memtrace.analyse.tree_nodes import Node
 from memtrace.report.page import speaks_unicode
 from memtrace.trace import Process
 
@@ -166,6 +175,93 @@ def _instant(instant: Instant) -> dict[str, Any]:
             for line in instant.lines
         ],
     }
+
+
+def tree_document(tree: MemoryTree) -> dict[str, Any]:
+    """The tree, exactly and whole."""
+    moment = tree.moment
+    known = moment is not None and moment.seq != BEFORE_FIRST
+    return {
+        **_process(tree.process),
+        "device": tree.device,
+        "what": tree.what,
+        "of": tree.of,
+        "by": list(tree.by),
+        "at_ns": tree.time_ns,
+        "stage": tree.stage,
+        "within": None if tree.within is None else str(tree.within),
+        "seq": moment.seq if moment is not None and known else None,
+        "time_ns": moment.time_ns if moment is not None and known else None,
+        "total_bytes": tree.total_bytes,
+        "blocks": tree.root.blocks,
+        "excess_bytes": tree.excess_bytes,
+        "lost_records": tree.process.row["lost_total"],
+        "tree": _tree_node(tree.root),
+    }
+
+
+def _tree_node(node: Node) -> dict[str, Any]:
+    return {
+        "kind": node.kind,
+        "name": node.name,
+        "bytes": node.total_bytes,
+        "blocks": node.blocks,
+        "children": [_tree_node(child) for child in node.children],
+    }
+
+
+def diff_document(diff: Diff) -> dict[str, Any]:
+    """Two traces compared: every owner in every grouping."""
+    return {
+        "a": str(diff.a.path),
+        "b": str(diff.b.path),
+        "of": diff.of,
+        "by": list(diff.by),
+        "devices": [_device_diff(device, diff.by) for device in diff.devices],
+        "devices_only_a": [asdict(missing) for missing in diff.only_a],
+        "devices_only_b": [asdict(missing) for missing in diff.only_b],
+    }
+
+
+def _device_diff(device: DeviceDiff, by: Sequence[str]) -> dict[str, Any]:
+    return {
+        "device": device.device,
+        "a": {**_process(device.a), "lost_records": device.a.row["lost_total"]},
+        "b": {**_process(device.b), "lost_records": device.b.row["lost_total"]},
+        "peak": _comparison(device.peak, by),
+        "stage_ends": [_comparison(end, by) for end in device.stage_ends],
+        "steps": [_comparison(step, by) for step in device.steps],
+        "stages_left_out": device.stages_left_out,
+        "only_a": list(device.only_a),
+        "only_b": list(device.only_b),
+    }
+
+
+def _comparison(found: Comparison, by: Sequence[str]) -> dict[str, Any]:
+    kept = ("what", "name", "a_time_ns", "b_time_ns", "a_steps", "b_steps")
+    return {
+        **{name: getattr(found, name) for name in kept},
+        "a_bytes": _amount(found.a_bytes),
+        "b_bytes": _amount(found.b_bytes),
+        "delta_bytes": _amount(found.delta_bytes),
+        "changes": {name: [_change(each) for each in found.changes[name]] for name in by},
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    amounts = ("a_bytes", "b_bytes", "delta_bytes", "a_blocks", "b_blocks")
+    return {
+        "kind": change.kind,
+        "key": change.key,
+        "was": change.was,
+        "status": change.status,
+        **{name: _amount(getattr(change, name)) for name in amounts},
+    }
+
+
+def _amount(amount: Amount) -> int | float:
+    """A mean is whole where it can be."""
+    return int(amount) if amount == int(amount) else float(amount)
 
 
 def leaks_document(leaks: Leaks) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memtrace.analyse.breakdown import GROUP, OTHER, Breakdown, Row
 from memtrace.analyse.snapshot import External
-from memtrace.analyse.stack import Frame
+from memtrace.analyse.stack import Frame, told_frames
 from memtrace.report.page import Column, Grid
 from memtrace.report.units import exact, percent, size
 
@@ -77,23 +77,11 @@ def key_text(by: str, key: str, stacks: dict[str, tuple[Frame, ...]]) -> str:
 def stack_text(frames: tuple[Frame, ...]) -> str:
     """The innermost frames, one a line."""
     told = told_frames(frames)
-    lines = [frame_text(frame) for frame in told[:_STACK_LINES]]
+    lines = [frame.text for frame in told[:_STACK_LINES]]
     more = len(told) - _STACK_LINES
     if more > 0:
         lines[-1] += f" (+{more})"
     return "\n".join(lines)
-
-
-def told_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """Without the two frames that torch puts between a module and its forward."""
-    told = tuple(f for f in frames if not f.file.endswith("torch/nn/modules/module.py"))
-    return told or frames
-
-
-def frame_text(frame: Frame) -> str:
-    """As the column `source` has it: "model.py:120 forward"."""
-    function = frame.function.rpartition("<locals>.")[2]
-    return f"{frame.file.rpartition('/')[2]}:{frame.line} {function}"
 
 
 def categories_text(categories: Breakdown) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from memtrace.analyse.failures import Oom
 from memtrace.analyse.oom import PostMortem
 from memtrace.analyse.request import Fit
-from memtrace.report.breakdown import breakdown_grid, frame_text, told_frames
+from memtrace.analyse.stack import told_frames
+from memtrace.report.breakdown import breakdown_grid
 from memtrace.report.fragmentation import pin_text
 from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
@@ -36,7 +37,7 @@ def oom_page(found: PostMortem, listed: Sequence[Oom]) -> list[Block]:
         Line(f"  asked for by {asked_by(oom)}"),
     ]
     frames = told_frames(oom.stack)
-    blocks += [Line(f"      {frame_text(frame)}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
+    blocks += [Line(f"      {frame.text}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
     if len(frames) > _FRAMES_SHOWN:
         blocks.append(Line(f"      … {count(len(frames) - _FRAMES_SHOWN, 'frame')} more", FAINT))
     blocks += _cpu_lines(found) if oom.device == "cpu" else _cuda_lines(found)

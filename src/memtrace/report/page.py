@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import IO, TYPE_CHECKING
 
@@ -18,7 +18,11 @@ _NARROWEST = 8
 _CONTINUED = "    "
 #: Narrower than this, a terminal gets no spare columns.
 _ROOMY_COLUMNS = 96
-_ASCII_SIGNS = str.maketrans({"·": "|", "…": "..."})
+_ASCII_SIGNS = str.maketrans(
+    {"·": "|", "…": "...", "→": "->", "│": "|", "├": "|", "└": "`", "─": "-"}
+)
+#: What the branches of a tree are drawn with, at the beginning of a cell.
+BRANCHES = "│├└─ "
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -49,17 +53,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; the numbers in `faint` are those of rows that stand back."""
+    """A table.
+
+    Attributes:
+        faint: the numbers of rows that stand back.
+        styles: of cells, by the numbers of row and column; not of branches before the text.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     faint: frozenset[int] = frozenset()
     indent: int = 0
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 Block = Line | Grid
 
-TITLE, FAINT, WARNING, GOOD = "bold", "dim", "yellow", "green"
+TITLE, FAINT, WARNING, GOOD, BAD = "bold", "dim", "yellow", "green", "red"
 
 
 def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
@@ -161,8 +171,14 @@ def _rich_table(grid: Grid, width: int) -> RichTable:
             width=cells,
         )
     for number, row in enumerate(grid.rows):
-        texts = [_bar(int(row[i])) if grid.columns[i].bar else row[i] for i in shown]
-        table.add_row(*map(Text, texts), style="dim" if number in grid.faint else None)
+        texts = []
+        for i in shown:
+            text = Text(_bar(int(row[i])) if grid.columns[i].bar else row[i])
+            lead = len(row[i]) - len(row[i].lstrip(BRANCHES))
+            text.stylize("dim", 0, lead)
+            text.stylize(grid.styles.get((number, i), ""), lead)
+            texts.append(text)
+        table.add_row(*texts, style="dim" if number in grid.faint else None)
     return table
 
 

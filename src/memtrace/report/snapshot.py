@@ -7,12 +7,11 @@ from memtrace.analyse.counters import BEFORE_FIRST, Moment
 from memtrace.analyse.fragmentation import Fragmentation
 from memtrace.analyse.peak import Peak, Reached
 from memtrace.analyse.snapshot import Snapshot
+from memtrace.analyse.stack import told_frames
 from memtrace.report.breakdown import (
     breakdown_grid,
     categories_text,
     external_text,
-    frame_text,
-    told_frames,
 )
 from memtrace.report.fragmentation import free_text, pin_text
 from memtrace.report.losses import lost_lines
@@ -121,7 +120,7 @@ def _reached_lines(reached: Reached, process: Process) -> list[Line]:
     no_stacks = not_recorded("stack", process.row)
     if not frames and no_stacks:
         lines.append(Line(f"    {no_stacks}", FAINT))
-    lines += [Line(f"      {frame_text(frame)}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
+    lines += [Line(f"      {frame.text}", FAINT) for frame in frames[:_FRAMES_SHOWN]]
     more = len(frames) - _FRAMES_SHOWN
     if more > 0:
         lines.append(Line(f"      … {count(more, 'frame')} more", FAINT))
