@@ -42,6 +42,8 @@ PYTHON = {
     "run": BASE | {"_core", "recording", "stages", "session", "hook"},
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
     "finalise": BASE | {"_core", "run", "report", "dataset_writer", "attribute", "sample"},
+    # Another tool's file into a spool; the finaliser does the rest.
+    "torch_snapshot": BASE | {"finalise", "run"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
     # called.
     "dataset": BASE,
@@ -55,7 +57,7 @@ PYTHON = {
     "export": BASE | {"dataset", "trace", "analyse", "outputs"},
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "finalise", "run", "hook"}
-    | {"outputs", "output_file"},
+    | {"outputs", "output_file", "torch_snapshot"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample"}

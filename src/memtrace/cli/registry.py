@@ -25,6 +25,9 @@ COMMANDS = (
     CommandSpec("fragmentation", "Which blocks keep unused memory.", "memtrace.cli.fragmentation"),
     CommandSpec("oom", "Why an allocation failed.", "memtrace.cli.oom"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
+    CommandSpec(
+        "import", "Make a trace of torch's memory snapshot.", "memtrace.cli.import_snapshot"
+    ),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),
     CommandSpec("build-hook", "Compile the hook for this torch.", "memtrace.cli.build_hook"),
