@@ -51,6 +51,13 @@ OUTPUTS = (
         "memtrace.export.perfetto",
         "write_perfetto",
     ),
+    OutputSpec(
+        "snapshot",
+        ".pickle",
+        "torch's memory snapshot; for pytorch.org/memory_viz",
+        "memtrace.export.snapshot",
+        "write_snapshot",
+    ),
 )
 
 

@@ -61,10 +61,14 @@ class LiveBlock:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The state before the first event, in the order of addresses."""
+    """The state before the first event, in the order of addresses.
+
+    `unsure`: how many of the blocks may be larger than said, each by less than 1 MiB.
+    """
 
     ranges: list[Range]
     blocks: list[LiveBlock]
+    unsure: int = 0
 
 
 class Ranges:
@@ -73,9 +77,6 @@ class Ranges:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ranges: list[Range] = []
-
-    def __iter__(self) -> object:
-        return iter(self._ranges)
 
     def list(self) -> list[Range]:
         return self._ranges
@@ -151,8 +152,8 @@ def work_out_baseline(device: Device, rounding: Rounding) -> Baseline:
         home = ranges.find(block.address)
         if home is not None:
             block.pool = home.pool
-    _find_block_bytes(device, ranges, blocks, rounding)
-    return Baseline(ranges.list(), blocks)
+    unsure = _find_block_bytes(device, ranges, blocks, rounding)
+    return Baseline(ranges.list(), blocks, unsure)
 
 
 def _live_at_end(device: Device) -> dict[int, LiveBlock]:
@@ -169,12 +170,13 @@ def _live_at_end(device: Device) -> dict[int, LiveBlock]:
 
 def _find_block_bytes(
     device: Device, ranges: Ranges, blocks: list[LiveBlock], rounding: Rounding
-) -> None:
+) -> int:
     """The sizes of blocks that were freed meanwhile: torch tells only what was requested.
 
     Up to the next block or the end of the segment there is one free block at most. Where the rules
     of splitting would not have left so little, the block reaches up to there. Else the first
-    allocation beside it begins where it ends. Where none comes, the rounded size stands.
+    allocation beside it begins where it ends. Where none comes, the rounded size stands: these
+    are counted.
     """
     open_ends: dict[int, tuple[LiveBlock, int]] = {}
     for place, block in enumerate(blocks):
@@ -194,10 +196,10 @@ def _find_block_bytes(
             block.block_bytes = room
         elif not rounding.splits_exactly(rounded):
             open_ends[block.address] = (block, end)
-    if not open_ends:
-        return
-    starts = sorted(open_ends)
+    starts, unsure = sorted(open_ends), len(open_ends)
     for action, address in zip(device.actions, device.addresses, strict=True):
+        if not open_ends:
+            break
         if action == FREE_COMPLETED:
             open_ends.pop(address, None)
         elif action == ALLOC:
@@ -207,5 +209,5 @@ def _find_block_bytes(
                 block, _ = found
                 block.block_bytes = max(block.block_bytes, address - block.address)
                 del open_ends[block.address]
-                if not open_ends:
-                    return
+                unsure -= 1
+    return unsure

@@ -72,6 +72,7 @@ class _Conversion:
         self._spool = spool
         times = [time for device in snapshot.devices for time in _ends(device)]
         self._first_us = min(times, default=0) if snapshot.timed else 0
+        self._unsure = 0  # blocks from before the first event whose size is not known
         self._stack_ids: _Uint32s
         self._op_names: _Uint32s
         self._top_names: _Uint32s
@@ -80,16 +81,16 @@ class _Conversion:
         snapshot, spool = self._snapshot, self._spool
         self._write_stacks()
         expandable = _uses_expandable(snapshot)
-        spool.process(**_facts(snapshot))
         spool.note(MARK, self._ticks(None), "settings", text=_settings(snapshot, expandable))
         rounding = Rounding.of(snapshot.settings, expandable=expandable)
         last = self._ticks(None)
         for device in snapshot.devices:
-            runs = self._cpu_events(device) if device.name == "cpu" else None
-            events = runs or self._cuda_events(device, rounding)
+            cpu = device.name == "cpu"
+            events = self._cpu_events(device) if cpu else self._cuda_events(device, rounding)
             spool.events([events])
             if len(events):
                 last = max(last, int(events["ticks"].max()))
+        spool.process(**_facts(snapshot, self._unsure))
         self._write_annotations(last)
         for device in snapshot.devices:
             if device.name != "cpu" and device.segments:
@@ -123,6 +124,7 @@ class _Conversion:
     def _cuda_events(self, device: Device, rounding: Rounding) -> Events:
         code = 1 + int(device.name.removeprefix("cuda:"))
         baseline = work_out_baseline(device, rounding)
+        self._unsure += baseline.unsure
         before = self._baseline_events(baseline)
         events = np.zeros(len(before) + len(device.actions), EVENT)
         events[: len(before)] = before
@@ -304,17 +306,21 @@ def _settings(snapshot: Snapshot, expandable: bool) -> str:
     )
 
 
-def _facts(snapshot: Snapshot) -> dict[str, Any]:
-    missing = ["modules", "threads", "steps"]
-    if not any(stack.operator for stack in snapshot.stacks.distinct):
-        missing.insert(1, "operators")
-    if len(snapshot.stacks.distinct) == 1:
+def _facts(snapshot: Snapshot, unsure: int) -> dict[str, Any]:
+    stacks, missing = snapshot.stacks.distinct, ["threads", "steps"]
+    if not any(stack.operator for stack in stacks):
+        missing.insert(0, "operators")
+    if not any(frame.module for stack in stacks for frame in stack.frames):
+        missing.insert(0, "modules")
+    if len(stacks) == 1:
         missing.insert(0, "stacks")
     if not snapshot.timed:
         missing.append("times (the order of events stands for them)")
     if not any(device.actions for device in snapshot.devices):
         missing.append("events (only what was live at its end is shown)")
     told = f"a memory snapshot of torch's lacks {', '.join(missing)}"
+    if unsure:
+        told += f"; {unsure:,} blocks from before its first event may each be 1 MiB larger"
     skipped = sum(device.skipped for device in snapshot.devices)
     if skipped:
         told += f"; {skipped:,} events of unknown kinds were left out"

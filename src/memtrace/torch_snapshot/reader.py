@@ -6,6 +6,7 @@ Memory: the values of a snapshot take 10 to 15 times its file, their records 64 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -38,7 +39,8 @@ def write_spool_of(snapshot: Path, spool_dir: Path) -> None:
     paths = json.dumps([str(Path(path).absolute()) for path in sys.path])
     argv = [sys.executable, "-I", "-S", "-c", _CHILD, str(snapshot), str(spool_dir), paths]
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    stderr = None if os.environ.get("MEMTRACE_DEBUG") else subprocess.DEVNULL
+    done = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, stderr=stderr, check=False)
     if done.returncode == 0:
         return
     try:
@@ -53,6 +55,7 @@ def child(snapshot: str, spool_dir: str) -> int:
     # Imported before the limits are set: what the libraries map is not the file's.
     from memtrace.torch_snapshot import convert
 
+    gc.disable()  # of what is read nothing is garbage: looking for it would take most of the time
     try:
         limit(Path(snapshot).stat().st_size)
         convert.convert(Path(snapshot), Path(spool_dir))
