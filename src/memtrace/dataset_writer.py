@@ -67,6 +67,7 @@ class PartWriter:
             column_encoding=encodings,
             store_schema=False,
             write_statistics=True,
+            write_page_checksum=True,  # a flipped bit is an error, never another figure
         )
 
     def write(self, table: pa.Table) -> None:

@@ -20,6 +20,17 @@ LOST_WORDS = frozenset(
     }
 )  # fmt: skip
 
+#: Columns that no row of any trace leaves empty: what everything else is found by.
+NEVER_NULL: dict[str, tuple[str, ...]] = {
+    "events": ("seq", "time_ns", "device", "action"),
+    "allocations": ("allocation_id", "device", "origin", "size_bytes", "alloc_seq"),
+    "segments": ("segment_id", "device", "address", "size_bytes", "alloc_seq"),
+    "stacks": ("stack_id", "depth"),
+    "stages": ("stage_id", "name"),
+    "steps": ("step",),
+    "timeline": ("device", "metric", "bin_start_ns"),
+}
+
 _id = pa.int64()
 _ns = pa.int64()
 _bytes = pa.int64()

@@ -31,7 +31,7 @@ from memtrace.torch_snapshot.forms import (
 )
 from memtrace.torch_snapshot.rounding import Rounding
 
-_SMALL_PAGE_BYTES = 2 << 20
+_SMALL_PAGE_BYTES, _LARGE_PAGE_BYTES = 2 << 20, 20 << 20
 
 
 @dataclass
@@ -144,7 +144,8 @@ def work_out_baseline(device: Device, rounding: Rounding) -> Baseline:
         elif action in (SEGMENT_ALLOC, SEGMENT_MAP):
             ranges.remove(address, address + size)
         elif action in (SEGMENT_FREE, SEGMENT_UNMAP) and size > 0 and address > 0:
-            small, expandable = size == _SMALL_PAGE_BYTES, action == SEGMENT_UNMAP
+            expandable = action == SEGMENT_UNMAP
+            small = size % _LARGE_PAGE_BYTES != 0 if expandable else size == _SMALL_PAGE_BYTES
             pool = pools.get(place, DEFAULT_POOL)
             ranges.add(Range(address, address + size, stream, pool, small, expandable))
     blocks = sorted(live.values(), key=lambda block: block.address)
@@ -152,6 +153,7 @@ def work_out_baseline(device: Device, rounding: Rounding) -> Baseline:
         home = ranges.find(block.address)
         if home is not None:
             block.pool = home.pool
+            home.small = rounding.is_small(block.requested_bytes)
     unsure = _find_block_bytes(device, ranges, blocks, rounding)
     return Baseline(ranges.list(), blocks, unsure)
 

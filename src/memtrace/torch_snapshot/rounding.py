@@ -52,6 +52,10 @@ class Rounding:
             return 2 * power if step == 0 else -(-size_bytes // step) * step
         return -(-size_bytes // _SMALLEST_BYTES) * _SMALLEST_BYTES
 
+    def is_small(self, size_bytes: int) -> bool:
+        """Whether so many bytes come from the pool of small blocks."""
+        return self.round(size_bytes) <= _MIB
+
     def splits_exactly(self, rounded_bytes: int) -> bool:
         """Whether a block of this size is never larger: nothing is too little to be split off."""
         return self.expandable or rounded_bytes <= _MIB
