@@ -30,6 +30,7 @@ from torch_snapshot.golden import pickled
 from trace_builder import failing_trace, serving_trace
 
 _BATCH = 50
+_BATCHES_PER_LINE = 100
 _SECONDS_EACH = 20
 _TRACES_SHARE = 0.1  # they take ten times as long
 _MEMORY_FOR_BYTES = 64 << 20  # as if the file were so large: pyarrow and numpy are in here as well
@@ -48,6 +49,10 @@ class Report:
     def inputs(self) -> int:
         return sum(self.outcomes.values())
 
+    def __str__(self) -> str:
+        told = ", ".join(f"{number:,} {outcome}" for outcome, number in self.outcomes.most_common())
+        return f"{self.inputs:,} inputs: {told}"
+
 
 def fuzz(inputs: int, *, seed: int = 0, only: str = "", seconds: float = 1e9) -> Report:
     """Runs so many inputs, or for so long."""
@@ -56,7 +61,13 @@ def fuzz(inputs: int, *, seed: int = 0, only: str = "", seconds: float = 1e9) ->
         sources = _sources(Path(folder))
         for first in range(seed, seed + inputs, _BATCH):
             seeds = range(first, min(first + _BATCH, seed + inputs))
+            told = len(report.findings)
             _run_batch(seeds, sources, Path(folder), only, report)
+            for finding in report.findings[told:]:
+                sys.stdout.write(f"{finding}\n")
+            if first // _BATCH % _BATCHES_PER_LINE == 0:
+                sys.stdout.write(f"seed {first:,}: {report}\n")
+            sys.stdout.flush()
             if time.monotonic() > until:
                 break
     return report
@@ -134,11 +145,7 @@ def main() -> int:
     report = fuzz(
         arguments.inputs, seed=arguments.seed, only=arguments.only, seconds=arguments.seconds
     )
-    for finding in report.findings:
-        sys.stdout.write(finding + "\n")
-    told = ", ".join(f"{number:,} {outcome}" for outcome, number in report.outcomes.most_common())
-    took = time.monotonic() - start_s
-    sys.stdout.write(f"{report.inputs:,} inputs in {took:.0f} s: {told}\n")
+    sys.stdout.write(f"{report} in {time.monotonic() - start_s:.0f} s\n")
     return 1 if report.findings else 0
 
 

@@ -136,14 +136,12 @@ class _Writing:
             sites = self._sites[key] = Sites(self._trace, key, devices)
             numbers = []
             for frames in frames_of(self._trace, key, sites.distinct):
-                encoded, number = self._words.kept_list(self._frame(*frame) for frame in frames)
+                encoded, number = self._words.kept_list(
+                    self._words.frame(*frame) for frame in frames
+                )
                 out.write(b"(" + encoded + b"e")
                 numbers.append(number)
             self._frames[key] = np.array(numbers, np.uint32)
-
-    def _frame(self, name: str, filename: str, line: int) -> bytes:
-        text = self._words.text
-        return self._words.mapping(name=text(name), filename=text(filename), line=integer(line))
 
     # ---- segments -----------------------------------------------------------------------------
 

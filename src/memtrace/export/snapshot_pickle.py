@@ -28,6 +28,7 @@ class PickleWords:
 
     def __init__(self) -> None:
         self._memo: dict[str, int] = {}
+        self._frames: dict[tuple[str, str, int], int] = {}
         self._next = 0
 
     def text(self, value: str) -> bytes:
@@ -52,6 +53,16 @@ class PickleWords:
         """A dict of encoded values."""
         body = b"".join(self.text(key) + value for key, value in values.items())
         return _DICT + _MARK + body + _SETITEMS
+
+    def frame(self, name: str, filename: str, line: int) -> bytes:
+        """A frame: the first time whole, then by its number in the memo."""
+        known = self._frames.get((name, filename, line))
+        if known is not None:
+            return get(known)
+        self._frames[name, filename, line] = self._next
+        opening = _DICT + self._put() + _MARK
+        names = self.text("name") + self.text(name) + self.text("filename") + self.text(filename)
+        return opening + names + self.text("line") + integer(line) + _SETITEMS
 
     def template(self, columns: Sequence[str]) -> Template:
         """Rows that are dicts, of which all strings are in the memo already.

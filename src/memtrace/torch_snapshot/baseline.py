@@ -129,6 +129,7 @@ def work_out_baseline(device: Device, rounding: Rounding) -> Baseline:
     """What the device held before its first event."""
     ranges, live = ranges_at_end(device), _live_at_end(device)
     pools, sizes = device.pools, device.block_bytes
+    reserves = device.name != "cpu"
     events = zip(device.actions, device.addresses, device.sizes, device.streams, strict=True)
     for place, (action, address, size, stream) in reversed(list(enumerate(events))):
         if action == ALLOC:
@@ -141,6 +142,8 @@ def work_out_baseline(device: Device, rounding: Rounding) -> Baseline:
             block = live.get(address)
             if block is not None:
                 block.freed = False
+        elif not reserves:
+            continue
         elif action in (SEGMENT_ALLOC, SEGMENT_MAP):
             ranges.remove(address, address + size)
         elif action in (SEGMENT_FREE, SEGMENT_UNMAP) and size > 0 and address > 0:

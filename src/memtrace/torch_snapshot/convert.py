@@ -48,6 +48,7 @@ from memtrace.torch_snapshot.unpickle import read_plain
 
 _LEAD_NS = 2_000  # from the beginning to the first event: settings and baseline come before it
 _SMALL_PAGE_BYTES = 2 << 20
+_MOST_SMALL_PAGES = 1 << 16
 _BLOCK_UNIT = 512  # of a preexisting block's bytes
 _CPU_ACTIONS = (ALLOC, FREE_REQUESTED, OOM)
 _Uint32s = npt.NDArray[np.uint32]
@@ -273,7 +274,7 @@ def _spread(numbers: npt.NDArray[np.uint16], ranges: Ranges, device: Device, spo
 def _pages(held: Range) -> Iterator[tuple[int, int]]:
     """Ranges as the allocator maps them: it tells small ones by their size."""
     step = held.end - held.start
-    if held.expandable and held.small:
+    if held.expandable and held.small and step <= _MOST_SMALL_PAGES * _SMALL_PAGE_BYTES:
         step = _SMALL_PAGE_BYTES
     for start in range(held.start, held.end, max(step, 1)):
         yield start, min(start + step, held.end)

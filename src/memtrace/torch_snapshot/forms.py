@@ -35,6 +35,7 @@ DEFAULT_POOL: Pool = (0, 0)
 _MOST_DEVICES = 254
 _MOST_BYTES = 1 << 48  # as in csrc/analyse/lifetimes.cpp: more is damage
 _MOST_ADDRESS = 1 << 62
+_MOST_US = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,15 @@ class _Reading:
                 if pool is not None and pool != DEFAULT_POOL:
                     device.pools[len(actions)] = _pool(pool)
                 block_bytes = event.get("block_size")
-                if type(block_bytes) is int and action == FREE_COMPLETED:
+                if type(block_bytes) is int and action == FREE_COMPLETED and block_bytes > 0:
                     device.block_bytes[len(actions)] = block_bytes
                 actions.append(action)
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             _refuse(f"event {at} of device {index} is none ({type(error).__name__}: {error})")
+        if actions and min(min(addresses), min(sizes), min(times)) < 0:
+            _refuse(f"an event of device {index} has a negative address, size or time")
+        if actions and max(times) > _MOST_US:
+            _refuse(f"an event of device {index} has a time that no clock shows")
         return timed
 
     def _annotations(self) -> Iterator[Annotation]:

@@ -38,6 +38,7 @@ _CHUNK_BYTES = 64 * 1024
 _PER_CHUNK = _CHUNK_BYTES // EVENT.itemsize - 1
 _CHUNKS_AT_A_TIME = 64
 _CONTROL_BYTES = 4096
+_MOST_POOLS = (1 << 16) - 1
 _KINDS = {"name": 1, "stack": 2, "module": 3, "module_path": 4, "pool": 5, "process": 8}
 
 
@@ -81,8 +82,8 @@ class Spool:
         return self._add("stack", stack.frames, frames)
 
     def pool(self, pool: tuple[int, int]) -> int:
-        """The id of a memory pool; 0 is the default one."""
-        if pool == (0, 0):
+        """The id of a memory pool; 0 is the default one, or stands for one too many."""
+        if pool == (0, 0) or self._next.get("pool", 0) == _MOST_POOLS:
             return 0
         return self._known("pool", pool) or self._add("pool", pool, struct.pack("<QQ", *pool))
 
@@ -97,7 +98,8 @@ class Spool:
         module = self._add(
             "module", (path, class_name), struct.pack("<IIQ", self.name(class_name), 0, 0)
         )
-        self._write_text("module_path", module, struct.pack("<I", module) + path.encode())
+        encoded = path.encode("utf-8", "backslashreplace")
+        self._write_text("module_path", module, struct.pack("<I", module) + encoded)
         return module
 
     def _known(self, kind: str, what: object) -> int:
