@@ -119,6 +119,16 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "no address": (
         pickle.dumps({"device_traces": [[{"action": "alloc", "size": 1}]]}), "event 0 of device 0",
     ),
+    "negative size": (
+        pickle.dumps({"device_traces": [[{"action": "alloc", "addr": 1, "size": -1}]]}),
+        "negative",
+    ),
+    "far future": (
+        pickle.dumps({"device_traces": [[
+            {"action": "alloc", "addr": 1, "size": 1, "time_us": (1 << 63) - 1}
+        ]]}),
+        "a time that no clock shows",
+    ),
     "huge block": (
         pickle.dumps({"segments": [{"address": 512, "total_size": 1 << 60, "blocks": []}]}),
         "total_size is",
