@@ -31,7 +31,7 @@ from trace_builder import failing_trace, serving_trace
 
 _BATCH = 50
 _BATCHES_PER_LINE = 100
-_SECONDS_EACH = 20
+_SECONDS_EACH, _PATIENCE_S = 20, 600
 _TRACES_SHARE = 0.1  # they take ten times as long
 _MEMORY_FOR_BYTES = 64 << 20  # as if the file were so large: pyarrow and numpy are in here as well
 
@@ -115,11 +115,14 @@ def _work(seeds: range, sources: list[Path], folder: Path, only: str, pipe: int)
     os.dup2(devnull, 2)
     reader.limit(_MEMORY_FOR_BYTES)
     for seed in seeds:
-        signal.alarm(_SECONDS_EACH)
+        signal.setitimer(signal.ITIMER_PROF, _SECONDS_EACH)  # of the CPU's time: a loop
+        signal.alarm(_PATIENCE_S)  # and this, who waits for ever
         try:
             line = _one(random.Random(seed), sources, folder, only)
         except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            steps = traceback.extract_tb(error.__traceback__)
+            ours = [step for step in steps if "memtrace" in step.filename]
+            place = (ours or steps)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
             told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             line = f"raised seed {seed}: {where} {told}"

@@ -164,8 +164,16 @@ def asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, dic
         table = group.read(["seq", "kind", "text"])
         for row in table.filter(pa.array(equals(table, "kind", "oom"))).to_pylist():
             if row["seq"] in seqs:
-                found[row["seq"]] = json.loads(row["text"])
+                found[row["seq"]] = _told(row["text"])
     return found
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _stacks_of_calls(trace: Trace, key: str, ids: set[Any]) -> dict[Any, int | None]:
