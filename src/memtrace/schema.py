@@ -27,7 +27,7 @@ NEVER_NULL: dict[str, tuple[str, ...]] = {
     "segments": ("segment_id", "device", "address", "size_bytes", "alloc_seq"),
     "stacks": ("stack_id", "depth"),
     "stages": ("stage_id", "name"),
-    "steps": ("step", "start_seq", "start_time_ns"),
+    "steps": ("step", "start_time_ns"),
     "samples": ("time_ns", "seq", "target", "metric"),
     "marks": ("seq", "kind"),
     "operators": ("call_id",),

@@ -70,7 +70,7 @@ def strange(value: Any, rng: random.Random) -> Any:
         elif change == 2 and isinstance(holder[key], int):
             holder[key] = holder[key] + rng.choice((-512, -1, 1, 512, 1 << 20, -(1 << 40)))
         else:
-            holder[key] = rng.choice(_STRANGE)
+            holder[key] = copy.deepcopy(rng.choice(_STRANGE))  # the lists in it are for all
     return value
 
 
