@@ -214,12 +214,30 @@ def test_a_column_of_another_kind_is_damage(
         open_trace(serving)
 
 
+def test_a_column_that_no_trace_lacks(serving: Path) -> None:
+    (file, *_) = next((serving / "allocations").iterdir()).iterdir()
+    table = pq.read_table(file, partitioning=None)
+    pq.write_table(table.drop_columns(["size_bytes"]), file, store_schema=False)
+    with pytest.raises(MemtraceError, match="is truncated or damaged"):
+        open_trace(serving)
+
+
+def test_a_negative_size(serving: Path) -> None:
+    (file, *_) = next((serving / "allocations").iterdir()).iterdir()
+    table = pq.read_table(file, partitioning=None)
+    sizes = pa.array([-1] * table.num_rows, pa.int64())
+    place = table.column_names.index("size_bytes")
+    pq.write_table(table.set_column(place, "size_bytes", sizes), file, store_schema=False)
+    with pytest.raises(MemtraceError, match="is truncated or damaged"):
+        open_trace(serving)
+
+
 def test_a_flipped_bit_in_a_page_is_never_another_figure(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.parquet"
     rows = pa.table(
-        {"seq": pa.array(range(1000), pa.int64()), "address": pa.array(range(1000), pa.uint64())}
+        {name: pa.array(range(1000), pa.int64()) for name in ("allocation_id", "since_seq")}
     )
-    with PartWriter(path, "events", rows.schema) as writer:
+    with PartWriter(path, "names", rows.schema) as writer:
         writer.write(rows)
     whole = path.read_bytes()
     refused = 0
@@ -228,9 +246,9 @@ def test_a_flipped_bit_in_a_page_is_never_another_figure(tmp_path: Path) -> None
         flipped = bytearray(whole)
         flipped[at] ^= 4
         path.write_bytes(flipped)
-        (group,) = row_groups_of([Part("events", path)])
+        (group,) = row_groups_of([Part("names", path)])
         try:
-            assert group.read(["seq", "address"]).equals(rows)
+            assert group.read(["allocation_id", "since_seq"]).equals(rows)
         except MemtraceError:
             refused += 1
     assert refused > 10

@@ -125,7 +125,7 @@ class Part:
 
 
 def _is_of(dataset: str, metadata: pq.FileMetaData) -> bool:
-    """Whether the columns have the dataset's types, and those that are never null no null.
+    """Whether the columns have the dataset's types, and NEVER_NULL holds.
 
     Older traces lack columns, newer ones of this major version have more.
     """
@@ -135,11 +135,18 @@ def _is_of(dataset: str, metadata: pq.FileMetaData) -> bool:
             return False
     never_null = NEVER_NULL.get(dataset, ())
     places = [i for i in range(len(columns)) if columns.column(i).path in never_null]
+    if len(places) != len(never_null):
+        return False
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         for place in places:
             statistics: Any = group.column(place).statistics
-            if statistics is not None and statistics.has_null_count and statistics.null_count:
+            if statistics is None:
+                continue
+            if statistics.has_null_count and statistics.null_count:
+                return False
+            least = statistics.min if statistics.has_min_max else None
+            if isinstance(least, int) and least < 0:
                 return False
     return True
 
