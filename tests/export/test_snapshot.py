@@ -196,6 +196,15 @@ def test_names_that_are_words_of_the_format(tmp_path: Path) -> None:
     assert found == [name or "?" for name in names]
 
 
+def test_a_device_of_an_odd_name(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "odd.memtrace")
+    process = builder.process(pid=1)
+    for device in ("cuda:99999999999", "cuda:one"):
+        process.alloc(device, 512, address=0x1000)
+    builder.write()
+    assert len(exported(open_trace(tmp_path / "odd.memtrace"))["device_traces"]) == 2
+
+
 @pytest.mark.parametrize("form", ["torch-2.2-protocol-2", "torch-2.6"])
 def test_round_trip_of_cuda(form: str, tmp_path: Path) -> None:
     source = tmp_path / "s.pickle"

@@ -113,6 +113,8 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "other dict": (pickle.dumps({"model": [1, 2]}), "it has no segments"),
     "weights": (pickle.dumps([1.5, 2.5]), "segment 0 is no dict"),
     "class": (pickle.dumps(Path), "asks for"),
+    "long name": (b"c" + b"long" * 1000 + b"\nname\n.", "asks for"),
+    "two lines": (b"\x80\x04\x8c\x03a\nb\x8c\x01c\x93.", "asks for a b.c"),
     "protocol 9": (b"\x80\x09}.", "protocol 9"),
     "truncated": (golden.pickled("torch-2.6")[:900], "damaged"),
     "no trace": (pickle.dumps({"segments": [], "device_traces": [7]}), "is no list"),
@@ -144,6 +146,7 @@ def test_what_is_no_snapshot(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     line = refused(path, capsys)
     assert told in line
     assert str(path) in line
+    assert len(line) < 600
 
 
 def test_a_directory_and_what_is_not_there(

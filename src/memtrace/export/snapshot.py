@@ -48,6 +48,7 @@ from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace, device_order
 
 _CPU = "cpu"
+_MOST_DEVICES = 256
 _ALWAYS = (0, 2**63 - 1)
 #: Every key and word that is not the program's, written before all else: a key may then be
 #: referred to, whatever the program calls its functions.
@@ -326,8 +327,9 @@ def _sources(trace: Trace, selection: Selection) -> list[_Source | None]:
         moment = moment or moment_before_first(process.key, device)
         source = _Source(process, device, _layout(trace, moment, process))
         if len(trace.process_list) == 1 and device != _CPU:
-            number = int(device.rpartition(":")[2])
-            sources += [None] * (number - len(sources))
+            number = device.rpartition(":")[2]
+            gap = int(number) - len(sources) if number.isdecimal() else 0
+            sources += [None] * (gap if gap < _MOST_DEVICES else 0)
         sources.append(source)
     return sources
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memtrace.errors import MemtraceError, readable
 from memtrace.torch_snapshot.baseline import (
     Baseline,
     Range,
@@ -46,6 +47,7 @@ from memtrace.torch_snapshot.spool import (
 )
 from memtrace.torch_snapshot.unpickle import read_plain
 
+_MOST_LETTERS = 300
 _LEAD_NS = 2_000  # from the beginning to the first event: settings and baseline come before it
 _SMALL_PAGE_BYTES = 2 << 20
 _MOST_SMALL_PAGES = 1 << 16
@@ -60,8 +62,12 @@ def convert(path: Path, spool_dir: Path) -> None:
     Raises:
         MemtraceError: the file is no snapshot, or a damaged one.
     """
-    value = read_plain(path)
-    snapshot = read_forms(value, most_items=path.stat().st_size)
+    try:
+        value = read_plain(path)
+        snapshot = read_forms(value, most_items=path.stat().st_size)
+    except MemtraceError as error:  # it may quote the file, which may hold anything
+        line = readable(" ".join(str(error).split()))
+        raise MemtraceError(line[:_MOST_LETTERS]) from None
     spool = Spool(spool_dir)
     spool.process(argv=[path.name.encode(errors="backslashreplace").decode()])
     _Conversion(snapshot, spool).run()
