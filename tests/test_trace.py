@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import memtrace
+from memtrace.dataset import Part, row_groups_of
+from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
 from memtrace.schema import SCHEMAS
 from memtrace.trace import device_order, open_trace
@@ -188,6 +190,68 @@ def test_a_truncated_file_is_named(serving: Path, name: str, keep: float) -> Non
     line = refused(serving)
     assert "truncated or damaged" in line
     assert file.name in line
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column", "values"),
+    [
+        ("events", "seq", pa.array(["one"])),
+        ("allocations", "category", pa.array([7])),
+        ("names", "shape", pa.array([["2"]])),
+        ("events", "device", pa.nulls(1, pa.string())),
+        ("segments", "size_bytes", pa.nulls(1, pa.int64())),
+    ],
+)
+def test_a_column_of_another_kind_is_damage(
+    serving: Path, dataset: str, column: str, values: pa.Array
+) -> None:
+    folder = next((serving / dataset).iterdir())
+    table = pa.table({column: values})
+    pq.write_table(table, folder / "part-00000.parquet", store_schema=False)
+    for file in folder.glob("part-*1.parquet"):
+        file.unlink()
+    with pytest.raises(MemtraceError, match=r"part-00000\.parquet is truncated or damaged"):
+        open_trace(serving)
+
+
+def test_a_column_that_no_trace_lacks(serving: Path) -> None:
+    (file, *_) = next((serving / "allocations").iterdir()).iterdir()
+    table = pq.read_table(file, partitioning=None)
+    pq.write_table(table.drop_columns(["size_bytes"]), file, store_schema=False)
+    with pytest.raises(MemtraceError, match="is truncated or damaged"):
+        open_trace(serving)
+
+
+def test_a_negative_size(serving: Path) -> None:
+    (file, *_) = next((serving / "allocations").iterdir()).iterdir()
+    table = pq.read_table(file, partitioning=None)
+    sizes = pa.array([-1] * table.num_rows, pa.int64())
+    place = table.column_names.index("size_bytes")
+    pq.write_table(table.set_column(place, "size_bytes", sizes), file, store_schema=False)
+    with pytest.raises(MemtraceError, match="is truncated or damaged"):
+        open_trace(serving)
+
+
+def test_a_flipped_bit_in_a_page_is_never_another_figure(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    rows = pa.table(
+        {name: pa.array(range(1000), pa.int64()) for name in ("allocation_id", "since_seq")}
+    )
+    with PartWriter(path, "names", rows.schema) as writer:
+        writer.write(rows)
+    whole = path.read_bytes()
+    refused = 0
+    end_of_pages = len(whole) - int.from_bytes(whole[-8:-4], "little") - 8
+    for at in range(4, end_of_pages, 97):
+        flipped = bytearray(whole)
+        flipped[at] ^= 4
+        path.write_bytes(flipped)
+        (group,) = row_groups_of([Part("names", path)])
+        try:
+            assert group.read(["allocation_id", "since_seq"]).equals(rows)
+        except MemtraceError:
+            refused += 1
+    assert refused > 10
 
 
 def test_a_damaged_middle_is_one_line_too(serving: Path) -> None:

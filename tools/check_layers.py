@@ -44,6 +44,8 @@ PYTHON = {
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
     "finalise": BASE
     | {"_core", "run", "report", "dataset_writer", "attribute", "sample", "progress"},
+    # Another tool's file into a spool; the finaliser does the rest.
+    "torch_snapshot": BASE | {"finalise", "run", "progress"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
     # called.
     "dataset": BASE,
@@ -59,7 +61,7 @@ PYTHON = {
     "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
-    | {"outputs", "output_file", "progress"},
+    | {"outputs", "output_file", "progress", "torch_snapshot"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memtrace.errors import MemtraceError
-from memtrace.schema import SCHEMAS
+from memtrace.schema import NEVER_NULL, SCHEMAS
 
 _PARTITION = "process="
 _PARQUET_MAGIC = b"PAR1"
@@ -88,9 +88,12 @@ class Part:
     def metadata(self) -> pq.FileMetaData:
         try:
             with self._open() as file:
-                return pq.read_metadata(file)
+                metadata = pq.read_metadata(file)
+            if not _is_of(self.dataset, metadata):
+                raise damaged(self.path, None)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.path, error) from error
+        return metadata
 
     @cached_property
     def reader(self) -> pq.ParquetFile:
@@ -101,7 +104,12 @@ class Part:
             if name in schema.names and schema.field(name).type == pa.string()
         ]
         try:
-            return pq.ParquetFile(self._open(), metadata=self.metadata, read_dictionary=strings)
+            return pq.ParquetFile(
+                self._open(),
+                metadata=self.metadata,
+                read_dictionary=strings,
+                page_checksum_verification=True,
+            )
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.path, error) from error
 
@@ -114,6 +122,40 @@ class Part:
         """Where each column's chunk lies in a row group (nested columns have other numbers)."""
         schema = self.metadata.schema
         return {schema.column(i).path: i for i in range(len(schema))}
+
+
+def _is_of(dataset: str, metadata: pq.FileMetaData) -> bool:
+    """Whether the columns have the dataset's types, and NEVER_NULL holds.
+
+    Older traces lack columns, newer ones of this major version have more.
+    """
+    schema, columns = SCHEMAS[dataset], metadata.schema
+    for field in columns.to_arrow_schema():
+        if field.name in schema.names and not _same(field.type, schema.field(field.name).type):
+            return False
+    never_null = NEVER_NULL.get(dataset, ())
+    places = [i for i in range(len(columns)) if columns.column(i).path in never_null]
+    if len(places) != len(never_null):
+        return False
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for place in places:
+            statistics: Any = group.column(place).statistics
+            if statistics is None:
+                continue
+            if statistics.has_null_count and statistics.null_count:
+                return False
+            least = statistics.min if statistics.has_min_max else None
+            if isinstance(least, int) and least < 0:
+                return False
+    return True
+
+
+def _same(found: pa.DataType, wanted: pa.DataType) -> bool:
+    # What the items of a list are called is the writer's affair.
+    if isinstance(found, pa.ListType) and isinstance(wanted, pa.ListType):
+        return bool(found.value_type == wanted.value_type)
+    return bool(found == wanted)
 
 
 def parts_in(folder: Path, dataset: str, *, mapped: bool = True) -> list[Part]:

@@ -93,6 +93,7 @@ class PartWriter(_Writer):
             column_encoding=encodings,
             store_schema=False,
             write_statistics=True,
+            write_page_checksum=True,  # a flipped bit is an error, never another figure
         )
 
     def write(self, table: pa.Table) -> None:

@@ -69,6 +69,13 @@ OUTPUTS = (
         "memtrace.page.report",
         "write_report",
     ),
+    OutputSpec(
+        "snapshot",
+        ".pickle",
+        "torch's memory snapshot; for pytorch.org/memory_viz",
+        "memtrace.export.snapshot",
+        "write_snapshot",
+    ),
 )
 
 

@@ -20,6 +20,21 @@ LOST_WORDS = frozenset(
     }
 )  # fmt: skip
 
+#: Columns that no row of any trace leaves empty, or below 0: what everything else is found by.
+NEVER_NULL: dict[str, tuple[str, ...]] = {
+    "events": ("seq", "time_ns", "device", "action"),
+    "allocations": ("allocation_id", "device", "origin", "size_bytes", "alloc_seq"),
+    "segments": ("segment_id", "device", "address", "size_bytes", "alloc_seq"),
+    "stacks": ("stack_id", "depth"),
+    "stages": ("stage_id", "name", "start_time_ns"),
+    "steps": ("step", "start_time_ns"),
+    "samples": ("time_ns", "seq", "target", "metric"),
+    "marks": ("seq", "kind"),
+    "operators": ("call_id",),
+    "names": ("allocation_id",),
+    "timeline": ("device", "metric", "bin_start_ns"),
+}
+
 _id = pa.int64()
 _ns = pa.int64()
 _bytes = pa.int64()

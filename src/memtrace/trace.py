@@ -59,7 +59,8 @@ class Process:
     @property
     def device_names(self) -> dict[str, str]:
         """Devices as the driver names them: {"cuda:0": "NVIDIA H100 80GB HBM3"}."""
-        return {str(d["device"]): str(d.get("name") or "") for d in self.listed("devices")}
+        listed = self.listed("devices")
+        return {str(d.get("device")): str(d.get("name") or "") for d in listed}
 
     def listed(self, column: str) -> list[dict[str, Any]]:
         """A column that holds a JSON list of objects; empty when it holds none."""
@@ -76,7 +77,9 @@ class Process:
             value = json.loads(self.row.get("dataset_rows") or "{}")
         except ValueError:
             return {}
-        return {str(name): int(rows) for name, rows in value.items()}
+        if not isinstance(value, dict):
+            return {}
+        return {str(name): rows for name, rows in value.items() if isinstance(rows, int)}
 
     def __str__(self) -> str:
         return f"process {self.pid}" + (f" (rank {self.rank})" if self.rank is not None else "")

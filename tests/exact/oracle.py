@@ -34,6 +34,7 @@ def run_with_history(path: str) -> dict[str, Any]:
         "stats": stats,
         "traces": snapshot["device_traces"],
         "segments": snapshot["segments"],
+        "settings": snapshot["allocator_settings"],
     }
 
 

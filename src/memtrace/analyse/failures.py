@@ -111,7 +111,7 @@ class _Askers:
     """The marks and the stacks that the failures of one process refer to, read once for all."""
 
     def __init__(self, trace: Trace, key: str, failures: Sequence[Failure]) -> None:
-        self.asked = _asked_by_seq(trace, key, {failure.moment.seq for failure in failures})
+        self.asked = asked_by_seq(trace, key, {failure.moment.seq for failure in failures})
         forward = {asked.get("forward_call_id") for asked in self.asked.values()}
         self.stack_of_call = _stacks_of_calls(trace, key, forward - {None})
         stacks = {failure.moment.stack_id for failure in failures} | {*self.stack_of_call.values()}
@@ -147,7 +147,8 @@ class _Askers:
 _TOLD = ("operator", "top_operator", "forward_operator", "module", "module_class", "source")
 
 
-def _asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, dict[str, Any]]:
+def asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What the marks of these failures say of who asked."""
     found: dict[int, dict[str, Any]] = {}
     for group in trace.datasets["marks"].row_groups(key):
         if not may_hold(group, "kind", "oom"):
@@ -155,8 +156,16 @@ def _asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, di
         table = group.read(["seq", "kind", "text"])
         for row in table.filter(pa.array(equals(table, "kind", "oom"))).to_pylist():
             if row["seq"] in seqs:
-                found[row["seq"]] = json.loads(row["text"])
+                found[row["seq"]] = _told(row["text"])
     return found
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _stacks_of_calls(trace: Trace, key: str, ids: set[Any]) -> dict[Any, int | None]:

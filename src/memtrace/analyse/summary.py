@@ -198,7 +198,9 @@ def _lost(text: str | None) -> dict[str, int]:
         kinds = json.loads(text or "{}")
     except ValueError:
         return {}
-    return {str(kind): int(count) for kind, count in kinds.items()}
+    if not isinstance(kinds, dict):
+        return {}
+    return {str(kind): count for kind, count in kinds.items() if isinstance(count, int)}
 
 
 def _reconciled(process: Process, used: list[str]) -> str:

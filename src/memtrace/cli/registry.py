@@ -29,6 +29,9 @@ COMMANDS = (
     CommandSpec("report", "Write a page of HTML that shows it all.", "memtrace.cli.report"),
     CommandSpec("diff", "What changed between two traces.", "memtrace.cli.diff"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
+    CommandSpec(
+        "import", "Make a trace of torch's memory snapshot.", "memtrace.cli.import_snapshot"
+    ),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),
     CommandSpec("build-hook", "Compile the hook for this torch.", "memtrace.cli.build_hook"),

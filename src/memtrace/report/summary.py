@@ -71,11 +71,13 @@ def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> l
         Line(f"  ran      {command}"),
         Line(f"  process  {root.process.pid} on {row['host']}{lasted}; ended: {_ended(root)}"),
     ]
+    if row["start_method"] == "imported":
+        lines = [Line(f"  of       torch's memory snapshot {command}, its events{lasted}")]
     if versions:
         lines.append(Line(f"  with     {', '.join(versions)}"))
     lines.append(Line(f"  holds    {held}{of}"))
     lines += trouble_lines(summary, shown_processes(summary))
-    if main.process.row["torch_version"]:
+    if main.process.row["torch_version"] or main.process.row["reconciled"] is not None:
         lines.append(_reconciled(summary, main))
     return lines
 
