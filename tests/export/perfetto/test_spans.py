@@ -75,9 +75,17 @@ def test_a_window_cuts_what_reaches_beyond_it(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     process = builder.process()
     process.alloc("cpu", 1)
-    for name, start, end in (("early", 0, 9), ("over", 5, 30), ("in", 12, 13), ("killed", 14, None),
-                             ("late", 21, 22)):  # fmt: skip
-        process.rows["stages"].append({"name": name, "start_time_ns": start, "end_time_ns": end})
+    spans = [
+        ("early", 0, 9),
+        ("over", 5, 30),
+        ("in", 12, 13),
+        ("killed", 14, None),
+        ("late", 21, 22),
+    ]
+    for stage, (name, start, end) in enumerate(spans, 1):
+        process.rows["stages"].append(
+            {"stage_id": stage, "name": name, "start_time_ns": start, "end_time_ns": end}
+        )
     parsed = exported(open_trace(builder.write()), Selection(window_ns=(10, 20)))
     assert [
         (item.name, item.start_ns - ORIGIN_NS, (item.end_ns or 0) - ORIGIN_NS)
