@@ -142,7 +142,8 @@ class Reader:
             stderr=subprocess.STDOUT, timeout=240, check=False,
         )  # fmt: skip
         self.status = done.returncode
-        printed = re.sub(r"Simulated GPU \d+", gpu[0], done.stdout) if gpu else done.stdout
+        printed = done.stdout.replace(str(self.folder), "/home/you")
+        printed = re.sub(r"Simulated GPU \d+", gpu[0], printed) if gpu else printed
         if done.returncode and not status_shown:
             self.differences.append(f"$ {command.line}\nstatus {done.returncode}:\n{printed}")
         elif command.shown and not same_lines(
@@ -198,7 +199,9 @@ def _words(line: str) -> list[str | float]:
         if match["size"]:
             words.append(float(match["size"].replace(",", "")) * _UNITS[match["unit"]])
         else:
-            words.append("time" if match["time"] else "number" if match["number"] else match["text"])
+            words.append(
+                "time" if match["time"] else "number" if match["number"] else match["text"]
+            )
     return words
 
 

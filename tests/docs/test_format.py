@@ -14,7 +14,9 @@ ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \| (.*) \|$", re.MULTILINE)
 def told() -> dict[str, list[tuple[str, str]]]:
     sections = re.split(r"^## (\w+)$", TEXT, flags=re.MULTILINE)[1:]
     pairs = zip(sections[::2], sections[1::2], strict=True)
-    return {name: [(column, type_) for column, type_, _ in ROW.findall(body)] for name, body in pairs}
+    return {
+        name: [(column, type_) for column, type_, _ in ROW.findall(body)] for name, body in pairs
+    }
 
 
 def test_every_column_is_there_with_its_type() -> None:
