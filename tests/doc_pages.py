@@ -4,8 +4,8 @@
     ```diff train.py        the block changes train.py: what it takes away must be there once
     ```console              `$ command`, then what it prints
 
-Between two shown lines `...` stands for any lines. A command ends with status 0, unless the next one
-is `echo $?`, which shows it. `<!-- runs on: NVIDIA L4, 24 GiB -->` says that a page needs a GPU.
+Between two shown lines `...` stands for any lines. A command ends with status 0, unless the next
+one is `echo $?`, which shows it. `<!-- runs on: NVIDIA L4, 24 GiB -->`: it needs a GPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed, and the lines shown below it; `sampled`: sizes are the system's, not torch's."""
+    """What is typed, and the lines shown below it; `sampled`: sizes are the system's counts."""
 
     line: str
     shown: tuple[str, ...]
@@ -154,7 +154,7 @@ class Reader:
 
 
 def reader_environment(folder: Path, plain: dict[str, str]) -> dict[str, str]:
-    """`plain` with `python` and `memtrace` of this interpreter on PATH; they are made in `folder`."""
+    """`plain` with `python` and `memtrace` of this interpreter on PATH, made in `folder`."""
     folder.mkdir()
     for name, words in (("python", ""), ("memtrace", "-m memtrace ")):
         script = folder / name
@@ -164,7 +164,7 @@ def reader_environment(folder: Path, plain: dict[str, str]) -> dict[str, str]:
 
 
 def same_lines(shown: Sequence[str], printed: Sequence[str], *, sampled: bool = False) -> bool:
-    """Whether this was printed: the same words; numbers may differ, sizes (unless sampled) not much.
+    """Whether this was printed: the same words; numbers may differ, sizes (if not sampled) little.
 
     `...` is any lines, also none; at the end of a line it is any words.
     """

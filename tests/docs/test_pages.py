@@ -9,6 +9,7 @@ import pytest
 
 import simcuda
 from doc_pages import DOCS, Page, Reader, pages, read_page, reader_environment, same_lines
+from memtrace.cli.registry import COMMANDS
 from program_runs import plain_environment
 
 
@@ -46,6 +47,12 @@ def test_the_index_names_every_page() -> None:
     index = (DOCS / "README.md").read_text()
     others = [named(Page(path, ())) for path in DOCS.rglob("*.md") if path.name != "README.md"]
     assert [name for name in others if f"({name})" not in index] == []
+
+
+def test_every_command_is_told_of() -> None:
+    names = [spec.name for spec in COMMANDS]
+    told = "\n".join(page.read_text() for page in DOCS.rglob("*.md"))
+    assert [name for name in names if not re.search(rf"memtrace {name}\b", told)] == []
 
 
 @pytest.mark.parametrize(
