@@ -24,7 +24,7 @@ _FACTORIES = frozenset(
 _DISPATCH = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\b")
 # An operator's class is its name and overload joined: add_Tensor, empty_memory_format.
 _OVERLOAD = re.compile(r"_(?:[A-Z]\w*|memory_format|out|dim|int|names|self|dtype|other|low)$")
-_NATIVE_FILE = re.compile(r"\.(?:c|cc|cpp|cxx|cu|cuh|h|hh|hpp|inc|so[.\d]*)$")
+_NATIVE_FILE = re.compile(r"\.(?:c|cc|cpp|cxx|cu|cuh|h|hh|hpp|inc|so[.\d]*|S)$")
 _MOST_FRAMES = 512  # as the recorder's own walk
 _MOST_LINE = (1 << 31) - 1
 
