@@ -100,9 +100,9 @@ class Training:
         calls = [_frame("_call_impl", f"{_TORCH}/nn/modules/module.py", 1787),
                  _frame("_wrapped_call_impl", f"{_TORCH}/nn/modules/module.py", 1776)]  # fmt: skip
         loop = [_frame(f"run_{n}", "/home/u/train.py", 40 + 9 * n) for n in range(_DEPTH)]
-        self._setup = _stacks("__init__", calls, loop)
-        self._forward = _stacks("forward", calls, loop)
-        self._backward = _stacks("backward", calls, loop)
+        self._setup = _stacks("__init__", 100, calls, loop)
+        self._forward = _stacks("forward", 200, calls, loop)
+        self._backward = _stacks("backward", 300, calls, loop)
 
     def run(self) -> None:
         sites = len(self._forward)
@@ -173,11 +173,11 @@ def _frame(name: str, filename: str, line: int) -> Frame:
     return {"name": name, "filename": filename, "line": line}
 
 
-def _stacks(name: str, calls: list[Frame], loop: list[Frame]) -> list[list[Frame]]:
+def _stacks(name: str, line: int, calls: list[Frame], loop: list[Frame]) -> list[list[Frame]]:
     """One stack of each operator of each layer, innermost frame first."""
     found = []
     for layer in range(_LAYERS):
-        outer = _frame(name, "/home/u/model.py", 1000 + layer)
+        outer = _frame(name, "/home/u/model.py", line + layer)
         for place, part in enumerate(_PARTS):
             inner = [_frame(part, "/home/u/layers.py", 100 * layer + place), *calls]
             found.append([*inner, outer, *calls, *loop][:_DEPTH])
