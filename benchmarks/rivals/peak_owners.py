@@ -11,7 +11,7 @@ One snapshot of a made-up training (made_up_snapshot.py) for each number of even
 is not given is left out. Each command is a process of its own, within limits of time and of address
 space. Medians of three interleaved rounds; one round of what takes more than ten seconds. What
 failed is not tried at larger sizes. Ends with an error where a tool states another peak than the
-events were made with.
+events were made with, or Mosaic another number of bytes than memtrace for any stack of it.
 
 What the tools tell differs. _memory_viz.py is run as a file, so that torch is not imported. Its
 `memory` draws who holds memory at the *end*; who held the peak, its `trace_plot` leaves to a
@@ -26,75 +26,21 @@ import argparse
 import importlib.util
 import json
 import os
-import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from finalise.throughput import measure as finalise
 from finalise.throughput import write_spool
+from rivals.limited_run import Limits, Result, Tool, run, size_bytes
 
 _ROUNDS, _SHORT_S = 3, 10.0
-_OUT_OF_MEMORY = r"MemoryError|bad_alloc|malloc|annot allocate memory|more memory"
-
-# From a small process: a child's peak of resident memory begins with its parent's.
-_LAUNCH = """
-import json, os, resource, signal, sys, time
-limit_s, limit_bytes, log, argv = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-told = [(os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2)]
-begun = time.perf_counter()
-pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=told, setpgroup=0)
-late = []
-signal.signal(signal.SIGALRM, lambda *_: (late.append(True), os.killpg(pid, signal.SIGKILL)))
-signal.alarm(limit_s)
-_, status, use = os.wait4(pid, 0)
-signal.alarm(0)
-wall_s, code = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
-print(json.dumps({"wall_s": wall_s, "cpu_s": use.ru_utime + use.ru_stime,
-                  "peak_mib": use.ru_maxrss / 1024, "code": code, "late": bool(late)}))
-"""
-
-
-@dataclass
-class Tool:
-    """A command line, what it writes, and the words in its output that state the peak in GiB."""
-
-    name: str
-    argv: list[str]
-    writes: Path | None = None
-    states: str | None = None
-    environ: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Limits:
-    seconds: int
-    gib: int
-
-
-@dataclass
-class Result:
-    """Medians over the rounds; `failure` instead of them."""
-
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    peak_mib: list[float] = field(default_factory=list)
-    written_bytes: int = 0
-    stated_bytes: int | None = None
-    failure: str = ""
-
-    def told(self) -> tuple[float, float, float]:
-        wall_s, cpu_s, peak_mib = map(statistics.median, (self.wall_s, self.cpu_s, self.peak_mib))
-        return wall_s, cpu_s, peak_mib
 
 
 def tools(folder: Path, options: argparse.Namespace) -> list[Tool]:
@@ -119,7 +65,8 @@ def tools(folder: Path, options: argparse.Namespace) -> list[Tool]:
         mosaic = [str(checkout / ".venv/bin/python"), "-m"]
         words = [*mosaic, "mosaic.cmd.get_memory_usage_peak", "--snapshot", str(pickle)]
         states = r"Total Overall Peak Memory Usage \(Dynamic \+ Static\): ([\d.]+) GiB"
-        told.append(Tool("mosaic_get_memory_usage_peak", words, None, states, environ))
+        owners = r"Num of Calls: (\d+), Memory Usage: ([\d.e-]+) GiB"
+        told.append(Tool("mosaic_get_memory_usage_peak", words, None, states, owners, environ))
         words = [*mosaic, "mosaic.cmd.get_memory_profile", "--snapshot", str(pickle),
                  "--out-path", str(page)]  # fmt: skip
         told.append(Tool("mosaic_get_memory_profile", words, page, environ=environ))
@@ -129,35 +76,6 @@ def tools(folder: Path, options: argparse.Namespace) -> list[Tool]:
         Tool("memtrace peak --by stack", [*ours, "peak", "--by", "stack", str(trace)]),
         Tool("memtrace report", [*ours, "report", "--force", str(trace), "-o", str(page)], page),
     ]
-
-
-def run(tool: Tool, result: Result, limits: Limits, folder: Path) -> None:
-    """One round of a tool."""
-    log = folder / "log.txt"
-    words = [str(limits.seconds), str(limits.gib << 30), str(log), *tool.argv]
-    launch = [sys.executable, "-S", "-c", _LAUNCH, *words]
-    environ = os.environ | tool.environ
-    done = subprocess.run(launch, stdout=subprocess.PIPE, cwd=folder, env=environ, check=True)
-    told, said = json.loads(done.stdout), log.read_text(errors="replace")
-    if told["late"]:
-        so_far = told["peak_mib"] / 1024
-        result.failure = f"does not finish in {limits.seconds} s ({so_far:.1f} GiB by then)"
-    elif told["code"] and re.search(_OUT_OF_MEMORY, said):
-        result.failure = f"out of memory at {limits.gib} GiB, after {told['wall_s']:.0f} s"
-    elif told["code"]:
-        last = said.strip().splitlines()[-1:] or [""]
-        result.failure = f"fails with status {told['code']}: {last[0][:100]}"
-    else:
-        for name in ("wall_s", "cpu_s", "peak_mib"):
-            getattr(result, name).append(told[name])
-        result.written_bytes = _size_bytes(tool.writes) if tool.writes else 0
-        if tool.states:
-            stated = re.search(tool.states, said)
-            result.stated_bytes = round(float(stated[1]) * 2**30) if stated else -1
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(p.stat().st_size for p in (path, *path.rglob("*")) if p.is_file())
 
 
 @dataclass
@@ -187,7 +105,7 @@ def measure(events: int, options: argparse.Namespace, reached: Reached, folder: 
                 where = reached.failed if result.failure else reached.opened
                 where[tool.name] = events
     load = " ".join(f"{part:.1f}" for part in os.getloadavg())
-    pickle_mb, trace_mb = _size_bytes(pickle) / 1e6, _size_bytes(trace) / 1e6
+    pickle_mb, trace_mb = size_bytes(pickle) / 1e6, size_bytes(trace) / 1e6
     print(f"\n{made['events']:,} events, load {load}: torch's pickle {pickle_mb:,.1f} MB, "
           f"memtrace's trace {trace_mb:,.1f} MB")  # fmt: skip
     show(wanted, results)
@@ -203,7 +121,7 @@ def measure_recorded(events: int, options: argparse.Namespace, folder: Path) -> 
     tool, result = Tool(f"memtrace peak of {events:,} recorded events", words), Result()
     for _ in range(_ROUNDS):
         run(tool, result, Limits(options.seconds, options.gib), folder)
-    print(f"\nmemtrace's own trace of {events:,} events: {_size_bytes(trace) / 1e6:,.1f} MB")
+    print(f"\nmemtrace's own trace of {events:,} events: {size_bytes(trace) / 1e6:,.1f} MB")
     show([tool], {tool.name: result})
 
 
@@ -228,20 +146,36 @@ def _cells(wall_s: float, cpu_s: float, peak_mib: float) -> str:
 
 
 def check(results: dict[str, Result], made: dict[str, int], trace: Path) -> None:
-    """Whoever states the peak must state the one that the events were made with."""
-    stated = {name: r.stated_bytes for name, r in results.items() if r.stated_bytes is not None}
-    wrong = {name: n for name, n in stated.items() if n != made["peak_requested_bytes"]}
+    """Who states the peak must state the one that was made; who names owners, the same ones."""
+    wrong = [
+        f"{name}: {result.stated_bytes:,}"
+        for name, result in results.items()
+        if result.stated_bytes not in (None, made["peak_requested_bytes"])
+    ]
+    agree = [name for name, result in results.items() if result.stated_bytes is not None]
     if not results["memtrace import"].failure:
+        agree.append("memtrace")
         for of in ("requested", "allocated"):
-            argv = [sys.executable, "-m", "memtrace", "peak", str(trace), "--of", of, "--json"]
-            name = f"memtrace peak --of {of}"
-            stated[name] = json.loads(subprocess.check_output(argv))["total_bytes"]
-            if stated[name] != made[f"peak_{of}_bytes"]:
-                wrong[name] = stated[name]
+            peak = _our_peak(trace, of)
+            if peak["total_bytes"] != made[f"peak_{of}_bytes"]:
+                wrong.append(f"memtrace peak --of {of}: {peak['total_bytes']:,}")
+            owners = sorted((row["allocations"], row["requested_bytes"]) for row in peak["groups"])
+            for name, result in results.items():
+                if of == "requested" and result.owners and sorted(result.owners) != owners:
+                    wrong.append(f"{name} and memtrace name other owners")
     if wrong:
-        raise SystemExit(f"these state another peak than was made: {wrong}, made {made}")
-    print(f"\npeak {made['peak_requested_bytes']:,} bytes requested, "
-          f"{made['peak_allocated_bytes']:,} in blocks: so say {', '.join(stated)}")  # fmt: skip
+        raise SystemExit(f"another peak than was made: {'; '.join(wrong)}; made: {made}")
+    requested, allocated = made["peak_requested_bytes"], made["peak_allocated_bytes"]
+    print(
+        f"\npeak {requested:,} bytes requested, {allocated:,} in blocks: {', '.join(agree)} agree"
+    )
+
+
+def _our_peak(trace: Path, of: str) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "memtrace", "peak", str(trace), "--of", of, "--json"]
+    told = subprocess.check_output([*argv, "--by", "stack", "--top", "1000000"])
+    peak: dict[str, Any] = json.loads(told)
+    return peak
 
 
 def main() -> None:
