@@ -19,7 +19,7 @@ BUILD_TOOLS := cmake ninja pybind11 scikit-build-core
 CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench bench-cuda-sim clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -127,6 +127,10 @@ bench: $(VENV)/.installed
 bench-cuda-sim: $(CUDA_VENV)/.installed
 	$(CUDA_BIN)/python benchmarks/record/cuda_history.py
 	$(CUDA_BIN)/python benchmarks/exact/first_divergence.py
+
+# RIVALS="--mosaic DIR --flamegraph FILE": how to get these, the benchmark says.
+bench-rivals: $(VENV)/.installed
+	$(BIN)/python benchmarks/rivals/peak_owners.py $(RIVALS)
 
 clean:
 	rm -rf build .build .simcuda $(VENV) $(CUDA_VENV) demo.memtrace
