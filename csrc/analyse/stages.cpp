@@ -73,7 +73,7 @@ void Stages::end_plain_in(int64_t block, Place place) {
 }
 
 void Stages::step_begin(const Note& note, Place place) {
-  if (steps_.size() >= kMostOpen)
+  if (steps_.size() >= kMostOpen || note.value == 0 || note.value > INT64_MAX) // damage
     return;
   const OpenStage* own = innermost(note.tail.thread);
   const OpenStage* stage = own ? own : shared();

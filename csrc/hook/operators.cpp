@@ -34,9 +34,13 @@ bool is_scope(const OperatorCall& call, at::RecordScope scope) noexcept {
   return call.scope == static_cast<uint8_t>(scope);
 }
 
+uintptr_t address_of(const at::RecordFunction& function) noexcept {
+  return reinterpret_cast<uintptr_t>(&function);
+}
+
 // A call whose end ran on another thread (asynchronous user scopes) stays behind on this one. The
 // place of its RecordFunction on the C stack being used again shows that it is over.
-[[gnu::noinline]] void drop_stale(ThreadState& state, const void* function) noexcept {
+[[gnu::noinline]] void drop_stale(ThreadState& state, uintptr_t function) noexcept {
   for (uint32_t i = 1; i <= state.depth; ++i)
     if (state.calls[i].function == function)
       state.depth = i - 1;
@@ -55,14 +59,15 @@ bool start_call(const at::RecordFunction& function) noexcept {
     scope.recording().lose(Loss::operators_deep);
     return false;
   }
-  if (state.calls[state.depth].function <= &function) [[unlikely]]
-    drop_stale(state, &function); // a nested call lies lower on the C stack
+  const uintptr_t address = address_of(function);
+  if (state.calls[state.depth].function <= address) [[unlikely]]
+    drop_stale(state, address); // a nested call lies lower on the C stack
   const NameSlot& name = name_of(state, function, scope.recording());
   const OperatorCall& parent = state.calls[state.depth];
   OperatorCall& call = state.calls[++state.depth];
   const at::RecordScope kind = function.scope();
   const bool user = kind == at::RecordScope::USER_SCOPE;
-  call.function = &function;
+  call.function = address;
   call.sequence_number = function.seqNr();
   call.forward_thread = function.forwardThreadId();
   call.call = ++state.last_call;
@@ -100,7 +105,7 @@ bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
     return OptimizerScope::none;
   ThreadState& state = scope.state();
   OperatorCall& call = state.calls[state.depth];
-  if (call.function != &function) // another recording has begun
+  if (call.function != address_of(function)) // another recording has begun
     return OptimizerScope::none;
   const OptimizerScope optimizer = name_of(state, function, scope.recording()).optimizer;
   if (is_scope(call, at::RecordScope::BACKWARD_FUNCTION)) {
@@ -164,7 +169,7 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
 }
 
 // False: it began before this recording, was too deep, or ended on another thread.
-[[gnu::noinline]] bool leave_inner_calls(ThreadState& state, const void* function) noexcept {
+[[gnu::noinline]] bool leave_inner_calls(ThreadState& state, uintptr_t function) noexcept {
   for (uint32_t at = state.depth; at > 0; --at) {
     if (state.calls[at].function == function) {
       state.depth = at;
@@ -180,7 +185,8 @@ ContextKind end_call(const at::RecordFunction& function) noexcept {
   if (!scope) [[unlikely]]
     return ContextKind::none;
   ThreadState& state = scope.state();
-  if (state.calls[state.depth].function != &function && !leave_inner_calls(state, &function))
+  const uintptr_t address = address_of(function);
+  if (state.calls[state.depth].function != address && !leave_inner_calls(state, address))
       [[unlikely]]
     return ContextKind::none;
   OperatorCall& call = state.calls[state.depth--];

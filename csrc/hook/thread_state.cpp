@@ -49,7 +49,7 @@ ThreadState* make_thread_state() noexcept {
   auto* state = new (std::nothrow) ThreadState{};
   if (!state)
     return nullptr;
-  state->calls[0].function = reinterpret_cast<const void*>(UINTPTR_MAX); // above all on the C stack
+  state->calls[0].function = UINTPTR_MAX; // above all on the C stack
   {
     std::lock_guard lock(g_states_mutex);
     state->next = g_states;

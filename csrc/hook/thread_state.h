@@ -33,7 +33,7 @@ inline std::atomic<Recording*> g_recording{nullptr};
 inline Recording g_no_recording{};
 
 struct OperatorCall {
-  const void* function; // the at::RecordFunction, to match its end with its start
+  uintptr_t function; // address of the at::RecordFunction, to match its end with its start
   uint64_t start_ticks;
   int64_t sequence_number;
   uint64_t forward_thread; // of the forward call that this is the backward of; 0: none

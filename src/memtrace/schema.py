@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 FORMAT_VERSION = 1
-ATTRIBUTION_VERSION = 3
+ATTRIBUTION_VERSION = 4
 
 #: Kinds of `lost_events` that cost words and never bytes: the end of a stack, a name. All others
 #: mean that records are missing, or do not fit together: sums are bounds then.

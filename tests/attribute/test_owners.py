@@ -39,16 +39,19 @@ def test_a_label_with_a_category_and_no_name_shows_nothing_else(program: Program
     assert program.attributed()[1]["label"] is None
 
 
-def test_gradients_and_states_belong_to_the_module_of_their_parameter(program: Program) -> None:
+def test_weights_and_what_is_theirs_belong_to_their_module(program: Program) -> None:
     p = program.process
     known_modules(program)
-    gradient, state, unknown, own, weight = (p.alloc("cpu", 8) for _ in range(5))
+    gradient, state, unknown, own = (p.alloc("cpu", 8) for _ in range(4))
+    weight, buffer, made = (p.alloc("cpu", 8) for _ in range(3))
     own["module"], own["module_class"] = "h.9.fc", "Other"
     p.name(gradient, "grad of h.0.fc.weight", kind="gradient")
     p.name(state, "sum of squares of h.0.fc.bias", kind="optimizer_state")
     p.name(unknown, "grad of h.1.fc.weight", kind="gradient")
     p.name(own, "grad of h.0.fc.weight", kind="gradient")
     p.name(weight, "h.0.fc.weight", kind="weight")
+    p.name(buffer, "h.0.mask", kind="buffer")
+    p.name(made, "made", kind="weight")  # of a model that no step has told
     rows = program.attributed()
     assert [shown(rows[row["allocation_id"]]) for row in (gradient, state, unknown, own)] == [
         ("grad of h.0.fc.weight", "h.0.fc", "Linear"),
@@ -56,7 +59,11 @@ def test_gradients_and_states_belong_to_the_module_of_their_parameter(program: P
         ("grad of h.1.fc.weight", "h.1.fc", None),
         ("grad of h.0.fc.weight", "h.9.fc", "Other"),
     ]
-    assert shown(rows[weight["allocation_id"]]) == ("h.0.fc.weight", None, None)
+    assert [shown(rows[row["allocation_id"]]) for row in (weight, buffer, made)] == [
+        ("h.0.fc.weight", "h.0.fc", "Linear"),
+        ("h.0.mask", "h.0", None),
+        ("made", None, None),
+    ]
 
 
 def test_parameters_of_the_root_itself(program: Program) -> None:

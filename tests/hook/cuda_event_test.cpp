@@ -106,13 +106,13 @@ void check_entries(const std::vector<Entry>& entries, const OperatorCall* call,
       HookScope join;
     } // gives the thread its state
     if (call) {
-      t_state->calls[0] = *call;
+      t_state->calls[1] = *call;
       t_state->depth = 1;
     }
     for (const Entry& entry : entries)
       record(entry);
     if (call)
-      CHECK(t_state->calls[0].touched == !entries.empty());
+      CHECK(t_state->calls[1].touched == !entries.empty());
   });
   recording.stop();
   const std::vector<Record> written = recording.records();

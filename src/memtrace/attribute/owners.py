@@ -1,4 +1,4 @@
-"""What is shown first of a row, its label; and the module of what belongs to a parameter."""
+"""What is shown first of a row, its label; and the module that weights, and what is theirs, are of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from memtrace.attribute.facts import Facts
 from memtrace.categories import CATEGORIES
 from memtrace.dataset import Part, row_groups_of
 
-_OF_PARAMETERS = tuple(CATEGORIES.index(name) for name in ("gradient", "optimizer_state"))
+_OF_MODULES = tuple(
+    CATEGORIES.index(name) for name in ("weight", "buffer", "gradient", "optimizer_state")
+)
 #: As gradients and states are called: "exp_avg of h.0.mlp.c_fc.weight".
 _OF = " of "
 _GRAPH = "graph:"
@@ -40,7 +42,10 @@ def _graph_pool(pool: str, facts: Facts) -> str | None:
 
 
 class ParameterModules:
-    """The module of gradients and optimizer state: the parameter's."""
+    """The module of weights and buffers, by their names, and of a weight's gradient and state.
+
+    They are made outside of any call of their module.
+    """
 
     def __init__(self, facts: Facts, stacks: Sequence[Part]) -> None:
         self._facts = facts
@@ -53,7 +58,7 @@ class ParameterModules:
         """The columns module and module_class as codes and words, those that lack one filled in."""
         modules, module_words = columns.words("module")
         classes, class_words = columns.words("module_class")
-        wanted = np.isin(verdict.category, _OF_PARAMETERS) & (modules == NONE)
+        wanted = np.isin(verdict.category, _OF_MODULES) & (modules == NONE)
         rows = np.flatnonzero(wanted & (verdict.proof == IDENTITY))
         if not len(rows):
             return (modules, module_words), (classes, class_words)
