@@ -1,4 +1,4 @@
-"""What is shown first of a row, its label; and the module that weights, and what is theirs, are of."""
+"""What is shown first of a row, its label; and the module of weights and of what is theirs."""
 
 from __future__ import annotations
 
