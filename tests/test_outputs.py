@@ -75,9 +75,13 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     builder = TraceBuilder(tmp_path / "run.memtrace")
     p = builder.process()
     for place, device in enumerate(DEVICES, 1):
-        kept = p.alloc(device, place * MIB + 12, operator="aten::empty", module=f"m.{place}")
-        p.free(p.alloc(device, 3 * MIB + 7, operator="aten::mm", source="m.py:3 f"))
-        p.alloc(device, 5000, module="m")
+        base = place << 40
+        if device != "cpu":
+            p.segment(device, 32 * MIB, address=base, small=False, expandable=False, stream=0)
+        address = iter(range(base, base + 32 * MIB, 8 * MIB))
+        kept = p.alloc(device, place * MIB + 12, operator="aten::empty", address=next(address))
+        p.free(p.alloc(device, 3 * MIB + 7, source="m.py:3 f", address=next(address)))
+        p.alloc(device, 5000, module="m", address=next(address))
         p.free(kept)
     return builder.write()
 

@@ -51,7 +51,10 @@ def test_every_command_has_help_and_is_listed() -> None:
 def test_every_command_file_is_registered() -> None:
     folder = Path(sys.modules["memtrace.cli.registry"].__file__ or "").parent
     files = {f"memtrace.cli.{file.stem}" for file in folder.glob("*.py")}
-    shared = {f"memtrace.cli.{name}" for name in ("__init__", "destination", "main", "options", "registry")}
+    shared = {
+        f"memtrace.cli.{name}"
+        for name in ("__init__", "destination", "main", "options", "registry")
+    }
     assert files - shared == {spec.module for spec in COMMANDS}
 
 

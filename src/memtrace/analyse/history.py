@@ -28,16 +28,16 @@ from memtrace.analyse.lifespans import (
     Lifespans,
     LifespanSums,
     Sites,
-    block_sizes,
     make_cuts,
 )
-from memtrace.analyse.listing import Listing, choose_listings, ends
+from memtrace.analyse.listing import COLUMNS, Listing, choose_listings, ends
+from memtrace.analyse.live_set import BYTES, weights
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
 from memtrace.analyse.windows import END, Windows, read_windows
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 
-SITE, BYTES = "site", "bytes"
+SITE = "site"
 #: Columns of the allocations that are told one by one, beside their SITE and BYTES.
 ROW_COLUMNS = (
     "allocation_id", "address", "size_bytes", "alloc_seq", "free_seq", "release_seq",
@@ -205,14 +205,11 @@ def _read_allocations(trace: Trace, key: str, readers: dict[str, _Reader], sites
         held = [device for device in readers if may_hold(group, "device", device)]
         if not held:
             continue
-        table = group.read(list(dict.fromkeys([*_KEYS, *ROW_COLUMNS, *TOLD])))
+        table = group.read(list(dict.fromkeys([*COLUMNS, *ROW_COLUMNS, *TOLD])))
         ours = counted(table)
         table = table.append_column(SITE, pa.array(sites.numbers(table)))
         for device in held:
             readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
-
-
-_KEYS = ("device", "origin", "block_bytes", "size_bytes", "alloc_seq", "free_seq", "release_seq")
 
 
 class _Reader:
@@ -229,7 +226,7 @@ class _Reader:
         self._allocations = 0
 
     def add(self, table: pa.Table) -> None:
-        size_bytes = block_sizes(table)
+        size_bytes = weights(table, of="allocated")
         alloc_seq = integers(table, "alloc_seq", missing=_NEVER)
         free_seq = integers(table, "free_seq", missing=_NEVER)
         self._allocations += table.num_rows

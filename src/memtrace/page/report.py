@@ -131,9 +131,7 @@ def _document(
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
 
 
-def _choose_scopes(
-    summary: Summary, only: Process | None
-) -> tuple[list[tuple[Process, str]], int]:
+def _choose_scopes(summary: Summary, only: Process | None) -> tuple[list[tuple[Process, str]], int]:
     """Devices of processes that are told of, and how many are left out.
 
     Raises:
