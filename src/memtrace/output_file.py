@@ -21,10 +21,10 @@ _BUFFER_BYTES = 1 << 20
 @contextmanager
 def output_file(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """A new file, compressed when its name ends in .gz; removed again if writing it fails."""
-    if path.exists() and not force:
-        raise MemtraceError(f"{path} exists: choose another name with -o, or give --force")
     if path.is_dir():
         raise MemtraceError(f"{path} is a directory: give the name of a file with -o")
+    if path.exists() and not force:
+        raise MemtraceError(f"{path} exists: choose another name with -o, or give --force")
     # Written beside its place and renamed: with --force, a failure leaves the old file as it was.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -46,7 +46,7 @@ def output_file(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
 def standard_output() -> Iterator[IO[bytes]]:
     """Standard output as bytes, for a pipe or a redirection; never a terminal."""
     if sys.stdout.isatty():
-        raise MemtraceError("the export is binary: send it to a file (-o FILE) or into a pipe")
+        raise MemtraceError("not on a terminal: send it to a file (-o FILE) or into a pipe")
     sys.stdout.flush()
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()

@@ -19,11 +19,13 @@ class Selection:
         window_ns: from and to, in ns since the recording began; everything when None.
         large_bytes: of a page: tell every allocation of so much one by one; as there is room when
             None.
+        process: of a page: only the process with this key or pid; every one when None.
     """
 
     device: str | None = None
     window_ns: tuple[int, int] | None = None
     large_bytes: int | None = None
+    process: str | None = None
 
 
 #: Writes a selection of a trace to a binary stream, without holding the whole of it. What it gives

@@ -25,6 +25,7 @@ COMMANDS: dict[str, list[str]] = {
     "tree": ["tree"],
     "flamegraph": ["flamegraph", "-o", "made.html"],
     "diff": ["diff"],
+    "report": ["report", "-o", "made.html"],
     "stages": ["stages"],
     "leaks": ["leaks"],
     "fragmentation": ["fragmentation"],

@@ -51,7 +51,10 @@ def test_every_command_has_help_and_is_listed() -> None:
 def test_every_command_file_is_registered() -> None:
     folder = Path(sys.modules["memtrace.cli.registry"].__file__ or "").parent
     files = {f"memtrace.cli.{file.stem}" for file in folder.glob("*.py")}
-    shared = {f"memtrace.cli.{name}" for name in ("__init__", "main", "options", "registry")}
+    shared = {
+        f"memtrace.cli.{name}"
+        for name in ("__init__", "destination", "main", "options", "registry")
+    }
     assert files - shared == {spec.module for spec in COMMANDS}
 
 
@@ -282,7 +285,7 @@ def test_an_export_is_nothing_for_a_terminal(serving: Path, tmp_path: Path) -> N
         os.close(primary)
         os.close(secondary)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"memtrace: the export is binary: send it to a file")
+    assert done.stderr.startswith(b"memtrace: not on a terminal: send it to a file")
     assert done.stderr.count(b"\n") == 1
 
 

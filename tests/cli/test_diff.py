@@ -115,6 +115,38 @@ def test_a_device_that_only_b_uses_has_grown(
     assert "the traces have no device in common" in out
 
 
+def test_what_cannot_be_compared_is_an_error(
+    pair: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    builder = TraceBuilder(tmp_path / "empty.memtrace")
+    builder.process()
+    empty = builder.write()
+    assert f"{empty}: the trace has no events" in run(capfd, pair[0], empty, status=1)[1]
+    # A gate must not be passed where nothing was compared.
+    serving = serving_trace(tmp_path / "e.memtrace")
+    words = ("--device", "cpu", "--of", "reserved", "--fail-if-peak-grows", "1%")
+    out, err = run(capfd, serving, serving, *words, status=1)
+    assert (out, err) == ("", "memtrace: no reserved bytes were recorded of cpu\n")
+
+
+def test_where_the_page_goes_is_looked_at_first(
+    pair: tuple[str, str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("compared in vain")
+
+    monkeypatch.setattr("memtrace.cli.diff.make_diff", never)
+    Path("page.html").write_text("mine")
+    assert "page.html exists" in run(capfd, *pair, "-o", "page.html", status=1)[1]
+    assert "name a file" in run(capfd, *pair, "-o", "-", status=1)[1]
+    assert not Path("-").exists()
+
+
 def test_json_has_every_owner(pair: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capfd, *pair, "--by", "source", "--json", "--top", "1")
     document = json.loads(out)

@@ -47,6 +47,9 @@ def test_an_existing_file_is_kept_unless_forced(
         (["--window", "100s,101s"], "no event lies in that window"),
         (["--large-bytes", "-1"], "--large-bytes"),
         (["-o", ".", "--force"], "is a directory"),
+        (["-o", "run.memtrace"], "is a directory"),
+        (["-o", ""], "is a directory"),
+        (["--process", "7"], "no process 7"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -16,16 +16,25 @@ WIDTH, HEIGHT = 1366, 768
 
 @contextmanager
 def open_browser() -> Iterator[WebDriver]:
-    """A browser with an empty profile; closed in the end."""
+    """A browser with an empty profile; closed in the end.
+
+    Raises:
+        RuntimeError: it is not installed. Selenium would look for one on the network, for minutes.
+    """
+    chromium, chromedriver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if chromium is None or chromedriver is None:
+        raise RuntimeError(
+            "no chromium, or no chromedriver: tools/install_test_tools"
+        )
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = chromium
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         f"--window-size={WIDTH},{HEIGHT}", "--force-device-scale-factor=1",
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(options=options, service=Service(chromedriver))
     try:
         screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)

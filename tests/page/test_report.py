@@ -332,12 +332,25 @@ def test_a_program_of_the_cpu_alone(make_page: Make) -> None:
         builder = TraceBuilder(path)
         p = builder.process(devices="[]")
         p.alloc("cpu", 3 * MIB, category="weight")
-        p.alloc("cpu", MIB, category="weight", action="external", memory="mapped")
+        p.alloc(
+            "cpu", MIB // 2, action="external", memory="host", source="n.py:3 load", label="table"
+        )
+        p.alloc(
+            "cpu", MIB, category="weight", action="external", memory="mapped", resident_bytes=4096
+        )
+        gone = p.alloc("cpu", 64, action="external", memory="shared")
+        p.free(gone)
         return builder.write()
 
     page = make_page(build)
     assert page.text("#headline h1").startswith("3.00 MiB peak of cpu")
-    assert "Beside it, not from torch's allocators: 1.00 MiB" in page.text("#headline")
+    assert "Beside it, not from torch's allocators: 1.50 MiB" in page.text("#headline")
+    page.click("#tab-about")
+    listed = page.texts("#panel-about .told:first-of-type tbody tr")
+    assert listed[0].startswith("1.00 MiB 4.00 KiB mapped weight")
+    assert listed[1].startswith("512.0 KiB not known host")
+    assert listed[1].endswith("table n.py:3 load")
+    assert len(listed) == 3
     assert page.run("return document.getElementById('tab-segments').hidden")
     assert page.run("return document.getElementById('scope-label').hidden")
     assert page.complaints() == []
@@ -369,6 +382,9 @@ def test_several_processes_and_devices(make_page: Make) -> None:
     page = make_page(lambda path: path, "--device", "cuda:0")
     assert page.text("#headline h1").startswith("5.00 MiB peak of cuda:0")
     assert "Only cuda:0 (--device)." in page.text("#headline .banner")
+    page = make_page(lambda path: path, "--process", "101")
+    assert page.texts("#scope option") == ["cuda:1 · 9.00 MiB", "cpu · 1.00 MiB"]
+    assert "Only process 101 (rank 1) (--process)." in page.text("#headline .banner")
 
 
 def test_a_window_has_its_own_peak(make_page: Make, tmp_path: Path) -> None:

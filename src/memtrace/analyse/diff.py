@@ -12,7 +12,7 @@ from memtrace.analyse.counters import moment_at_seq, settled
 from memtrace.analyse.owner_sums import OwnerSums, read_owner_sums
 from memtrace.analyse.same_owners import same_owners
 from memtrace.analyse.stage_list import Stage, stages_of
-from memtrace.analyse.target import Target, choose_target
+from memtrace.analyse.target import Target, choose_target, why_empty
 from memtrace.analyse.windows import END, read_windows
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace, device_order
@@ -157,13 +157,15 @@ def make_diff(
         device: only this one; all that either has when left out.
 
     Raises:
-        MemtraceError: a trace has no events, neither has the device, or they share none.
+        MemtraceError: a trace has no events, neither has the device, or there is none of which
+            the measure is known.
     """
     for column in by:
         if column not in DIFF_BY:
             raise MemtraceError(f"no comparison by {column}; there are {', '.join(DIFF_BY)}")
     for trace in (a, b):
-        choose_target(trace, device=None, process=None, of="allocated")  # or it says what is wrong
+        if not trace.devices:
+            raise MemtraceError(f"{trace.path}: {why_empty(trace)}")
     names = sorted({*a.devices, *b.devices}, key=device_order)
     if device is not None and device not in names:
         raise MemtraceError(f"no memory of {device} in either trace; they have {', '.join(names)}")
@@ -172,6 +174,8 @@ def make_diff(
         for name in names
         if device in (None, name)
     ]
+    if all(x is None and y is None for _, x, y in found):
+        raise MemtraceError(f"no {of} bytes were recorded of {' or '.join(n for n, _, _ in found)}")
     both = [(x, y) for _, x, y in found if x is not None and y is not None]
     return Diff(
         a, b, of, tuple(by),

@@ -28,16 +28,16 @@ from memtrace.analyse.lifespans import (
     Lifespans,
     LifespanSums,
     Sites,
-    block_sizes,
     make_cuts,
 )
-from memtrace.analyse.listing import Listing, choose_listings, ends
+from memtrace.analyse.listing import COLUMNS, Listing, choose_listings, ends
+from memtrace.analyse.live_set import BYTES, weights
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
-from memtrace.analyse.windows import END, Windows, read_windows
+from memtrace.analyse.windows import Windows, read_windows
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 
-SITE, BYTES = "site", "bytes"
+SITE = "site"
 #: Columns of the allocations that are told one by one, beside their SITE and BYTES.
 ROW_COLUMNS = (
     "allocation_id", "address", "size_bytes", "alloc_seq", "free_seq", "release_seq",
@@ -99,29 +99,19 @@ class DeviceHistory:
 
 
 @dataclass(frozen=True)
-class StepList:
-    """The steps of a process, in the order of their beginning.
+class History:
+    """One process; devices in the order that was asked for, without those that had no event.
 
     Attributes:
-        number: what the trace calls each.
-        peaks: by device, the peak of allocated in each.
+        step_peaks: by device, the peak of allocated in each step.
     """
-
-    steps: Steps
-    number: Int64s
-    end_time_ns: Int64s
-    peaks: dict[str, Int64s]
-
-
-@dataclass(frozen=True)
-class History:
-    """One process; devices in the order that was asked for, without those that had no event."""
 
     process: Process
     devices: tuple[DeviceHistory, ...]
     sites: list[tuple[str | None, ...]]
     stages: list[Stage]
-    steps: StepList
+    steps: Steps
+    step_peaks: dict[str, Int64s]
 
 
 def read_history(
@@ -145,7 +135,6 @@ def read_history(
     if not curves:
         return None
     stages, steps = stages_of(trace, process), steps_of(trace, process)
-    numbers, end_ns = _numbers_and_ends(trace, process, steps)
     edges = np.array([[stage.start_seq, stage.end_seq] for stage in stages], np.int64).ravel()
     edges = np.concatenate([edges, steps.start_seq, steps.end_seq])
     windows = read_windows(trace, key, list(curves), edges.tolist())
@@ -158,8 +147,6 @@ def read_history(
             failures=find_failures(trace, device=device, process=key),
             stages=stages,
             steps=steps,
-            step_numbers=numbers,
-            step_end_ns=end_ns,
         )
         for device, curve in curves.items()
     }
@@ -191,12 +178,8 @@ def read_history(
         ),
         sites.rows,
         stages,
-        StepList(
-            steps,
-            numbers,
-            end_ns,
-            {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in curves},
-        ),
+        steps,
+        {d: windows[d].peaks(steps.start_seq, steps.end_seq) for d in curves},
     )
 
 
@@ -205,14 +188,11 @@ def _read_allocations(trace: Trace, key: str, readers: dict[str, _Reader], sites
         held = [device for device in readers if may_hold(group, "device", device)]
         if not held:
             continue
-        table = group.read(list(dict.fromkeys([*_KEYS, *ROW_COLUMNS, *TOLD])))
+        table = group.read(list(dict.fromkeys([*COLUMNS, *ROW_COLUMNS, *TOLD])))
         ours = counted(table)
         table = table.append_column(SITE, pa.array(sites.numbers(table)))
         for device in held:
             readers[device].add(table.filter(pa.array(equals(table, "device", device) & ours)))
-
-
-_KEYS = ("device", "origin", "block_bytes", "size_bytes", "alloc_seq", "free_seq", "release_seq")
 
 
 class _Reader:
@@ -229,7 +209,7 @@ class _Reader:
         self._allocations = 0
 
     def add(self, table: pa.Table) -> None:
-        size_bytes = block_sizes(table)
+        size_bytes = weights(table, of="allocated")
         alloc_seq = integers(table, "alloc_seq", missing=_NEVER)
         free_seq = integers(table, "free_seq", missing=_NEVER)
         self._allocations += table.num_rows
@@ -310,10 +290,3 @@ def _reserved_peak(
         return None
     moment = settled(trace, moment_at_seq(trace, process=key, device=device, seq=peak.seq))
     return moment.seq, moment.time_ns
-
-
-def _numbers_and_ends(trace: Trace, process: Process, steps: Steps) -> tuple[Int64s, Int64s]:
-    table = trace.datasets["steps"].read(["step", "start_seq", "end_time_ns"], key=process.key)
-    order = np.argsort(integers(table, "start_seq"), kind="stable")
-    ended = integers(table, "end_time_ns")[order]
-    return integers(table, "step")[order], np.where(steps.end_seq == END, 0, ended)

@@ -58,8 +58,6 @@ def choose_instants(
     failures: list[Failure],
     stages: list[Stage],
     steps: Steps,
-    step_numbers: Int64s,
-    step_end_ns: Int64s,
 ) -> Instants:
     """Of one device. Of stages and steps: those with the largest peaks, the first and the last.
 
@@ -92,12 +90,12 @@ def choose_instants(
     needed = len(found)
     ended = steps.end_seq != END
     for place in _largest(windows.peaks(steps.start_seq, steps.end_seq), ended, MOST_STEPS):
-        number = int(step_numbers[place])
+        number = int(steps.number[place])
         peak = windows.peak(int(steps.start_seq[place]), int(steps.end_seq[place]))
         peak_ns = int(steps.start_time_ns[place]) if peak.time_ns is None else peak.time_ns
         found.append(Instant(STEP_PEAK, peak.seq, peak_ns, number=number))
         end = int(steps.end_seq[place]) - 1
-        found.append(Instant(STEP_END, end, int(step_end_ns[place]), number=number))
+        found.append(Instant(STEP_END, end, int(steps.end_time_ns[place]), number=number))
     if is_part:
         inside = [instant for instant in found if first_seq <= instant.seq <= last_seq]
     else:  # after the device's last event, what that left behind still stands

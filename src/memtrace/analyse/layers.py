@@ -13,7 +13,6 @@ from memtrace.analyse.lifespans import TOLD, Cuts, Sites
 MOST_LAYERS = 24
 # Groups that are summed one by one, in the order in which they are first met.
 _MOST_GROUPS = 1024
-_REST = _MOST_GROUPS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from memtrace.analyse.counters import Int64s, integers
+from memtrace.analyse.counters import Int64s
 from memtrace.analyse.curve import Curve
 from memtrace.analyse.owners import encode
 
@@ -183,9 +183,3 @@ def _summed(keys: Int64s, sums: Int64s) -> tuple[Int64s, Int64s]:
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     return keys[:, order[first]], np.add.reduceat(sums[:, order], first, axis=1)
-
-
-def block_sizes(table: pa.Table) -> Int64s:
-    """What each row counts for in *allocated*: its block, or what was asked for where unknown."""
-    held = integers(table, "block_bytes", missing=-1)
-    return np.where(held < 0, integers(table, "size_bytes"), held)

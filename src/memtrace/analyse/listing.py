@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from memtrace.analyse.counters import Flags, Int64s, counted, equals, integers, may_hold
-from memtrace.analyse.lifespans import block_sizes
+from memtrace.analyse.live_set import weights
 from memtrace.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
@@ -77,23 +77,13 @@ def choose_listings(
         held = [device for device in instants if may_hold(group, "device", device)]
         if not held:
             continue
-        table = group.read(
-            [
-                "device",
-                "origin",
-                "alloc_seq",
-                "free_seq",
-                "release_seq",
-                "block_bytes",
-                "size_bytes",
-            ]
-        )
+        table = group.read(list(COLUMNS))
         ours = counted(table)
         for device in held:
             born, end = integers(table, "alloc_seq", missing=_NEVER), ends(table, device)
             first, last = between[device]
             rows = equals(table, "device", device) & ours & (born <= last) & (end > first)
-            counters[device].add(block_sizes(table)[rows], born[rows], end[rows])
+            counters[device].add(weights(table, of="allocated")[rows], born[rows], end[rows])
     return {
         device: replace(
             _choose(counter, needed[device], most_rows, large_bytes), between=between[device]

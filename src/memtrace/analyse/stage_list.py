@@ -31,12 +31,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Steps:
-    """Calls of models, as columns: a server may have answered millions."""
+    """Calls of models, as columns: a server may have answered millions.
 
+    Attributes:
+        number: what the trace calls each.
+        batch_size: -1 where it is not known.
+        end_seq, end_time_ns: of a step that did not end: END, and 0.
+    """
+
+    number: Int64s
     start_seq: Int64s
     end_seq: Int64s
-    batch_size: Int64s  # -1: not known
+    batch_size: Int64s
     start_time_ns: Int64s
+    end_time_ns: Int64s
 
     def __len__(self) -> int:
         return len(self.start_seq)
@@ -66,15 +74,13 @@ def stages_of(trace: Trace, process: Process) -> list[Stage]:
 
 def steps_of(trace: Trace, process: Process) -> Steps:
     """All steps that ended or not, in the order of their beginning."""
-    names = ["start_seq", "end_seq", "batch_size", "start_time_ns"]
-    table = trace.datasets["steps"].read(names, key=process.key)
-    columns = [
-        integers(table, "start_seq"),
-        integers(table, "end_seq", missing=END),
-        integers(table, "batch_size", missing=-1),
-        integers(table, "start_time_ns"),
-    ]
-    order = np.argsort(columns[0], kind="stable")
+    missing = {
+        "step": 0, "start_seq": 0, "end_seq": END, "batch_size": -1, "start_time_ns": 0,
+        "end_time_ns": 0,
+    }  # fmt: skip
+    table = trace.datasets["steps"].read(list(missing), key=process.key)
+    columns = [integers(table, name, missing=value) for name, value in missing.items()]
+    order = np.argsort(integers(table, "start_seq"), kind="stable")
     return Steps(*(column[order] for column in columns))
 
 

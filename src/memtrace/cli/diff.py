@@ -67,16 +67,18 @@ def command(
     from memtrace.trace import open_trace
 
     allowed = None if allowed_text is None else parse_allowance(allowed_text)
+    if output == "-":
+        raise MemtraceError("standard output is where the table goes: name a file with -o")
     a, b = open_trace(a_path), open_trace(b_path)
-    with progress("comparing"):
-        if output is None:
+    if output is None:
+        with progress("comparing"):
             diff = make_diff(a, b, by=[by], of=of, device=device)
-        else:
-            every = tuple(dict.fromkeys([by, *DIFF_PAGE_BY]))
+    else:
+        every = tuple(dict.fromkeys([by, *DIFF_PAGE_BY]))
+        with output_file(Path(output), force=force) as out, progress("comparing"):
             diff = make_diff(a, b, by=every, of=of, device=device)
-            with output_file(Path(output), force=force) as out:
-                write_diff_page(diff, out, allowed=allowed)
-            diff = replace(diff, by=(by,))
+            write_diff_page(diff, out, allowed=allowed)
+        diff = replace(diff, by=(by,))
     if as_json:
         write_json(diff_document(diff), sys.stdout)
     else:

@@ -51,11 +51,11 @@ def device_option(command: Command) -> Command:
     return click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu.")(command)
 
 
-def process_option(command: Command) -> Command:
-    """--process."""
-    return click.option(
-        "--process", metavar="PID", help="A pid or key; by default the one with the largest peak."
-    )(command)
+def process_option(
+    told: str = "A pid or key; by default the one with the largest peak.",
+) -> Callable[[Command], Command]:
+    """--process; `told`: its help."""
+    return click.option("--process", metavar="PID", help=told)
 
 
 def top_option(command: Command) -> Command:
@@ -86,7 +86,7 @@ def grouping_options(by: str) -> Callable[[Command], Command]:
     )
 
     def add(command: Command) -> Command:
-        return by_option(top_option(device_option(process_option(json_option(command)))))
+        return by_option(top_option(device_option(process_option()(json_option(command)))))
 
     return add
 

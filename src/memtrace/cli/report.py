@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from memtrace.cli.options import device_option, open_argument, trace_argument, window
-from memtrace.errors import readable
+from memtrace.cli.destination import Destination, output_options
+from memtrace.cli.options import (
+    device_option,
+    open_argument,
+    process_option,
+    trace_argument,
+    window,
+)
 from memtrace.outputs import Selection, find_output
 
 
 @click.command("report")
 @trace_argument
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    help="Compressed when it ends in .gz; by default the trace's name with .html.",
-)
 @click.option("--window", "window_text", metavar="A,B", help="Only from time A to B: 1.5s,2s.")
 @click.option(
     "--large-bytes",
@@ -26,33 +24,31 @@ from memtrace.outputs import Selection, find_output
     metavar="N",
     help="Tell every allocation of at least N bytes one by one; by default as there is room.",
 )
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@output_options("the trace's name with .html")
 @device_option
+@process_option("A pid or key; by default every process.")
 def command(
     trace_path: str | None,
-    output: str | None,
     window_text: str | None,
     large_bytes: int | None,
+    output: str | None,
     force: bool,
     device: str | None,
+    process: str | None,
 ) -> None:
     """Write one page of HTML: timeline, live sets, lifetimes, segments, stages.
 
     It holds all that it shows and fetches nothing: open it in a browser, send it to a colleague.
     """
     from memtrace.analyse.target import check_device
-    from memtrace.output_file import output_file
     from memtrace.page.report import write_report
-    from memtrace.progress import progress
-    from memtrace.report.units import size
 
-    selection = Selection(device, None if window_text is None else window(window_text), large_bytes)
+    selected = None if window_text is None else window(window_text)
     trace = open_argument(trace_path)
     if device is not None:
         check_device(trace, device)
     spec = find_output("report")
-    name = trace.path.resolve().name.removesuffix(".memtrace")
-    path = Path(output) if output is not None else Path(name + spec.suffix)
-    with output_file(path, force=force) as out, progress(f"writing {path.name}"):
-        write_report(trace, selection, out)
-    click.echo(f"{readable(str(path))}: {size(path.stat().st_size)}, {spec.summary}")
+    destination = Destination(trace, spec.suffix, output, force=force)
+    with destination.open() as out:
+        write_report(trace, Selection(device, selected, large_bytes, process), out)
+    destination.announce(spec.summary)

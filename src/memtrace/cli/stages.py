@@ -25,7 +25,7 @@ from memtrace.cli.options import (
     help="Stages to show of each device; one stands for all of its name.",
 )
 @device_option
-@process_option
+@process_option()
 @json_option
 def command(
     trace_path: str | None, top: int, device: str | None, process: str | None, as_json: bool

@@ -122,7 +122,7 @@ def wanted_tree(
     help="The least share of the whole that is shown.",
 )
 @device_option
-@process_option
+@process_option()
 @json_option
 def command(trace_path: str | None, least_permille: int, as_json: bool, **how: Any) -> None:
     """Who holds the bytes at a device's peak, as a tree: modules, operators, source lines.

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s, integers
-from memtrace.analyse.history import BYTES, SITE, DeviceHistory
+from memtrace.analyse.history import SITE, DeviceHistory
 from memtrace.analyse.instants import Instants
 from memtrace.analyse.lifespans import Lifespans
+from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.owners import encode
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.page.columns import MOST, ColumnPacker, Words

@@ -11,11 +11,12 @@ from memtrace.analyse.history import DeviceHistory, History, Limits, read_histor
 from memtrace.analyse.ledger import make_ledger
 from memtrace.analyse.oom import post_mortem
 from memtrace.analyse.summary import Summary, summarise
-from memtrace.analyse.target import why_empty
+from memtrace.analyse.target import find_process, why_empty
 from memtrace.errors import MemtraceError, readable
 from memtrace.outputs import Selection
 from memtrace.page.assemble import write_html
 from memtrace.page.columns import ColumnPacker, Words
+from memtrace.page.external import external_told
 from memtrace.page.headline import headline, title
 from memtrace.page.live_sets import listed_instants, pack_rows, pack_sums, site_words
 from memtrace.page.segments import fragmentation_told, pack_segments
@@ -60,7 +61,7 @@ def write_report(trace: Trace, selection: Selection, out: IO[bytes]) -> None:
     """Writes the page.
 
     Raises:
-        MemtraceError: the window holds no event.
+        MemtraceError: the window holds no event, or there is no such process.
     """
     columns = ColumnPacker()
     document, name = _document(trace, selection, columns)
@@ -80,7 +81,8 @@ def _document(
 ) -> tuple[dict[str, Any], str]:
     words = Words()
     summary = summarise(trace, device=selection.device)
-    scopes, left_out = _choose_scopes(summary)
+    only = None if selection.process is None else find_process(trace, selection.process)
+    scopes, left_out = _choose_scopes(summary, only)
     limits = replace(Limits().share(len(scopes)), large_bytes=selection.large_bytes)
     processes: list[dict[str, Any]] = []
     devices: list[dict[str, Any]] = []
@@ -111,7 +113,11 @@ def _document(
     document = {
         "trace": readable(trace.path.resolve().name.removesuffix(".memtrace")),
         "window_ns": selection.window_ns,
-        "only": selection.device,
+        "only": [
+            f"{chosen} (--{option})"
+            for option, chosen in (("device", selection.device), ("process", only))
+            if chosen is not None
+        ],
         "empty": why_empty(trace) if not devices else None,
         "processes": processes,
         "devices": devices,
@@ -125,14 +131,20 @@ def _document(
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
 
 
-def _choose_scopes(summary: Summary) -> tuple[list[tuple[Process, str]], int]:
-    """Devices of processes that are told of, and how many are left out."""
+def _choose_scopes(summary: Summary, only: Process | None) -> tuple[list[tuple[Process, str]], int]:
+    """Devices of processes that are told of, and how many are left out.
+
+    Raises:
+        MemtraceError: the one process asked for used none of them.
+    """
     used = [
         (use.device == "cpu", -use.allocated.total_bytes, process.process, use.device)
         for process in summary.processes
         for use in process.devices
-        if use.allocated is not None
+        if use.allocated is not None and (only is None or process.process.key == only.key)
     ]
+    if only is not None and not used and summary.empty is None:
+        raise MemtraceError(f"nothing was recorded of {only} to show")
     used.sort(key=lambda item: (item[0], item[1]))
     chosen = [(process, device) for _, _, process, device in used[:MOST_DEVICES]]
     return chosen, len(used) - len(chosen)
@@ -181,6 +193,7 @@ def _device(
         "segments": pack_segments(trace, process.key, name, words, columns),
         "fragmentation": fragmentation_told(trace, process, name, device.instants),
         "ledger": told(_ledger(trace, process, name)),
+        "external": external_told(trace, process, name),
         "oom": _oom(trace, process, device),
         **pack_sums(device, columns),
     }

@@ -81,23 +81,23 @@ def pack_process_memory(
 def pack_steps(history: History, columns: ColumnPacker) -> dict[str, Any]:
     """Steps to mark; of too many, that with the largest peak of each stretch of them."""
     steps = history.steps
-    number = len(steps.steps)
+    number = len(steps)
     place = np.arange(number, dtype=np.int64)
     if number > MOST_STEPS:
-        together = sum((peaks for peaks in steps.peaks.values()), np.zeros(number, np.int64))
+        together = sum(history.step_peaks.values(), np.zeros(number, np.int64))
         stretch = place * MOST_STEPS // number
         order = np.lexsort((-together, stretch))
         place = np.sort(order[np.flatnonzero(np.diff(stretch[order], prepend=-1))])
-    begin = steps.steps.start_time_ns[place]
+    begin = steps.start_time_ns[place]
     return {
         "total": number,
         "number": columns.add(steps.number[place], delta=True),
         "begin_ns": columns.add(begin, delta=True),
         "lasted_ns": columns.add(np.maximum(_ends(history, place) - begin, 0)),
-        "batch": columns.add(steps.steps.batch_size[place] + 1),
+        "batch": columns.add(steps.batch_size[place] + 1),
         "peaks": {
             device: columns.add(np.maximum(peaks[place], 0))
-            for device, peaks in steps.peaks.items()
+            for device, peaks in history.step_peaks.items()
         },
     }
 

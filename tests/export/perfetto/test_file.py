@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memtrace.export.perfetto import write_perfetto
 from memtrace.output_file import output_file
-from memtrace.outputs import OUTPUTS, Selection, find_output
+from memtrace.outputs import Selection, find_output
 from memtrace.trace import Trace, open_trace
 from perfetto_agreement import check_agreement, check_nesting
 from perfetto_reader import COUNTER, exported
@@ -214,11 +214,3 @@ def test_gz_by_suffix(tmp_path: Path, serving: Trace) -> None:
     with output_file(tmp_path / "x.gz", force=False) as out:
         find_output("perfetto").load()(serving, Selection(), out)
     assert gzip.decompress((tmp_path / "x.gz").read_bytes()) == plain.getvalue()
-
-
-def test_the_registry_loads() -> None:
-    names = [spec.name for spec in OUTPUTS]
-    assert len(set(names)) == len(names)
-    for spec in OUTPUTS:
-        assert callable(spec.load())
-        assert spec.suffix.startswith(".")

@@ -58,7 +58,7 @@ function ownerLines(scope, told, strong) {
   }
   const { beside } = scope.page;
   const own = beside.find(({ process, device }) => process === scope.process.key && device === scope.device);
-  if (own) lines.push(element("p", { class: "beside" }, "Beside it, not from torch's allocators: ", element("strong", { text: own.text })));
+  if (own) lines.push(element("p", { class: "beside" }, "Beside it, not from torch's allocators: ", element("strong", { text: own.text }), " (one by one under About)"));
   return lines;
 }
 
@@ -101,7 +101,7 @@ function oomBanner(scope, told, jumpToOom) {
 function lossBanners(page) {
   const lines = page.losses.map(({ text }) => text.replace(/^(lost|cut)\s+/, (_, word) => (word === "lost" ? "Lost: " : "Cut: ")));
   if (page.window_ns) lines.unshift(`Only from ${formatTime(page.window_ns[0])} to ${formatTime(page.window_ns[1])} (--window).`);
-  if (page.only) lines.unshift(`Only ${page.only} (--device).`);
+  if (page.only.length) lines.unshift(`Only ${page.only.join(', ')}.`);
   if (page.left_out) lines.push(`${formatNumberOf(page.left_out, "more device")} with smaller peaks left out.`);
   if (page.quiet.length) lines.push(`Without an event in this window: ${page.quiet.join(", ")}.`);
   const serious = page.losses.some(({ style }) => style === "warning");

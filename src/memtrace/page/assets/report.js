@@ -311,6 +311,7 @@ function aboutElements(page, scope) {
   return [
     element("h3", { text: "What this page holds" }),
     element("ul", {}, ...holds.map((text) => element("li", { text }))),
+    blocksElement(scope.told.external),
     blocksElement(page.summary),
   ];
 }
