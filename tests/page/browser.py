@@ -23,9 +23,7 @@ def open_browser() -> Iterator[WebDriver]:
     """
     chromium, chromedriver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if chromium is None or chromedriver is None:
-        raise RuntimeError(
-            "no chromium, or no chromedriver: tools/install_test_tools"
-        )
+        raise RuntimeError("no chromium, or no chromedriver: tools/install_test_tools")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in (
