@@ -274,7 +274,7 @@ def test_what_was_freed_at_the_instant_is_not_held_and_what_was_there_was_not_al
 
 
 def test_a_line_that_another_moved_to_is_gone(tmp_path: Path) -> None:
-    """Of two lines of a function, 10 moves to 20 and what was on 20 moves to 30."""
+    """Lines 10 and 11 of a function move to 20 and 21: what was on 20 is not what is there now."""
 
     def make(name: str, *lines: int) -> Trace:
         builder = TraceBuilder(tmp_path / name)
@@ -283,10 +283,10 @@ def test_a_line_that_another_moved_to_is_gone(tmp_path: Path) -> None:
             process.alloc("cpu", 1000 * number, source=f"m.py:{line} f")
         return open_trace(builder.write())
 
-    diff = make_diff(make("a", 10, 20, 25), make("b", 20, 30), by=["source"])
+    diff = make_diff(make("a", 10, 11, 20), make("b", 20, 21), by=["source"])
     told = {(c.was, c.key): (c.a_bytes, c.b_bytes) for c in diff.devices[0].peak.changes["source"]}
     assert told == {
         ("m.py:10 f", "m.py:20 f"): (1000, 1000),
-        ("m.py:20 f", "m.py:30 f"): (2000, 2000),
-        (None, "m.py:25 f"): (3000, 0),
+        ("m.py:11 f", "m.py:21 f"): (2000, 2000),
+        (None, "m.py:20 f"): (3000, 0),
     }
