@@ -283,10 +283,10 @@ def test_a_line_that_another_moved_to_is_gone(tmp_path: Path) -> None:
             process.alloc("cpu", 1000 * number, source=f"m.py:{line} f")
         return open_trace(builder.write())
 
-    diff = make_diff(make("a", 10, 11, 20), make("b", 20, 21), by=["source"])
+    diff = make_diff(make("a", 20, 10, 11), make("b", 21, 20), by=["source"])
     told = {(c.was, c.key): (c.a_bytes, c.b_bytes) for c in diff.devices[0].peak.changes["source"]}
     assert told == {
-        ("m.py:10 f", "m.py:20 f"): (1000, 1000),
-        ("m.py:11 f", "m.py:21 f"): (2000, 2000),
-        (None, "m.py:20 f"): (3000, 0),
+        (None, "m.py:20 f"): (1000, 0),
+        ("m.py:10 f", "m.py:20 f"): (2000, 2000),
+        ("m.py:11 f", "m.py:21 f"): (3000, 1000),
     }
