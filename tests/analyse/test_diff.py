@@ -249,3 +249,44 @@ def test_devices_of_one_only(tmp_path: Path) -> None:
         make_diff(a, b, device="cuda:5")
     with pytest.raises(MemtraceError, match="no comparison by step"):
         make_diff(a, b, by=["step"])
+
+
+def test_what_was_freed_at_the_instant_is_not_held_and_what_was_there_was_not_allocated(
+    tmp_path: Path,
+) -> None:
+    def make(name: str) -> Trace:
+        builder = TraceBuilder(tmp_path / name)
+        process = builder.process()
+        with process.stage("load"):
+            process.alloc("cuda:0", 512, category="weight")
+            process.free(process.alloc("cpu", 4096, category="temporary"))
+        with process.step(kind="inference") as step:
+            for action in ("preexisting", "alloc"):
+                process.alloc("cpu", 100, action=action, step=step["step"], category=action)
+        return open_trace(builder.write())
+
+    (found,) = make_diff(make("a"), make("b"), device="cpu").devices
+    (end,) = found.stage_ends
+    assert (end.a_bytes, end.changes["category"]) == (0, ())
+    (steps,) = found.steps
+    assert steps.a_bytes == 100
+    assert [change.key for change in steps.changes["category"]] == ["alloc"]
+
+
+def test_a_line_that_another_moved_to_is_gone(tmp_path: Path) -> None:
+    """Lines 10 and 11 of a function move to 20 and 21: what was on 20 is not what is there now."""
+
+    def make(name: str, *lines: int) -> Trace:
+        builder = TraceBuilder(tmp_path / name)
+        process = builder.process()
+        for number, line in enumerate(lines, 1):
+            process.alloc("cpu", 1000 * number, source=f"m.py:{line} f")
+        return open_trace(builder.write())
+
+    diff = make_diff(make("a", 20, 10, 11), make("b", 21, 20), by=["source"])
+    told = {(c.was, c.key): (c.a_bytes, c.b_bytes) for c in diff.devices[0].peak.changes["source"]}
+    assert told == {
+        (None, "m.py:20 f"): (1000, 0),
+        ("m.py:10 f", "m.py:20 f"): (2000, 2000),
+        ("m.py:11 f", "m.py:21 f"): (3000, 1000),
+    }

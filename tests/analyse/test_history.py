@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from memtrace.analyse.counters import Moment
 from memtrace.analyse.history import DeviceHistory, History, Limits, live_bytes, read_history
+from memtrace.analyse.instants import MOST_OOMS
+from memtrace.analyse.layers import MOST_LAYERS
 from memtrace.analyse.live_set import live_allocations
 from memtrace.trace import Trace, open_trace
 from trace_builder import TraceBuilder, failing_trace, serving_trace
@@ -179,3 +181,41 @@ def listed_at(device: DeviceHistory, seq: int) -> int:
         for row in device.rows.to_pylist()
         if row["alloc_seq"] <= seq and (row["free_seq"] is None or row["free_seq"] > seq)
     )
+
+
+def test_layers_beyond_the_named_ones_are_one(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    for place in range(MOST_LAYERS + 6):
+        process.alloc("cpu", 1000 + place, module=f"m.{place}")
+    (device,) = history_of(open_trace(builder.write())).devices
+    modules = device.layers["module"]
+    assert (len(modules.names), modules.others) == (MOST_LAYERS, 6)
+    # Those that came last held least over time.
+    assert modules.size_bytes[-1, -1] == sum(1000 + MOST_LAYERS + place for place in range(6))
+    assert modules.size_bytes[:, -1].sum() == device.allocated_bytes[-1]
+
+
+def test_of_too_many_failures_the_last_are_instants(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    process.alloc("cuda:0", 512)
+    for _ in range(MOST_OOMS + 3):
+        process.oom("cuda:0", 1 << 40, 0)
+    process.alloc("cuda:0", 512)
+    (device,) = history_of(open_trace(builder.write())).devices
+    numbers = sorted(number or 0 for kind, _, number in instants_of(device) if kind == "oom")
+    assert numbers == list(range(4, MOST_OOMS + 4))
+    assert device.instants.totals["oom"] == MOST_OOMS + 3
+
+
+def test_a_stage_that_ends_after_the_last_event_is_told_by_it(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    with process.stage("load"):
+        process.alloc("cuda:0", 512)
+        for _ in range(5):
+            process.alloc("cpu", 100)
+    found = {device.device: device for device in history_of(open_trace(builder.write())).devices}
+    (end,) = [i for i in found["cuda:0"].instants.chosen if i.kind == "stage_end"]
+    assert end.seq == int(found["cuda:0"].curve.last_seq[-1])

@@ -159,6 +159,21 @@ def test_device_and_window(cuda: Trace) -> None:
     assert live == rows[4]["active_bytes"]
 
 
+def test_stages_of_the_window_are_annotations(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    for name in ("load", "serve"):
+        with process.stage(name):
+            process.alloc("cpu", 100)
+            process.alloc("cpu", 100)
+    trace = open_trace(builder.write())
+    last = trace.events.to_pylist()[-1]["time_ns"]
+    told = [each["name"] for each in exported(trace)["external_annotations"]]
+    assert told == ["load", "load", "serve", "serve"]
+    part = exported(trace, window_ns=(last, last))
+    assert [each["name"] for each in part["external_annotations"]] == ["serve", "serve"]
+
+
 def test_javascript_can_read_it(cuda: Trace) -> None:
     data = written(cuda)
     assert {opcode.name for opcode, _, _ in pickletools.genops(data)} <= JS_OPCODES
