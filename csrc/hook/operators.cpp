@@ -92,8 +92,9 @@ bool start_call(const at::RecordFunction& function) noexcept {
 bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
   if (state.ended_node.parent_call != parent.call)
     return false;
-  if (torch::autograd::get_current_graph_task_id() == state.ended_node.graph_task)
-    return true;
+  const int32_t graph_task = torch::autograd::get_current_graph_task_id();
+  if (graph_task != kNoGraphTask && graph_task == state.ended_node.graph_task)
+    return true; // a node that the program calls itself is in no task
   state.ended_node.parent_call = kNoCall;
   return false;
 }

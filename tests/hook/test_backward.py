@@ -212,6 +212,20 @@ def test_a_view_in_which_no_memory_changed_is_a_forward_call(tmp_path: Path) -> 
     assert {row["forward_call_id"] for row in of_slice} == {slice_call["call_id"]}
 
 
+def test_a_node_that_the_program_calls_is_in_no_pass(tmp_path: Path) -> None:
+    trace, _ = run(
+        tmp_path,
+        """
+        loss = (torch.ones(3, requires_grad=True) * 2).sum()
+        given = loss.grad_fn(torch.ones(()))
+        after = torch.zeros(1000)
+        """,
+    )
+    assert passes(trace) == []
+    (after,) = (row for row in trace.allocations.to_pylist() if row["size_bytes"] == 4000)
+    assert after["phase"] != "backward"
+
+
 SECOND_RECORDING = """
 import threading, torch, memtrace
 def train(model, steps=1):
