@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -381,3 +382,37 @@ def test_a_process_that_still_runs_is_stated(
         shutil.rmtree(serving / name)
     assert "still running" in refused(serving)
     assert "still running" not in capsys.readouterr().err  # said once: in the error
+
+
+EVERY_BIT = """
+import sys
+from pathlib import Path
+from memtrace.dataset import Part
+from memtrace.errors import MemtraceError
+source, damaged = Path(sys.argv[1]), Path(sys.argv[2])
+data = bytearray(source.read_bytes())
+footer_bytes = int.from_bytes(data[-8:-4], "little")
+refused = 0
+for at in range(len(data) - 8 - footer_bytes, len(data) - 8):
+    for bit in range(8):
+        data[at] ^= 1 << bit
+        damaged.write_bytes(data)
+        data[at] ^= 1 << bit
+        try:
+            Part("stages", damaged, mapped=False).metadata
+        except MemtraceError:
+            refused += 1
+print(refused)
+"""
+
+
+def test_no_bit_of_a_footer_ends_the_process(serving: Path, tmp_path: Path) -> None:
+    """pyarrow itself ends it for statistics of another type than their column's."""
+    (part,) = (serving / "stages").rglob("*.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_BIT, str(part), str(tmp_path / "part.parquet")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from memtrace.dataset_writer import PartWriter
 from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
 
 ORIGIN_NS = 1_000_000_000_000
@@ -40,12 +40,12 @@ def write_dataset(
     table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
     step = max(1, -(-len(rows) // parts))
     for part in range(parts):
-        pq.write_table(
-            table.slice(part * step, step),
-            folder / f"part-{part:05}.parquet",
-            row_group_size=rows_per_group,
-            store_schema=False,
-        )
+        path = folder / f"part-{part:05}.parquet"
+        path.unlink(missing_ok=True)
+        rows_of_part = table.slice(part * step, step)
+        with PartWriter(path, name, table.schema) as writer:
+            for start in range(0, max(rows_of_part.num_rows, 1), rows_per_group):
+                writer.write(rows_of_part.slice(start, rows_per_group))
 
 
 class ProcessBuilder:

@@ -48,8 +48,9 @@ PYTHON = {
     "torch_snapshot": BASE | {"finalise", "run", "progress"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
     # called.
-    "dataset": BASE,
-    "dataset_writer": BASE,
+    "footer": BASE,
+    "dataset": BASE | {"footer"},
+    "dataset_writer": BASE | {"footer"},
     "attribute": BASE | {"dataset", "dataset_writer", "run"},
     "trace": BASE | {"dataset", "finalise", "analyse"},
     "analyse": BASE | {"dataset", "trace"},

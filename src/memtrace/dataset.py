@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memtrace.errors import MemtraceError
+from memtrace.footer import is_whole
 from memtrace.schema import NEVER_NULL, SCHEMAS
 
 _PARTITION = "process="
@@ -88,6 +89,9 @@ class Part:
     def metadata(self) -> pq.FileMetaData:
         try:
             with self._open() as file:
+                if not is_whole(file):
+                    raise damaged(self.path, None)
+                file.seek(0)
                 metadata = pq.read_metadata(file)
             if not _is_of(self.dataset, metadata):
                 raise damaged(self.path, None)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from memtrace.footer import seal
 from memtrace.schema import SCHEMAS
 
 # pyarrow.compute registers its functions when it is imported, which pyarrow itself does at the
@@ -82,6 +83,7 @@ class PartWriter(_Writer):
     def __init__(self, path: Path, dataset: str, schema: pa.Schema) -> None:
         # Made first, so that it is private from its first byte on.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        self._path = path
         dictionary, encodings = _encodings(dataset)
         self._file = pa.OSFile(os.fsencode(path), "wb")  # pyarrow takes no str that is not UTF-8
         self._writer = pq.ParquetWriter(
@@ -102,6 +104,7 @@ class PartWriter(_Writer):
     def close(self) -> None:
         self._writer.close()
         self._file.close()
+        seal(self._path)
 
     def abandon(self) -> None:
         """Lets go of a half-written file without minding that it cannot be finished."""
