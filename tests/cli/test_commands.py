@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from memtrace.cli.main import group, main
 from memtrace.cli.options import TimeType
 from memtrace.cli.registry import COMMANDS
+from memtrace.schema import ATTRIBUTION_VERSION
 from memtrace.trace import Spools, Trace, open_trace
 from trace_builder import TraceBuilder, failing_trace, serving_trace
 
@@ -335,7 +336,10 @@ def test_attribute(tmp_path: Path) -> None:
         process.name(process.alloc("cpu", 1024, category=None), "w", kind="weight")
     path = builder.write()
     assert "no category" in invoke("peak", path, "--by", "category")
-    assert invoke("attribute", path) == f"{path}: 2 processes attributed, version 3\n"
+    assert (
+        invoke("attribute", path)
+        == f"{path}: 2 processes attributed, version {ATTRIBUTION_VERSION}\n"
+    )
     assert "weight" in invoke("peak", path, "--by", "category")
 
 
