@@ -122,3 +122,14 @@ def test_events_of_unknown_kinds_are_counted(imported: Import) -> None:
     trace = imported({"segments": golden.segments("frames"), "device_traces": [events]})
     assert "1 events of unknown kinds were left out" in process(trace)["hook_error"]
     assert trace.peak("cuda:0").total_bytes == golden.WEIGHT_BLOCK + golden.ACTIVATION_BLOCK
+
+
+def test_a_clock_that_begins_at_its_first_event(imported: Import) -> None:
+    """Nothing was before the clock's own beginning."""
+    value = pickle.loads(golden.pickled("torch-2.6"))
+    for events in value["device_traces"]:
+        for event in events:
+            event["time_us"] -= golden.T0 - 1
+    row = process(imported(value))
+    assert row["lost_total"] == 0
+    assert row["reconciled"] is True

@@ -105,7 +105,7 @@ class _Conversion:
         spool.close(
             start_ticks=1,
             end_ticks=last + 1,
-            unix_ns=self._first_us * 1000 - _LEAD_NS if snapshot.timed and self._first_us else 0,
+            unix_ns=max(self._first_us * 1000 - _LEAD_NS, 0) if snapshot.timed else 0,
         )
 
     def _ticks(self, time_us: int | None) -> int:
