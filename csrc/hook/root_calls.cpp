@@ -20,8 +20,7 @@ namespace {
 CallClasses g_classes;
 uint64_t g_steps = 0; // of this recording, under the GIL
 
-// ---- looks at the weights
-// ------------------------------------------------------------------------
+// ---- looks at the weights -----------------------------------------------------------------------
 
 // Of a program's time, at most one part in so many goes into them.
 constexpr uint64_t kLookShare = 1000;
@@ -38,13 +37,14 @@ constexpr uint64_t kCompareAheadNs = 250'000;
 uint64_t g_began_ns = 0, g_compared_ns = 0;
 
 struct CalledModel {
-  uint64_t storages = 0; // as its last call began
+  uint64_t storages = 0; // when they were compared last
   uint32_t moves = 0;
   bool called_twice = false;
 };
 std::unordered_map<uint32_t, CalledModel> g_called; // by module id
 
-// Whether this call is the second one of a model, or what it holds has moved since the last.
+// Whether this call is the second one of a model, or what it holds has moved since they were
+// compared last.
 bool is_new_to_looks(PyObject* module, uint32_t id, uint64_t now_ns) {
   const auto [call, first] = g_called.try_emplace(id);
   CalledModel& model = call->second;
