@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from memtrace.cli.main import group, main
 from memtrace.cli.registry import COMMANDS
 from memtrace.outputs import OUTPUTS, OutputSpec
 from perfetto_reader import Parsed
+from pprof_reader import pprof_profile
 from trace_builder import TraceBuilder
 
 MIB = 1 << 20
@@ -51,11 +55,51 @@ def of_snapshot(data: bytes, device: str) -> int:
     return int(told("peak", "back.memtrace", device)["total_bytes"])
 
 
+def of_chrome(data: bytes, device: str) -> int:
+    counters = [e for e in json.loads(data)["traceEvents"] if e["name"] == f"{device} allocated"]
+    return max(event["args"]["bytes"] for event in counters)
+
+
+def of_speedscope(data: bytes, device: str) -> int:
+    (profile,) = json.loads(data)["profiles"]
+    assert profile["name"].startswith(device)
+    return sum(profile["weights"])
+
+
+def of_pprof(data: bytes, device: str) -> int:
+    profile = pprof_profile()
+    profile.ParseFromString(data)
+    assert device in profile.string_table
+    return sum(sample.value[1] for sample in profile.sample)
+
+
+def of_collapsed(data: bytes, device: str) -> int:
+    lines = data.decode().splitlines()
+    assert all(line.startswith(f"{device};") for line in lines)
+    return sum(int(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def of_csv(data: bytes, device: str) -> int:
+    rows = list(csv.DictReader(io.StringIO(data.decode())))
+    changes = []
+    for row in rows:
+        assert row["device"] == device
+        changes.append((int(row["alloc_seq"]), int(row["block_bytes"])))
+        if row["free_seq"]:
+            changes.append((int(row["free_seq"]), -int(row["block_bytes"])))
+    return max(accumulate(change for _, change in sorted(changes)))
+
+
 PEAK_OF: dict[str, Callable[[bytes, str], int]] = {
     "perfetto": of_perfetto,
     "flamegraph": of_flamegraph,
     "report": of_report,
     "snapshot": of_snapshot,
+    "chrome": of_chrome,
+    "speedscope": of_speedscope,
+    "pprof": of_pprof,
+    "collapsed": of_collapsed,
+    "csv": of_csv,
 }
 
 

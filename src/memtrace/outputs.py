@@ -78,6 +78,41 @@ OUTPUTS = (
         "memtrace.export.snapshot",
         "write_snapshot",
     ),
+    OutputSpec(
+        "chrome",
+        ".chrome.json",
+        "counters, stages, steps and calls in Chrome's trace event format",
+        "memtrace.export.chrome",
+        "write_chrome",
+    ),
+    OutputSpec(
+        "speedscope",
+        ".speedscope.json",
+        "what was held at the peak, by stack; for speedscope.app",
+        "memtrace.export.speedscope",
+        "write_speedscope",
+    ),
+    OutputSpec(
+        "pprof",
+        ".pprof",
+        "what was held at the peak, by stack; for go tool pprof",
+        "memtrace.export.pprof",
+        "write_pprof",
+    ),
+    OutputSpec(
+        "collapsed",
+        ".collapsed.txt",
+        "what was held at the peak, a line for each stack; for flamegraph.pl",
+        "memtrace.export.collapsed",
+        "write_collapsed",
+    ),
+    OutputSpec(
+        "csv",
+        ".csv",
+        "every allocation, a row each; for a spreadsheet",
+        "memtrace.export.csv_table",
+        "write_csv",
+    ),
 )
 
 
