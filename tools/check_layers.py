@@ -52,7 +52,8 @@ PYTHON = {
     "dataset": BASE | {"footer"},
     "dataset_writer": BASE | {"footer"},
     "attribute": BASE | {"dataset", "dataset_writer", "run"},
-    "trace": BASE | {"dataset", "finalise", "analyse"},
+    "trace": BASE | {"dataset", "finalise", "analyse", "sql"},
+    "sql": BASE | {"dataset", "trace"},
     "analyse": BASE | {"dataset", "trace"},
     "replay": BASE | {"_core", "dataset", "trace", "analyse"},
     "whatif": BASE | {"dataset", "trace", "analyse", "replay"},
@@ -65,7 +66,7 @@ PYTHON = {
     "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
-    | {"outputs", "output_file", "progress", "torch_snapshot", "replay", "whatif", "fit"},
+    | {"outputs", "output_file", "progress", "torch_snapshot", "replay", "whatif", "fit", "sql"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}

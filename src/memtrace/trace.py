@@ -238,7 +238,7 @@ class Trace:
             by: the column that `Peak.breakdown` groups by.
             process: key or pid; by default the process whose peak on the device is the largest.
         """
-        # Imported upwards, only here and in the next two methods: they are sugar for notebooks.
+        # Imported upwards, only here and in the methods that follow: they are sugar for notebooks.
         from memtrace.analyse.peak import find_peak
 
         return find_peak(self, device=device, of=of, by=by, process=process)
@@ -256,6 +256,16 @@ class Trace:
         from memtrace.analyse.snapshot import take_snapshot
 
         return take_snapshot(self, time_ns, device=device, of=of, by=by, process=process)
+
+    def sql(self, query: str) -> pa.Table:
+        """Rows of a SELECT in SQL (DuckDB), in which every dataset is a view.
+
+        Raises:
+            MemtraceError: DuckDB is not installed, or refuses the query.
+        """
+        from memtrace.sql import query as ask
+
+        return ask(self, query)
 
     def stages_ledger(
         self, device: str | None = None, *, process: str | int | None = None
