@@ -167,3 +167,8 @@ def test_the_source_distribution(tmp_path: Path) -> None:
     assert needed <= names
     # Small: no trace, no virtual environment, no data of a test.
     assert made.stat().st_size < 1 << 20
+
+
+def test_pytest_finds_its_plugin() -> None:
+    found = {point.value for point in metadata.entry_points(group="pytest11")}
+    assert "memtrace.frameworks.pytest_plugin" in found

@@ -64,9 +64,22 @@ PYTHON = {
     "progress": BASE,
     "export": BASE | {"dataset", "trace", "analyse", "outputs", "progress"},
     "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
+    "frameworks": BASE
+    | {"session", "recording", "trace", "analyse", "replay", "report", "quantities"},
+    "quantities": BASE,
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
-    | {"outputs", "output_file", "progress", "torch_snapshot", "replay", "whatif", "fit", "sql"},
+    | {
+        "outputs",
+        "output_file",
+        "progress",
+        "torch_snapshot",
+        "replay",
+        "whatif",
+        "fit",
+        "sql",
+        "quantities",
+    },
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}

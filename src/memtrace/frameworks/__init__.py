@@ -1,0 +1,1 @@
+"""memtrace inside other tools: pytest, notebooks, trainers, servers. Each imports only its own."""
