@@ -55,7 +55,10 @@ PYTHON = {
     "attribute": BASE | {"dataset", "dataset_writer", "run"},
     "trace": BASE | {"dataset", "finalise", "analyse"},
     "analyse": BASE | {"dataset", "trace"},
-    "report": BASE | {"dataset", "trace", "analyse"},
+    "replay": BASE | {"_core", "dataset", "trace", "analyse"},
+    "whatif": BASE | {"dataset", "trace", "analyse", "replay"},
+    "fit": BASE | {"dataset", "trace", "analyse", "replay", "whatif"},
+    "report": BASE | {"dataset", "trace", "analyse", "replay", "whatif", "fit"},
     "outputs": BASE | {"trace"},
     "output_file": BASE,
     "progress": BASE,
@@ -63,7 +66,7 @@ PYTHON = {
     "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
-    | {"outputs", "output_file", "progress", "torch_snapshot"},
+    | {"outputs", "output_file", "progress", "torch_snapshot", "replay", "whatif", "fit"},
 }
 # The watched program must never load these because of us.
 RECORDING = {"recording", "stages", "session", "hook", "run", "plain_json", "sample", "categories"}
