@@ -2,6 +2,7 @@
 #include "bind/core_bindings.h"
 #include "replay/replay.h"
 
+#include <memory>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -98,6 +99,16 @@ class ReplayRequests {
   replay::Requests requests_;
 };
 
+// The vector's memory as an array that owns it, of int64: totals are far below 2^63.
+py::object to_array(std::vector<uint64_t>&& values) {
+  auto owner = std::make_unique<std::vector<uint64_t>>(std::move(values));
+  auto* data = reinterpret_cast<int64_t*>(owner->data());
+  const auto size = static_cast<py::ssize_t>(owner->size());
+  py::capsule capsule(owner.release(),
+                      [](void* p) { delete static_cast<std::vector<uint64_t>*>(p); });
+  return py::array_t<int64_t>(size, data, capsule);
+}
+
 py::dict peak_dict(const replay::Peak& peak) {
   py::dict dict;
   dict["bytes"] = peak.bytes;
@@ -119,7 +130,7 @@ py::object event_tuple(const std::optional<replay::SegmentEvent>& event) {
                         event->size_bytes, event->stream);
 }
 
-py::dict outcome_dict(const replay::Outcome& outcome) {
+py::dict outcome_dict(replay::Outcome& outcome, bool keeps_totals) {
   py::dict dict;
   dict["allocated"] = peak_dict(outcome.allocated);
   dict["active"] = peak_dict(outcome.active);
@@ -149,17 +160,22 @@ py::dict outcome_dict(const replay::Outcome& outcome) {
     divergence["recorded_address"] = outcome.divergence->recorded_address;
     dict["divergence"] = std::move(divergence);
   }
-  py::list curve;
-  for (const replay::CurveBin& bin : outcome.curve)
-    curve.append(py::make_tuple(bin.allocated_bytes, bin.reserved_bytes));
-  dict["curve"] = std::move(curve);
+  if (keeps_totals) {
+    py::dict totals;
+    totals["allocated"] = to_array(std::move(outcome.totals.allocated));
+    totals["active"] = to_array(std::move(outcome.totals.active));
+    totals["reserved"] = to_array(std::move(outcome.totals.reserved));
+    totals["requested"] = to_array(std::move(outcome.totals.requested));
+    dict["totals"] = std::move(totals);
+    dict["block_bytes"] = to_array(std::move(outcome.block_bytes));
+  }
   return dict;
 }
 
 py::dict run(const ReplayRequests& given, const std::string& addresses, uint64_t total_bytes,
              const std::string& first_settings, const std::optional<std::string>& settings,
              std::optional<uint64_t> capacity_bytes, double first_fraction,
-             std::optional<double> fraction, bool goes_on, size_t curve_bins) {
+             std::optional<double> fraction, bool goes_on, bool keeps_totals) {
   replay::Options options;
   options.first_settings = AllocatorSettings::from_json(first_settings);
   if (settings)
@@ -169,7 +185,7 @@ py::dict run(const ReplayRequests& given, const std::string& addresses, uint64_t
   options.first_fraction = first_fraction;
   options.fraction = fraction;
   options.goes_on = goes_on;
-  options.curve_bins = curve_bins;
+  options.keeps_totals = keeps_totals;
   if (addresses == "recorded")
     options.addresses = replay::Addresses::recorded;
   else if (addresses == "falling")
@@ -181,7 +197,7 @@ py::dict run(const ReplayRequests& given, const std::string& addresses, uint64_t
     py::gil_scoped_release release;
     outcome = replay::replay(given.requests(), options);
   }
-  return outcome_dict(outcome);
+  return outcome_dict(outcome, keeps_totals);
 }
 
 } // namespace
@@ -207,7 +223,8 @@ void register_replay(py::module_& module) {
       .def("replay", &run, py::kw_only(), py::arg("addresses"), py::arg("total_bytes"),
            py::arg("first_settings") = "{}", py::arg("settings") = py::none(),
            py::arg("capacity_bytes") = py::none(), py::arg("first_fraction") = 1.0,
-           py::arg("fraction") = py::none(), py::arg("goes_on") = false, py::arg("curve_bins") = 0);
+           py::arg("fraction") = py::none(), py::arg("goes_on") = false,
+           py::arg("keeps_totals") = false);
 }
 
 } // namespace memtrace

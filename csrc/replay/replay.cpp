@@ -19,15 +19,23 @@ class Replayer {
     allocator_.set_memory_fraction(options.fraction.value_or(options.first_fraction));
     allocator_.seed(requests.ranges, requests.blocks,
                     [&](uint32_t allocation, BlockIndex block) { places_[allocation] = block; });
-    out_.curve.resize(options.curve_bins);
+    if (options.keeps_totals) {
+      out_.block_bytes.resize(requests.allocations);
+      for (auto* column : {&out_.totals.allocated, &out_.totals.active, &out_.totals.reserved,
+                           &out_.totals.requested})
+        column->resize(requests.size());
+      for (const HeldBlock& held : requests.blocks)
+        out_.block_bytes[held.allocation] = held.size_bytes;
+    }
   }
 
   Outcome run() {
     note(0);
     for (size_t at = 0; at < requests_.size() && !out_.stopped;) {
       const size_t next = advance(at);
-      for (; at < next && !out_.curve.empty(); ++at)
-        note_curve(at);
+      if (options_.keeps_totals)
+        for (size_t done = at; done < next; ++done)
+          keep_totals(done);
       at = next;
       if (allocator_.driver().divergence() && !out_.divergence) {
         out_.divergence = allocator_.driver().divergence();
@@ -122,6 +130,8 @@ class Replayer {
     const uint32_t allocation = requests_.detail[at];
     places_[allocation] = block;
     note(at);
+    if (block != kNoBlock && options_.keeps_totals)
+      out_.block_bytes[allocation] = allocator_.block(block).size_bytes;
     const Failure failure{at, requests_.size_bytes[at]};
     if (block == kNoBlock && failed_in_recording(at)) {
       ++out_.repeated_failures;
@@ -202,10 +212,12 @@ class Replayer {
     if (bytes > peak.bytes)
       peak = {bytes, at};
   }
-  void note_curve(size_t at) {
-    CurveBin& bin = out_.curve[at * out_.curve.size() / requests_.size()];
-    bin.allocated_bytes = std::max(bin.allocated_bytes, allocator_.bytes().allocated);
-    bin.reserved_bytes = std::max(bin.reserved_bytes, allocator_.bytes().reserved);
+  void keep_totals(size_t at) {
+    const Bytes& bytes = allocator_.bytes();
+    out_.totals.allocated[at] = bytes.allocated;
+    out_.totals.active[at] = bytes.active;
+    out_.totals.reserved[at] = bytes.reserved;
+    out_.totals.requested[at] = bytes.requested;
   }
 
   const Requests& requests_;

@@ -28,7 +28,8 @@ struct Options {
   Addresses addresses = Addresses::rising;
   // Goes on after an allocation failed that did not fail in the recording.
   bool goes_on = false;
-  size_t curve_bins = 0;
+  // Fills `totals` and `block_bytes`.
+  bool keeps_totals = false;
 };
 
 struct Peak {
@@ -41,9 +42,10 @@ struct Failure {
   uint64_t size_bytes; // asked for
 };
 
-// Of one part of the requests: the most of each within it.
-struct CurveBin {
-  uint64_t allocated_bytes = 0, reserved_bytes = 0;
+// After each request. Frees of which it is not known when they were completed count as completed
+// with the allocation that might have waited for them.
+struct Totals {
+  std::vector<uint64_t> allocated, active, reserved, requested;
 };
 
 struct Outcome {
@@ -64,7 +66,8 @@ struct Outcome {
   size_t compared = 0;
   std::optional<Divergence> divergence;
   size_t diverged_at = 0; // request
-  std::vector<CurveBin> curve;
+  Totals totals;
+  std::vector<uint64_t> block_bytes; // of each allocation; 0: it was not served
 };
 
 Outcome replay(const Requests& requests, const Options& options);
