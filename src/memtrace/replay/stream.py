@@ -21,7 +21,9 @@ from memtrace.replay.requests import Mark, Places, Requests
 _KIND = {name: number for number, name in enumerate(_core.REQUEST_KINDS)}
 _ACTION = {name: number for number, name in enumerate(_core.SEGMENT_ACTIONS)}
 # At one place, frees come first.
-_FIRST = np.array([name not in ("free_requested", "free_completed") for name in _core.REQUEST_KINDS])
+_FIRST = np.array(
+    [name not in ("free_requested", "free_completed") for name in _core.REQUEST_KINDS]
+)
 DEFAULT_POOL = "default"
 
 Numbers = npt.NDArray[Any]
@@ -96,9 +98,7 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
         found = np.concatenate([*(part[name] for part in parts), of_failures, of_marks])
         return np.ascontiguousarray(found.astype(dtype)[order])
 
-    handles = column(
-        "stream", np.array([f.stream for f in failed], np.uint64), nothing, np.uint64
-    )
+    handles = column("stream", np.array([f.stream for f in failed], np.uint64), nothing, np.uint64)
     exchanged = _segment_events(requests) if recorded else _NO_EVENTS
     ranges = _ranges(requests, held, pools) if held.any() else {}
     known = np.unique(
