@@ -1,4 +1,4 @@
-"""What a recording tells of the device below the allocator: its size, and what others held of it."""
+"""What a recording tells of the device below the allocator: its size, and what others held."""
 
 from __future__ import annotations
 
