@@ -246,7 +246,7 @@ TEST_CASE("a recorded failure that passes is freed at once") {
   CHECK(out.repeated_failures == 0);
 }
 
-TEST_CASE("settings and fractions come as recorded, unless they are given") {
+TEST_CASE("settings and fractions come as recorded, unless others are given") {
   Program program;
   program.settings.resize(1);
   program.settings[0].large_segment_bytes = 64 * kMiB;
@@ -259,7 +259,8 @@ TEST_CASE("settings and fractions come as recorded, unless they are given") {
   Outcome out = replay::replay(program.requests(), options);
   CHECK(out.reserved.bytes == 64 * kMiB);
   CHECK(out.stopped);
-  options.settings = AllocatorSettings{};
+  const std::vector<AllocatorSettings> others(1);
+  options.settings = others;
   options.fraction = 1.0;
   out = replay::replay(program.requests(), options);
   CHECK(out.reserved.bytes == 220 * kMiB);

@@ -17,7 +17,7 @@ from memtrace.analyse.counters import MEASURES, equals, integers
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.errors import MemtraceError
-from memtrace.replay.conf import AllocatorConf
+from memtrace.replay.conf import AllocatorConf, parse_conf
 from memtrace.replay.device import Device, recorded_device
 from memtrace.replay.outcome import Outcome, serve_on_host
 from memtrace.replay.requests import Failure, Requests
@@ -226,12 +226,24 @@ class Replayer:
             addresses=addresses,
             total_bytes=device.total_bytes,
             capacity_bytes=device.capacity_bytes,
-            first_settings=stream.first_settings,
-            settings=None if conf is None else conf.settings_text(),
+            first_settings=stream.first_settings if conf is None else conf.settings_text(),
+            settings=None if conf is None else settings_under(conf, stream),
             first_fraction=stream.first_fraction if conf is None else conf.memory_fraction,
             fraction=memory_fraction,
             keeps_totals=keeps_totals,
         )
+
+
+def settings_under(conf: AllocatorConf, stream: Stream) -> list[str]:
+    """What each recorded change of settings would be, had the program been started with others.
+
+    The first one recorded is what it was started with. What the program sets itself stays so.
+    """
+    current, found = conf, []
+    for text in stream.settings_conf:
+        current = conf if text == stream.settings_conf[0] else current.changed_by(parse_conf(text))
+        found.append(current.settings_text())
+    return found
 
 
 def replay(
@@ -409,8 +421,8 @@ def _sets_its_own(found: Replay) -> str | None:
     if found.conf is None or not changes:
         return None
     return (
-        f"the program changes the allocator's settings itself ({changes:,} times): not here, where "
-        "the given ones are used throughout"
+        f"the program changes the allocator's settings itself, {changes:,} "
+        f"time{'s' * (changes > 1)}, and does so here: the given ones hold until then"
     )
 
 
