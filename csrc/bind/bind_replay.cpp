@@ -173,13 +173,20 @@ py::dict outcome_dict(replay::Outcome& outcome, bool keeps_totals) {
 }
 
 py::dict run(const ReplayRequests& given, const std::string& addresses, uint64_t total_bytes,
-             const std::string& first_settings, const std::optional<std::string>& settings,
+             const std::string& first_settings,
+             const std::optional<std::vector<std::string>>& settings,
              std::optional<uint64_t> capacity_bytes, double first_fraction,
              std::optional<double> fraction, bool goes_on, bool keeps_totals) {
   replay::Options options;
   options.first_settings = AllocatorSettings::from_json(first_settings);
-  if (settings)
-    options.settings = AllocatorSettings::from_json(*settings);
+  std::vector<AllocatorSettings> instead;
+  if (settings) {
+    if (settings->size() != given.requests().settings.size())
+      throw py::value_error("settings: one for each that is recorded");
+    for (const std::string& text : *settings)
+      instead.push_back(AllocatorSettings::from_json(text));
+    options.settings = instead;
+  }
   options.capacity_bytes = capacity_bytes;
   options.total_bytes = total_bytes;
   options.first_fraction = first_fraction;

@@ -63,8 +63,11 @@ class OrderedBlocks {
   const BlockKey* last() const { return pieces_.empty() ? nullptr : &pieces_.back().back(); }
 
   void insert(const BlockKey& key) {
-    if (pieces_.empty())
+    if (pieces_.empty()) {
       pieces_.emplace_back().reserve(kMost);
+      pieces_.back().push_back(key);
+      return;
+    }
     const size_t piece = std::min(piece_of(key), pieces_.size() - 1);
     Piece& found = pieces_[piece];
     found.insert(std::ranges::lower_bound(found, key), key);

@@ -51,17 +51,18 @@ bool CachingAllocator::release_oversize(uint16_t pool, uint16_t stream, uint64_t
   const uint64_t wanted = std::max(rounded_bytes, least);
   const OrderedBlocks& free = pools_[pool].free[stream];
   OrderedBlocks::Cursor at = free.lower_bound(wanted);
-  const auto expandable = [&](BlockIndex block) {
-    return blocks_[block].reservation != kNoReservation;
+  // Blocks of this size are never split, but they may be from before the setting was made.
+  const auto stays = [&](BlockIndex block) {
+    return blocks_[block].reservation != kNoReservation || !whole(blocks_[block]);
   };
-  if (!free.at_end(at) && !expandable(free[at].block)) {
+  if (!free.at_end(at) && !stays(free[at].block)) {
     release(free[at].block);
     return true;
   }
   std::vector<BlockIndex> gone; // largest first
   uint64_t bytes = 0;
   while (bytes < wanted && free.step_back(at) && free[at].size_bytes >= least)
-    if (!expandable(free[at].block)) {
+    if (!stays(free[at].block)) {
       bytes += free[at].size_bytes;
       gone.push_back(free[at].block);
     }

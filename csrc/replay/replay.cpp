@@ -12,7 +12,7 @@ class Replayer {
  public:
   Replayer(const Requests& requests, const Options& options)
       : requests_(requests), options_(options),
-        allocator_(options.settings.value_or(options.first_settings),
+        allocator_(options.first_settings,
                    Driver(options.capacity_bytes, options.addresses, requests.segment_events),
                    options.total_bytes, requests.streams, requests.pools),
         places_(requests.allocations, kNoBlock) {
@@ -172,8 +172,8 @@ class Replayer {
         allocator_.set_memory_fraction(requests_.fractions[detail]);
       break;
     case RequestKind::settings:
-      if (!options_.settings)
-        allocator_.set_settings(requests_.settings[detail]);
+      allocator_.set_settings(options_.settings.empty() ? requests_.settings[detail]
+                                                        : options_.settings[detail]);
       break;
     case RequestKind::capture_begin:
     case RequestKind::use_pool_begin:

@@ -18,9 +18,9 @@
 namespace memtrace::replay {
 
 struct Options {
-  // Used throughout; without them those of the recording, as they change in it.
-  std::optional<AllocatorSettings> settings;
   AllocatorSettings first_settings; // before the first `settings` request
+  // What each of Requests::settings is instead; empty: what it was in the recording.
+  std::span<const AllocatorSettings> settings;
   std::optional<uint64_t> capacity_bytes;
   uint64_t total_bytes = 0;       // of the device
   double first_fraction = 1.0;    // before the first `memory_fraction` request

@@ -228,7 +228,7 @@ class ReplayRequests:
         addresses: Literal["recorded", "rising", "falling"],
         total_bytes: int,
         first_settings: str = "{}",
-        settings: str | None = None,
+        settings: list[str] | None = None,
         capacity_bytes: int | None = None,
         first_fraction: float = 1.0,
         fraction: float | None = None,
@@ -237,7 +237,8 @@ class ReplayRequests:
     ) -> dict[str, Any]:
         """One replay, without the GIL (csrc/replay/replay.h).
 
-        settings, fraction: used throughout, whatever the recording's were. goes_on: also after an
-        allocation failed that did not fail in the recording. keeps_totals: with `totals` after each
+        settings: what each recorded change of settings is instead. fraction: used throughout,
+        whatever the recording's was. goes_on: also after an allocation failed that did not fail in
+        the recording. keeps_totals: with `totals` after each
         request and `block_bytes` of each allocation, as arrays of int64.
         """

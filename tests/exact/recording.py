@@ -44,8 +44,13 @@ def program_names() -> list[str]:
 
 
 def constants(program: str) -> dict[str, Any]:
-    """The module constants DEVICES, MEMORY_MB, SINGLE_THREADED of a program, without running it."""
-    found: dict[str, Any] = {"DEVICES": 1, "MEMORY_MB": 2048, "SINGLE_THREADED": False}
+    """The constants of a program (programs/cuda/README.md), without running it."""
+    found: dict[str, Any] = {
+        "DEVICES": 1,
+        "MEMORY_MB": 2048,
+        "SINGLE_THREADED": False,
+        "REACTS_TO_OOM": False,
+    }
     for node in ast.parse((PROGRAMS / f"{program}.py").read_text()).body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) if name in found:

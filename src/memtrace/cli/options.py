@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,26 @@ class TimeType(click.ParamType[int]):
         scale = _NS_PER_UNIT[unit]
         digits = (fraction + "0" * 9)[:9]
         return int(whole or 0) * scale + int(digits) * scale // 10**9
+
+
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(B|[KMGT]i?B)\s*", re.ASCII | re.IGNORECASE)
+
+
+class SizeType(click.ParamType[int]):
+    """A size in bytes: 24GiB, 1.5 GB, 4096B; KB is 1000 bytes, KiB 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Exact: the digits are never a float."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size: write 24GiB, 512MiB, 1.5GB or 4096B", param, ctx)
+        number, unit = Fraction(match[1]), match[2].upper()
+        base = 1024 if "I" in unit else 1000
+        return int(number * base ** " KMGT".index(unit[:-1][:1] or " "))
 
 
 def trace_argument(command: Command) -> Command:

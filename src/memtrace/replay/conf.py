@@ -6,7 +6,7 @@ The limits of each value are torch 2.11's own; tests/replay holds them against t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memtrace.errors import MemtraceError
 from memtrace.plain_json import to_json
@@ -35,6 +35,7 @@ class AllocatorConf:
         text: as it was given, without spaces.
         roundup_power2_divisions: by size class from 1 MiB, powers of two; 0: no rounding.
         memory_fraction: of the device, that the process may reserve from the beginning on.
+        named: the keys that the text has.
         notes: what of the text a replay leaves out; one line each.
     """
 
@@ -46,7 +47,20 @@ class AllocatorConf:
     garbage_collection_threshold: float = 0.0
     roundup_power2_divisions: tuple[int, ...] = (0,) * SIZE_CLASSES
     memory_fraction: float = 1.0
+    named: frozenset[str] = field(default=frozenset(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def changed_by(self, call: AllocatorConf) -> AllocatorConf:
+        """After torch.cuda.memory._set_allocator_settings: what that does not name and torch does
+        not reset stays as it was.
+        """
+        persist = {
+            "expandable_segments": "expandable_segments",
+            "large_segment_size_mb": "large_segment_bytes",
+            "max_non_split_rounding_mb": "max_non_split_rounding_bytes",
+        }
+        kept = {name: getattr(self, name) for key, name in persist.items() if key not in call.named}
+        return replace(call, **kept)
 
     def settings_text(self) -> str:
         """As the text of a `settings` mark (hook/cuda.py), which the native side reads."""
@@ -102,6 +116,7 @@ def parse_conf(text: str) -> AllocatorConf:
         ),
         roundup_power2_divisions=_divisions(text, words.get("roundup_power2_divisions", "[]")),
         memory_fraction=_share(text, words, "per_process_memory_fraction", 1.0, closed=True),
+        named=frozenset(words),
         notes=tuple(notes),
     )
 

@@ -1,4 +1,4 @@
-"""What a recording tells of the device below the allocator: its size, and what others held of it."""
+"""What a recording tells of the device below the allocator: its size, and what others held."""
 
 from __future__ import annotations
 
@@ -35,19 +35,25 @@ class Device:
         return Device(total_bytes, self.outside_bytes, self.outside_known)
 
 
-def recorded_device(requests: Requests) -> Device:
+def recorded_device(requests: Requests, *, of_size: int | None = None) -> Device:
     """The device that the requests were made of; outside memory as the most that was ever seen.
+
+    Args:
+        of_size: bytes; another device, of which others hold as much.
 
     Raises:
         MemtraceError: the trace does not tell how large it is.
     """
     total = total_bytes(requests.process, requests.device)
+    if total is None and of_size is not None:
+        return Device(of_size, max(_seen_in_samples(requests), default=0), False)
     if total is None:
         raise MemtraceError(
             f"the trace does not tell how much memory {requests.device} has: give --capacity"
         )
     seen = [*_seen_in_failures(requests, total), *_seen_in_samples(requests)]
-    return Device(total, max(seen, default=0), bool(seen))
+    found = Device(total, max(seen, default=0), bool(seen))
+    return found if of_size is None else found.of_size(of_size)
 
 
 def _seen_in_failures(requests: Requests, total: int) -> list[int]:

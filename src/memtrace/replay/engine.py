@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from memtrace.analyse.counters import MEASURES, equals, integers
+from memtrace.analyse.owners import AskedBy
+from memtrace.analyse.stack import stacks_by_id
 from memtrace.errors import MemtraceError
-from memtrace.replay.conf import AllocatorConf
+from memtrace.replay.conf import AllocatorConf, parse_conf
 from memtrace.replay.device import Device, recorded_device
 from memtrace.replay.outcome import Outcome, serve_on_host
 from memtrace.replay.requests import Failure, Requests
@@ -79,6 +81,16 @@ class Run:
     @property
     def completes(self) -> bool:
         return not self.failed
+
+
+def asked_by(requests: Requests, failed: Failed) -> AskedBy | None:
+    """Who makes a request that fails in a replay; None: it had failed in the recording."""
+    if failed.row < 0:
+        return None
+    (row,) = requests.rows.slice(failed.row, 1).to_pylist()
+    stacks = stacks_by_id(requests.trace, requests.process.key, [row["stack_id"] or 0])
+    told = ("operator", "top_operator", "forward_operator", "module", "module_class", "source")
+    return AskedBy(**{name: row[name] for name in told}, stack=stacks.get(row["stack_id"] or 0, ()))
 
 
 @dataclass(frozen=True)
@@ -214,12 +226,24 @@ class Replayer:
             addresses=addresses,
             total_bytes=device.total_bytes,
             capacity_bytes=device.capacity_bytes,
-            first_settings=stream.first_settings,
-            settings=None if conf is None else conf.settings_text(),
+            first_settings=stream.first_settings if conf is None else conf.settings_text(),
+            settings=None if conf is None else settings_under(conf, stream),
             first_fraction=stream.first_fraction if conf is None else conf.memory_fraction,
             fraction=memory_fraction,
             keeps_totals=keeps_totals,
         )
+
+
+def settings_under(conf: AllocatorConf, stream: Stream) -> list[str]:
+    """What each recorded change of settings would be, had the program been started with others.
+
+    The first one recorded is what it was started with. What the program sets itself stays so.
+    """
+    current, found = conf, []
+    for text in stream.settings_conf:
+        current = conf if text == stream.settings_conf[0] else current.changed_by(parse_conf(text))
+        found.append(current.settings_text())
+    return found
 
 
 def replay(
@@ -392,6 +416,16 @@ def _races(found: Replay) -> str | None:
     )
 
 
+def _sets_its_own(found: Replay) -> str | None:
+    changes = sum(mark.kind == "settings" and mark.place > 0 for mark in found.requests.marks)
+    if found.conf is None or not changes:
+        return None
+    return (
+        f"the program changes the allocator's settings itself, {changes:,} "
+        f"time{'s' * (changes > 1)}, and does so here: the given ones hold until then"
+    )
+
+
 def _caught(found: Replay) -> str | None:
     failures = len(found.requests.failures)
     if not failures or found.as_recorded:
@@ -436,5 +470,5 @@ def _outside(found: Replay) -> str | None:
 
 
 _CAVEATS: tuple[Callable[[Replay], str | None], ...] = (
-    _diverges, _races, _caught, _began_late, _waits, _ties, _outside,
+    _diverges, _races, _sets_its_own, _caught, _began_late, _waits, _ties, _outside,
 )  # fmt: skip

@@ -39,6 +39,7 @@ class Stream:
         failures: of each native request: the number of the recorded failure, or -1.
         first_settings: as the text of a `settings` mark: what held before the first request.
         first_fraction: likewise, of the device's memory; 1.0: all of it.
+        settings_conf: of each recorded change of settings, the text that was given.
         seeded: whether memory from before the recording lies where it was recorded.
     """
 
@@ -48,6 +49,7 @@ class Stream:
     failures: Int64s
     first_settings: str
     first_fraction: float
+    settings_conf: tuple[str, ...]
     seeded: bool
 
 
@@ -158,6 +160,7 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
         )[order],
         first_settings=json.dumps(first),
         first_fraction=fraction_of(str(first.get("conf") or "")),
+        settings_conf=tuple(str(mark.facts.get("conf") or "") for mark in settings),
         seeded=bool(held.any()),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memtrace.analyse.failures import Oom
 from memtrace.analyse.oom import PostMortem
+from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.request import Fit
 from memtrace.analyse.stack import told_frames
 from memtrace.report.breakdown import breakdown_grid
@@ -73,7 +74,7 @@ def held_text(oom: Oom) -> str:
     return text
 
 
-def asked_by(oom: Oom) -> str:
+def asked_by(oom: AskedBy) -> str:
     """The operator, the module and the line: "aten::mm in h.3.mlp (model.py:88 forward)"."""
     words = oom.operator or "an allocation outside any operator"
     if oom.forward_operator:
