@@ -114,6 +114,26 @@ def choose(catalogue: dict[str, Gpu], names: str) -> list[Gpu]:
     return list(found.values())
 
 
+def cheapest_of(gpus: Iterable[Gpu]) -> Gpu | None:
+    """The one with the lowest price, of those with a price in the first one's currency."""
+    priced = [(gpu.cheapest, gpu) for gpu in gpus if gpu.cheapest]
+    same = [(price, gpu) for price, gpu in priced if price.currency == priced[0][0].currency]
+    return min(same, key=lambda each: each[0].per_hour)[1] if same else None
+
+
+def relative_prices(gpus: Iterable[Gpu], base: Gpu | None) -> dict[str, tuple[float, float]]:
+    """By GPU, its lowest and its highest price to the lowest of `base`; in one currency."""
+    price = base.cheapest if base else None
+    if price is None:
+        return {}
+    found = {}
+    for gpu in gpus:
+        own = [p.per_hour for p in gpu.prices if p.currency == price.currency]
+        if own:
+            found[gpu.name] = (min(own) / price.per_hour, max(own) / price.per_hour)
+    return found
+
+
 def _merge(known: dict[str, Gpu], lines: Iterable[str], path: str) -> dict[str, Gpu]:
     reader = csv.DictReader(lines)
     names = reader.fieldnames or []

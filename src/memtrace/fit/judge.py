@@ -10,7 +10,7 @@ import numpy as np
 from memtrace.analyse.breakdown import Breakdown, break_down
 from memtrace.analyse.counters import equals
 from memtrace.analyse.weights import largest_external, weights_at
-from memtrace.fit.catalogue import Gpu
+from memtrace.fit.catalogue import Gpu, cheapest_of, relative_prices
 from memtrace.fit.context import Context, find_context
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.kv_cache import KvCache, find_kv_cache
@@ -23,7 +23,6 @@ from memtrace.whatif.registry import apply_all
 
 YES, NO, UNCERTAIN = "yes", "no", "uncertain"
 _BF16_FROM = (8, 0)
-_OWNERS = 10
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Verdict:
         headroom_bytes: usable less what is needed; below zero: so much is missing.
         stages: of each stage, whether what it allocates fits.
         context_tokens: the longest context, all else as it was; None: no KV cache is known.
-        relative_price: its cheapest price to that of the cheapest GPU that fits.
+        relative_price: its lowest and its highest price to the lowest of the cheapest that fits.
         notes: what else stands against it.
     """
 
@@ -46,7 +45,7 @@ class Verdict:
     headroom_bytes: int
     stages: dict[str, str]
     context_tokens: int | None
-    relative_price: float | None
+    relative_price: tuple[float, float] | None
     notes: tuple[str, ...]
 
 
@@ -91,12 +90,14 @@ def judge(
     asked: Mapping[str, Sequence[str]] | None = None,
     device: str | None = None,
     process: str | int | None = None,
+    top: int = 10,
 ) -> Fit:
     """Holds a program against GPUs.
 
     Args:
         asked: what-ifs, as `whatif.registry.apply_all` takes them.
         device: whose requests; by default those of the accelerator, else of the CPU.
+        top: modules to name.
 
     Raises:
         MemtraceError: there is no such device or process, or a what-if is refused.
@@ -113,11 +114,13 @@ def judge(
     bf16 = _uses_bf16(requests, asked)
     need = _Need(served, stages, kv_cache, mapped, band, bool(requests.failures), bf16)
     verdicts = [_verdict(gpu, need, context) for gpu in gpus]
-    verdicts, cheapest = _with_prices(verdicts)
+    cheapest = cheapest_of(verdict.gpu for verdict in verdicts if verdict.fits == YES)
+    relative = relative_prices(gpus, cheapest)
+    verdicts = [replace(v, relative_price=relative.get(v.gpu.name)) for v in verdicts]
     peak = served.outcome.peak()
     held = served.outcome.held(peak.place)
     parts = {
-        by: break_down(held, by=by, total_bytes=peak.total_bytes, top=_OWNERS)
+        by: break_down(held, by=by, total_bytes=peak.total_bytes, top=top)
         for by in ("category", "module")
     }
     return Fit(
@@ -138,7 +141,7 @@ def judge(
         modules=parts["module"],
         verdicts=tuple(verdicts),
         cheapest=cheapest,
-        assumptions=_assumptions(need, requests, context, changes),
+        assumptions=_assumptions(need, requests, changes),
     )
 
 
@@ -182,24 +185,8 @@ def _verdict(gpu: Gpu, need: _Need, context: Context) -> Verdict:
     )
 
 
-def _with_prices(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], Gpu | None]:
-    """Each beside the cheapest that fits, by the cheapest price of either in its currency."""
-    fitting = [(v.gpu.cheapest, v.gpu) for v in verdicts if v.fits == YES and v.gpu.cheapest]
-    if not fitting:
-        return list(verdicts), None
-    currency = fitting[0][0].currency if fitting[0][0] else ""
-    same = [(p.per_hour, gpu) for p, gpu in fitting if p is not None and p.currency == currency]
-    least, cheapest = min(same, key=lambda item: item[0])
-
-    def relative(gpu: Gpu) -> float | None:
-        price = gpu.cheapest
-        return price.per_hour / least if price and price.currency == currency else None
-
-    return [replace(v, relative_price=relative(v.gpu)) for v in verdicts], cheapest
-
-
 def _mapped_bytes(requests: Requests) -> int:
-    """Weights of the host that no allocator gave, and that a GPU must hold too; of a CPU's trace."""
+    """Of a CPU's trace: weights that no allocator gave, and that a GPU must hold too."""
     if not requests.on_cpu:
         return 0
     found = largest_external(requests.trace, process=requests.process.key, device="cpu")
@@ -216,9 +203,7 @@ def _uses_bf16(requests: Requests, asked: Mapping[str, Sequence[str]]) -> bool:
     return False
 
 
-def _assumptions(
-    need: _Need, requests: Requests, context: Context, changes: Sequence[Change]
-) -> tuple[str, ...]:
+def _assumptions(need: _Need, requests: Requests, changes: Sequence[Change]) -> tuple[str, ...]:
     lines = [line for change in changes for line in change.assumptions]
     lines += need.served.caveats
     if requests.on_cpu:

@@ -1,10 +1,11 @@
-"""Requests as an allocator serves them, and the least capacity with which it can: the seam to it."""
+"""Requests as an allocator serves them, and the least capacity with which it can."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from memtrace.analyse.counters import highest
+from memtrace.fit.cublas import with_workspaces
 from memtrace.replay.outcome import Outcome, serve_on_host
 from memtrace.replay.requests import Requests
 
@@ -34,6 +35,8 @@ def serve(requests: Requests, *, on_gpu: bool) -> Served:
         outcome = serve_on_host(requests)
         peak = outcome.peak().total_bytes
         return Served(outcome, peak, peak)
+    if requests.on_cpu:
+        requests = with_workspaces(requests)
     blocks = -(-requests.size_bytes // _ROUND_BYTES) * _ROUND_BYTES
     outcome = serve_on_host(requests.resized(blocks))
     peak = outcome.peak().total_bytes

@@ -13,7 +13,7 @@ from memtrace.report.losses import lost_lines
 from memtrace.report.page import BAD, FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import exact, percent, size
 
-_STYLES = {YES: GOOD, NO: BAD, UNCERTAIN: WARNING}
+ANSWER_STYLES = {YES: GOOD, NO: BAD, UNCERTAIN: WARNING}
 _NONE = "-"
 
 
@@ -37,7 +37,7 @@ def fit_page(found: Fit) -> list[Block]:
     if found.kv_cache:
         blocks.append(Line(f"  context: tokens that each of {found.kv_cache.sequences:,} sequences "
                            "may have, all else as it was", FAINT))  # fmt: skip
-    blocks += price_lines([verdict.gpu for verdict in found.verdicts], found.cheapest)
+    blocks += price_lines([v.gpu for v in found.verdicts], found.cheapest, fitting=True)
     blocks += [Line(""), Line("Each stage, by what it allocates:", TITLE), _stages_grid(found)]
     blocks += [Line(""), Line("What holds the peak:", TITLE)]
     blocks += [breakdown_grid(found.categories, {}, requested=False), Line("")]
@@ -83,24 +83,19 @@ def kv_cache_text(cache: KvCache) -> str:
     )
 
 
-def price_lines(gpus: Sequence[Gpu], cheapest: Gpu | None) -> list[Line]:
-    """Where the prices are from, and which are compared."""
+def price_lines(gpus: Sequence[Gpu], cheapest: Gpu | None, *, fitting: bool = False) -> list[Line]:
+    """Where the prices are from, and which are compared; `fitting`: with one that fits."""
     prices = [price for gpu in gpus for price in gpu.prices]
     if not prices:
         return []
     days = sorted({price.as_of for price in prices if price.as_of and price.as_of != GIVEN})
-    seen = f" seen from {days[0]} to {days[-1]}" if days else ""
-    lines = [
-        Line(f"  prices: the lowest and the highest{seen}; --price and --gpus give others", FAINT)
-    ]
-    if cheapest is not None and cheapest.cheapest is not None:
-        lines.append(
-            Line(
-                f"  x: the lowest price to that of the cheapest that fits, {cheapest.name} at "
-                f"{price_text(cheapest.cheapest)} ({cheapest.cheapest.source})",
-                FAINT,
-            )
-        )
+    seen = f", seen {days[0]} to {days[-1]}" if days else ""
+    lines = [Line(f"  prices: lowest-highest{seen}; others: --price, --gpus", FAINT)]
+    price = cheapest.cheapest if cheapest else None
+    if cheapest is not None and price is not None:
+        which = "the cheapest that fits" if fitting else "the cheapest"
+        text = f"  x: times the lowest of {cheapest.name}, {which}: {price_text(price)}"
+        lines.append(Line(f"{text} ({price.source})", FAINT))
     return lines
 
 
@@ -134,7 +129,7 @@ def _gpus_grid(found: Fit) -> Grid:
         Column("x", right=True),
     )
     rows = tuple(_gpu_row(verdict, context) for verdict in found.verdicts)
-    styles = {(i, 1): _STYLES[verdict.fits] for i, verdict in enumerate(found.verdicts)}
+    styles = {(i, 1): ANSWER_STYLES[verdict.fits] for i, verdict in enumerate(found.verdicts)}
     return Grid(columns, rows, indent=2, styles=styles)
 
 
@@ -151,7 +146,7 @@ def _gpu_row(verdict: Verdict, context: bool) -> tuple[str, ...]:
         *tokens,
         _NONE if gpu.bandwidth_gbps is None else f"{gpu.bandwidth_gbps:,.0f}",
         prices_text(gpu),
-        _NONE if verdict.relative_price is None else f"{verdict.relative_price:.1f}",
+        times_text(verdict.relative_price),
     )
 
 
@@ -164,6 +159,14 @@ def prices_text(gpu: Gpu) -> str:
     if same[-1].per_hour != same[0].per_hour:
         words += f"-{amount(same[-1].per_hour)}"
     return f"{words} {gpu.cheapest.currency}"
+
+
+def times_text(relative: tuple[float, float] | None) -> str:
+    """How many times as dear: "1.0-1.5"."""
+    if relative is None:
+        return _NONE
+    low, high = (f"{value:.1f}" for value in relative)
+    return low if low == high else f"{low}-{high}"
 
 
 def _stages_grid(found: Fit) -> Grid:
