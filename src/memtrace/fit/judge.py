@@ -141,7 +141,7 @@ def judge(
         modules=parts["module"],
         verdicts=tuple(verdicts),
         cheapest=cheapest,
-        assumptions=_assumptions(need, requests, changes),
+        assumptions=_assumptions(need, requests, context, changes),
     )
 
 
@@ -203,19 +203,29 @@ def _uses_bf16(requests: Requests, asked: Mapping[str, Sequence[str]]) -> bool:
     return False
 
 
-def _assumptions(need: _Need, requests: Requests, changes: Sequence[Change]) -> tuple[str, ...]:
+def _assumptions(
+    need: _Need, requests: Requests, context: Context, changes: Sequence[Change]
+) -> tuple[str, ...]:
     lines = [line for change in changes for line in change.assumptions]
     lines += need.served.caveats
     if requests.on_cpu:
         lines.append(
-            "tensors of the CPU served as a GPU would: an estimate; its kernels have other "
-            "temporaries, and cuBLAS has workspaces"
+            "tensors of the CPU served as a GPU would, with cuBLAS's workspaces: an estimate; "
+            "kernels of a GPU have other temporaries"
         )
     if need.mapped_bytes:
-        lines.append("weights in mapped files or shared memory are copied to the GPU, once")
+        line = "weights in mapped files or shared memory are copied to the GPU, once"
+        lines.append(f"{line}; the what-if leaves them as they are" if changes else line)
+    if context.sampled:
+        lines.append("the CUDA context and libraries are as large on every GPU")
+    else:
+        lines.append("nothing was sampled of a CUDA context: its size is a usual one")
     if need.failed:
         lines.append("the recording ran out of memory: what came after that is not known")
     others = len(requests.trace.process_list) - 1
-    if others:
-        lines.append(f"a GPU of its own for {requests.process}; {others} others were recorded")
+    if others > 0:
+        lines.append(f"a GPU of its own for {requests.process}, one of {others + 1:,} recorded")
+    devices = [d for d in requests.trace.devices_by_process[requests.process.key] if d != "cpu"]
+    if len(devices) > 1:
+        lines.append(f"judged is {requests.device}, of {', '.join(devices)} (--device)")
     return tuple(dict.fromkeys(lines))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from memtrace.analyse.breakdown import Breakdown, break_down
 from memtrace.analyse.counters import highest
 from memtrace.analyse.peak import find_peak
+from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.served import serve
 from memtrace.replay.requests import read_requests
@@ -73,13 +74,18 @@ def verify(
         device: of both; by default of each the one that `memtrace peak` tells of.
 
     Raises:
-        MemtraceError: a trace has no such device or process, or a what-if is refused.
+        MemtraceError: a trace has no such device or process, or a what-if is refused, or the other
+            is of the CPU and this one is not.
     """
     asked = asked or {}
     recorded = read_requests(trace, device=device, process=process)
     requests, changes = apply_all(recorded, asked)
     real = {by: find_peak(other, device=device, by=by) for by in BY}
     first = real[BY[0]]
+    if not requests.on_cpu and first.device == "cpu":
+        raise MemtraceError(
+            f"{other.path} was recorded on the CPU: requests of {requests.device} say nothing of it"
+        )
     as_gpu = requests.on_cpu and first.device != "cpu"
     served = serve(requests, on_gpu=not requests.on_cpu or as_gpu)
     peak = served.outcome.peak()

@@ -20,9 +20,9 @@ from memtrace.analyse.windows import END
 from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.served import serve
-from memtrace.fit.stage_needs import IDLE, stage_needs
+from memtrace.fit.stage_needs import IDLE, StageNeed, stage_needs
 from memtrace.replay.outcome import Outcome, serve_on_host
-from memtrace.replay.requests import Requests, read_requests
+from memtrace.replay.requests import read_requests
 from memtrace.trace import Process, Trace
 from memtrace.whatif.registry import apply_all
 
@@ -78,6 +78,7 @@ class Density:
     Attributes:
         asked_workers: how many are wanted; None: as many as there is room for.
         asked_bytes: what those need.
+        stages: what each held of tensors.
     """
 
     trace: Trace
@@ -85,6 +86,7 @@ class Density:
     what: tuple[str, ...]
     worker: Worker
     band_permille: int
+    stages: tuple[StageNeed, ...]
     asked_workers: int | None
     asked_bytes: int | None
     instances: tuple[Instance, ...]
@@ -107,9 +109,8 @@ def find_density(
     asked = asked or {}
     recorded = read_requests(trace, device="cpu", process=process)
     requests, changes = apply_all(recorded, asked)
-    before = serve_on_host(recorded)
     after = serve(requests, on_gpu=False).outcome
-    worker = measure_worker(trace, recorded, before, after)
+    worker = measure_worker(trace, serve_on_host(recorded), after)
     usable = {size: size - size * HEADROOM_PERMILLE // 1000 for size in instances}
     found = []
     for size in instances:
@@ -129,6 +130,7 @@ def find_density(
         what=tuple(change.what for change in changes),
         worker=worker,
         band_permille=band_permille(asked, cpu_as_gpu=False),
+        stages=stage_needs(after),
         asked_workers=workers,
         asked_bytes=None if workers is None else worker.together(workers),
         instances=tuple(found),
@@ -136,13 +138,13 @@ def find_density(
     )
 
 
-def measure_worker(trace: Trace, recorded: Requests, before: Outcome, after: Outcome) -> Worker:
+def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
     """A process as it was sampled, its tensors exchanged for those of `after`.
 
     Raises:
         MemtraceError: nothing was sampled of it.
     """
-    process = recorded.process
+    process = before.requests.process
     readings = Readings(trace, process.key)
     series = readings.all(_HOST, "rss")
     if not series:

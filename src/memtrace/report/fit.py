@@ -8,6 +8,7 @@ from memtrace.errors import readable
 from memtrace.fit.catalogue import GIVEN, Gpu, Price
 from memtrace.fit.judge import NO, UNCERTAIN, YES, Fit, Verdict
 from memtrace.fit.kv_cache import KvCache
+from memtrace.fit.stage_needs import StageNeed
 from memtrace.report.breakdown import breakdown_grid
 from memtrace.report.losses import lost_lines
 from memtrace.report.page import BAD, FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
@@ -179,9 +180,19 @@ def _stages_grid(found: Fit) -> Grid:
     for stage in found.stages:
         of = {answer: [v.gpu.name for v in found.verdicts if v.stages[stage.name] == answer]
               for answer in (YES, UNCERTAIN, NO)}  # fmt: skip
-        name = f"{stage.name} (the peak)" if stage.is_peak else stage.name
-        rows.append((name, size(stage.peak_bytes), _fitting(of, len(found.verdicts))))
+        rows.append(
+            (
+                stage_text(stage),
+                size(stage.peak_bytes + found.mapped_bytes),
+                _fitting(of, len(found.verdicts)),
+            )
+        )
     return Grid(columns, tuple(rows), indent=2)
+
+
+def stage_text(stage: StageNeed) -> str:
+    """Its name, and whether the peak of the whole is in it."""
+    return f"{stage.name} (the peak)" if stage.is_peak else stage.name
 
 
 def _fitting(of: dict[str, list[str]], number: int) -> str:

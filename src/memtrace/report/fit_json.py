@@ -11,6 +11,7 @@ from typing import Any
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.fit.catalogue import Gpu
 from memtrace.fit.judge import Fit
+from memtrace.fit.stage_needs import StageNeed
 
 
 def fit_document(found: Fit) -> dict[str, Any]:
@@ -49,15 +50,22 @@ def fit_document(found: Fit) -> dict[str, Any]:
             for verdict in found.verdicts
         ],
         "cheapest": found.cheapest.name if found.cheapest else None,
-        "stages": [
-            {"name": s.name, "peak_bytes": s.peak_bytes, "seq": int(s.place), "is_peak": s.is_peak}
-            for s in found.stages
-        ],
+        "stages": [stage_document(stage) for stage in found.stages],
         "categories": _rows(found.categories),
         "modules": _rows(found.modules),
         "assumptions": list(found.assumptions),
         "lost_records": found.process.row["lost_total"] or 0,
     }  # fmt: skip
+
+
+def stage_document(stage: StageNeed) -> dict[str, Any]:
+    """A stage's peak, and the event that reached it."""
+    return {
+        "name": stage.name,
+        "peak_bytes": stage.peak_bytes,
+        "seq": int(stage.place),
+        "is_peak": stage.is_peak,
+    }
 
 
 def gpu_document(gpu: Gpu) -> dict[str, Any]:

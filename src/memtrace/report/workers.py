@@ -7,7 +7,8 @@ from typing import Any
 
 from memtrace.errors import readable
 from memtrace.fit.workers import HEADROOM_PERMILLE, Density
-from memtrace.report.fit import assumption_lines
+from memtrace.report.fit import assumption_lines, stage_text
+from memtrace.report.fit_json import stage_document
 from memtrace.report.losses import lost_lines
 from memtrace.report.page import BAD, GOOD, TITLE, Block, Column, Grid, Line
 from memtrace.report.units import count, exact, percent, size
@@ -36,8 +37,9 @@ def workers_page(found: Density) -> list[Block]:
                  "peak")
         )  # fmt: skip
     blocks += lost_lines(found.process)
-    blocks += [Line(""), _instances_grid(found), Line(""), *assumption_lines(found.assumptions)]
-    return blocks
+    blocks += [Line(""), _instances_grid(found)]
+    blocks += [Line(""), Line("Tensors, by stage:", TITLE), _stages_grid(found)]
+    return [*blocks, Line(""), *assumption_lines(found.assumptions)]
 
 
 def workers_document(found: Density) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def workers_document(found: Density) -> dict[str, Any]:
         "asked_workers": found.asked_workers,
         "asked_bytes": found.asked_bytes,
         "instances": [{**asdict(i), "fits": _fits(found, i.workers)} for i in found.instances],
+        "stages": [stage_document(stage) for stage in found.stages],
         "headroom_percent": HEADROOM_PERMILLE / 10,
         "kubernetes": kubernetes_resources(found),
         "assumptions": list(found.assumptions),
@@ -84,6 +87,11 @@ def _instances_grid(found: Density) -> Grid:
     if asked is not None:
         styles = {(i, 4): GOOD if row[4] == "yes" else BAD for i, row in enumerate(rows)}
     return Grid(columns, tuple(rows), indent=2, styles=styles)
+
+
+def _stages_grid(found: Density) -> Grid:
+    columns = (Column("Stage", wide=True), Column("Peak", right=True))
+    return Grid(columns, tuple((stage_text(s), size(s.peak_bytes)) for s in found.stages), indent=2)
 
 
 def kubernetes_resources(found: Density, *, gpus: int = 0) -> dict[str, dict[str, str | int]]:
