@@ -156,7 +156,7 @@ def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
     tensors = [_tensors_at(before, reading) for reading in series]
     largest = max(reading.value_bytes for reading in series)
     # Between two samples: the exact peak of tensors, on what else there was at the nearest place.
-    places = np.array([reading.seq for reading in series])
+    places = np.array([reading.seq for reading in series]) - 0.5
     nearest = int(np.abs(places - peak.place).argmin())
     beside = series[nearest].value_bytes - tensors[nearest]
     resident = max(largest, beside + peak.total_bytes)
