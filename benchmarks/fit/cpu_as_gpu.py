@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks" / "fit"), str(ROOT / "tests")]
 
 import numpy as np
+
 import simcuda
 
 simcuda.load()  # before torch, which the models import

@@ -21,7 +21,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1GiB", "GiB", "1iB", "1 PiB", "1e9GiB", "inf", "x"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(MemtraceError, match="--instance .*write a size, such as 16GiB"):
+    with pytest.raises(MemtraceError, match=r"--instance .*write a size, such as 16GiB"):
         parse_size(text, "--instance")
 
 
@@ -38,5 +38,5 @@ def test_counts(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "many", "-7B", "1e99", "7 B B"])
 def test_what_is_no_count(text: str) -> None:
-    with pytest.raises(MemtraceError, match="--parameters .*write a number, such as 7e9"):
+    with pytest.raises(MemtraceError, match=r"--parameters .*write a number, such as 7e9"):
         parse_count(text, "--parameters")
