@@ -47,6 +47,26 @@ def test_the_length_is_what_grows(tmp_path: Path) -> None:
         assert found.shapes == ((2, (8, 64), 2.0),)
 
 
+def test_a_program_that_keeps_the_old_cache_has_room_for_half(tmp_path: Path) -> None:
+    found = cache_of(tmp_path / "x.memtrace", [(1, 8, 100, 64), (1, 8, 100, 64)])
+    assert found is not None
+    assert found.times_held == 2
+    assert found.longest(2000 * found.token_bytes) == 1000
+
+
+def test_a_cache_that_the_program_has_labelled(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    for layer in range(3):  # every layer calls it by the same name
+        row = p.alloc("cpu", 4 * 10 * 64 * 2, category="kv_cache", module=f"h.{layer}")
+        p.name(row, "key", kind="label", dtype="float16", shape=[1, 4, 10, 64])
+        p.name(row, "result", kind="output", dtype="float16", shape=[2560])
+    requests = read_requests(open_trace(builder.write()))
+    found = find_kv_cache(serve(requests, on_gpu=False).outcome)
+    assert found is not None
+    assert (found.tensors, found.token_bytes) == (3, 3 * 4 * 64 * 2)
+
+
 def test_the_longest_context_has_the_room_that_all_else_leaves(tmp_path: Path) -> None:
     found = cache_of(tmp_path / "x.memtrace", [(3, 8, 10, 64)], elsewhere=5 * MIB)
     assert found is not None

@@ -34,7 +34,7 @@ memtrace: /x.memtrace: where it fits, as recorded
   process 100, cuda:0: needs 16.00 GiB (17,179,869,184 bytes) to 18.00 GiB (19,327,352,832 bytes)
   allocated at the peak 16.00 GiB (17,179,869,184 bytes), event 2
   beside it the CUDA context and libraries: 400.0 MiB, as sampled on Simulated H100
-  KV cache: 4 tensors x 4 x 64 x 2 bytes = 2.00 KiB a token; at most 2 x 128 tokens recorded
+  KV cache: 4 tensors x 4 x 64 x 2 bytes = 2.00 KiB a token; at most 2 x 128 tokens
 
   GPU      Fits     Usable   Headroom    Share    Context   GB/s         Price/h        x
   t4       no    14.17 GiB  -3.83 GiB  -27.1 %  1,355,008    320  0.35-0.526 USD  0.8-1.2

@@ -38,5 +38,5 @@ def find_context(trace: Trace, process: Process, device: str) -> Context:
     # Other processes may have held a part of it.
     shared = [size for i in instants if (size := i.size_bytes("context_and_others")) is not None]
     if shared and max(shared) > 0:
-        return Context(min(ASSUMED_LOW_BYTES, *shared), max(shared), sampled=True)
+        return Context(min(ASSUMED_LOW_BYTES, max(shared)), max(shared), sampled=True)
     return ASSUMED

@@ -11,7 +11,9 @@ from memtrace.analyse.counters import equals, integers
 from memtrace.replay.outcome import Outcome
 from memtrace.replay.requests import Requests
 
-_KIND = "kv_cache"
+_CATEGORY = "kv_cache"
+#: Names that have found it to be of a cache, or that the program has given it.
+_KINDS = (_CATEGORY, "label")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class KvCache:
         shapes: heads and width of a head, of each kind of tensor, with how many there are of it and
             the bytes of an element: what the sum is made of.
         sequences, tokens: when it was largest.
-        elsewhere_bytes: all else that was allocated at the peak while it lived.
+        held_bytes: of the cache at the peak while it lived; more than its tokens take where a
+            program keeps the old cache while it makes the new one.
+        elsewhere_bytes: all else that was allocated then.
     """
 
     tensors: int
@@ -32,26 +36,33 @@ class KvCache:
     shapes: tuple[tuple[int, tuple[int, ...], float], ...]
     sequences: int
     tokens: int
+    held_bytes: int
     elsewhere_bytes: int
+
+    @property
+    def times_held(self) -> float:
+        """How often the peak holds what its tokens take."""
+        return max(self.held_bytes / (self.token_bytes * self.sequences * self.tokens), 1.0)
 
     def longest(self, capacity_bytes: int) -> int:
         """The longest context with as many sequences and all else as it was; 0: none at all."""
-        room = capacity_bytes - self.elsewhere_bytes
-        return max(room, 0) // (self.token_bytes * self.sequences) if self.token_bytes else 0
+        room = max(capacity_bytes - self.elsewhere_bytes, 0)
+        return int(room / (self.times_held * self.token_bytes * self.sequences))
 
 
 def find_kv_cache(outcome: Outcome) -> KvCache | None:
     """None where there is none, or nothing is known of its shapes."""
     requests = outcome.requests
-    rows = np.flatnonzero(equals(requests.rows, "category", _KIND))
+    rows = np.flatnonzero(equals(requests.rows, "category", _CATEGORY))
     shapes = _shapes(requests)
     ids = integers(requests.rows, "allocation_id")
     known = [int(row) for row in rows if int(ids[row]) in shapes]
     if not known:
         return None
-    largest: dict[str, int] = {}  # of each tensor of the cache: its largest allocation
+    modules = requests.rows["module"].to_pylist()
+    largest: dict[tuple[str, str | None], int] = {}  # of each of its tensors: the largest
     for row in known:
-        name = shapes[int(ids[row])][0]
+        name = (shapes[int(ids[row])][0], modules[row])
         if name not in largest or requests.size_bytes[largest[name]] <= requests.size_bytes[row]:
             largest[name] = row
     length_at = _length_dimension([shape for _, shape in shapes.values()])
@@ -80,6 +91,7 @@ def find_kv_cache(outcome: Outcome) -> KvCache | None:
         shapes=tuple((n, rest, width) for (rest, width), n in kinds.items()),
         sequences=sequences,
         tokens=tokens,
+        held_bytes=cache_bytes,
         elsewhere_bytes=whole.total_bytes - cache_bytes,
     )
 
@@ -89,7 +101,8 @@ def _shapes(requests: Requests) -> dict[int, tuple[str, tuple[int, ...]]]:
     found: dict[int, tuple[str, tuple[int, ...]]] = {}
     for group in requests.trace.datasets["names"].row_groups(requests.process.key):
         table = group.read(["allocation_id", "name", "kind", "shape"])
-        table = table.filter(pa.array(equals(table, "kind", _KIND)))
+        of_cache = equals(table, "kind", _KINDS[0]) | equals(table, "kind", _KINDS[1])
+        table = table.filter(pa.array(of_cache))
         for row in table.to_pylist():
             shape = tuple(row["shape"] or ())
             if len(shape) >= 3:  # sequences, tokens and at least one more

@@ -16,6 +16,8 @@ from memtrace.report.units import exact, percent, size
 
 ANSWER_STYLES = {YES: GOOD, NO: BAD, UNCERTAIN: WARNING}
 _NONE = "-"
+#: From here on it is told: an old cache is kept beside the new one.
+_HELD_MORE = 1.1
 
 
 def fit_page(found: Fit) -> list[Block]:
@@ -78,10 +80,13 @@ def kv_cache_text(cache: KvCache) -> str:
         f"{number} tensors x {' x '.join(map(str, rest))} x {width:g} bytes"
         for number, rest, width in cache.shapes
     )
-    return (
+    words = (
         f"KV cache: {kinds} = {size(cache.token_bytes)} a token; "
-        f"at most {cache.sequences:,} x {cache.tokens:,} tokens recorded"
+        f"at most {cache.sequences:,} x {cache.tokens:,} tokens"
     )
+    if cache.times_held >= _HELD_MORE:
+        words += f", held {cache.times_held:.1f} times at the peak"
+    return words
 
 
 def price_lines(gpus: Sequence[Gpu], cheapest: Gpu | None, *, fitting: bool = False) -> list[Line]:

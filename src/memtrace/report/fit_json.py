@@ -35,6 +35,7 @@ def fit_document(found: Fit) -> dict[str, Any]:
             "tensors": found.kv_cache.tensors,
             "sequences": found.kv_cache.sequences,
             "tokens": found.kv_cache.tokens,
+            "held_bytes": found.kv_cache.held_bytes,
         },
         "gpus": [
             {
