@@ -84,6 +84,19 @@ def test_kubernetes(cpu: Path, gpu: Path) -> None:
     }
 
 
+def test_kubernetes_of_a_program_on_a_gpu(gpu: Path) -> None:
+    assert invoke(gpu, "--kubernetes", "--gpu", "t4,l4").splitlines()[1:] == [
+        "resources:",
+        "  requests:",
+        "    memory: 900Mi  # idle",
+        "  limits:",
+        "    memory: 1100Mi  # peak + 10 %",
+        "    nvidia.com/gpu: 1  # fits 1 of 2, the cheapest l4",
+    ]
+    document = json.loads(invoke(gpu, "--kubernetes", "--json"))
+    assert document["resources"]["limits"] == {"memory": "1100Mi", "nvidia.com/gpu": 1}
+
+
 def test_sums_need_no_trace() -> None:
     document = json.loads(invoke("--parameters", "7e9", "--gpu", "a100-80", "--json"))
     assert [round(s["total_bytes"] / 1e9) for s in document["sums"]][:2] == [28, 14]

@@ -15,7 +15,7 @@ from memtrace.fit.context import Context, find_context
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.kv_cache import KvCache, find_kv_cache
 from memtrace.fit.served import Served, serve
-from memtrace.fit.stage_needs import StageNeed, stage_needs
+from memtrace.fit.stage_needs import StageNeed, allocated_at, stage_needs
 from memtrace.replay.requests import Requests, read_requests
 from memtrace.trace import Process, Trace
 from memtrace.whatif.change import Change
@@ -105,7 +105,7 @@ def judge(
     asked = asked or {}
     recorded = read_requests(trace, device=device, process=process)
     requests, changes = apply_all(recorded, asked)
-    served = serve(requests, on_gpu=True)
+    served = _with_failed(serve(requests, on_gpu=True))
     mapped = _mapped_bytes(recorded)
     stages = stage_needs(served.outcome)
     kv_cache = find_kv_cache(served.outcome)
@@ -185,6 +185,19 @@ def _verdict(gpu: Gpu, need: _Need, context: Context) -> Verdict:
     )
 
 
+def _with_failed(served: Served) -> Served:
+    """With requests that failed while it was recorded: they need what was there and themselves."""
+    wanted = [
+        allocated_at(served.outcome, failure.place) + failure.asked_bytes
+        for failure in served.outcome.requests.failures
+    ]
+    return replace(
+        served,
+        low_bytes=max([served.low_bytes, *wanted]),
+        high_bytes=max([served.high_bytes, *wanted]),
+    )
+
+
 def _mapped_bytes(requests: Requests) -> int:
     """Of a CPU's trace: weights that no allocator gave, and that a GPU must hold too."""
     if not requests.on_cpu:
@@ -221,7 +234,9 @@ def _assumptions(
     else:
         lines.append("nothing was sampled of a CUDA context: its size is a usual one")
     if need.failed:
-        lines.append("the recording ran out of memory: what came after that is not known")
+        lines.append(
+            "a request failed while it was recorded: it needs at least so much, perhaps more"
+        )
     others = len(requests.trace.process_list) - 1
     if others > 0:
         lines.append(f"a GPU of its own for {requests.process}, one of {others + 1:,} recorded")

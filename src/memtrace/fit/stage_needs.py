@@ -50,15 +50,18 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
     whole = outcome.peak()
     best: dict[str, StageNeed] = {}
     for name, start, end in windows:
-        found = _at(outcome, start) if start == end else outcome.peak(start=start, end=end)
+        found = allocated_at(outcome, start) if start == end else outcome.peak(start=start, end=end)
         total, place = (
             (found, start) if isinstance(found, int) else (found.total_bytes, found.place)
         )
+        if not total and start == end:
+            continue  # nothing is there yet
         if name not in best or best[name].peak_bytes < total:
             best[name] = StageNeed(name, total, place, is_peak=place == whole.place)
     return tuple(best.values())
 
 
-def _at(outcome: Outcome, place: float) -> int:
+def allocated_at(outcome: Outcome, place: float) -> int:
+    """What was allocated after all that had happened at a place."""
     before = int(np.searchsorted(outcome.places, place, side="right"))
     return int(outcome.curves["allocated"][before - 1]) if before else 0

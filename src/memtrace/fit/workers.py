@@ -7,28 +7,28 @@ counted once: mapped weights, and pages of the parent that a child has not writt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from memtrace.analyse.counters import integers
 from memtrace.analyse.live_set import live_allocations
-from memtrace.analyse.readings import Reading, Readings
+from memtrace.analyse.readings import Readings
 from memtrace.analyse.weights import largest_external
 from memtrace.analyse.windows import END
 from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.served import serve
-from memtrace.fit.stage_needs import IDLE, StageNeed, stage_needs
+from memtrace.fit.stage_needs import IDLE, StageNeed, allocated_at, stage_needs
 from memtrace.replay.outcome import Outcome, serve_on_host
-from memtrace.replay.requests import read_requests
+from memtrace.replay.requests import Requests, read_requests
 from memtrace.trace import Process, Trace
 from memtrace.whatif.registry import apply_all
 
 #: Of an instance or a limit, what stays free: samples miss peaks, and the kernel needs some.
 HEADROOM_PERMILLE = 100
-_HOST = "host"
+_HOST, _CPU = "host", "cpu"
 _SHARED_KINDS = ("mapped", "shared")
 
 
@@ -104,10 +104,10 @@ def find_density(
     """How many workers fit into machines of these sizes, in bytes.
 
     Raises:
-        MemtraceError: no memory of the CPU was recorded, or nothing sampled beside the program.
+        MemtraceError: there is no such process, or nothing was sampled of it.
     """
     asked = asked or {}
-    recorded = read_requests(trace, device="cpu", process=process)
+    recorded = _host_requests(trace, process)
     requests, changes = apply_all(recorded, asked)
     after = serve(requests, on_gpu=False).outcome
     worker = measure_worker(trace, serve_on_host(recorded), after)
@@ -122,6 +122,8 @@ def find_density(
         "all workers at their peak at once, and each does as the recorded process did",
         "all that is not tensors (Python, libraries) is as large as it was near the peak",
     ]
+    if not len(recorded):
+        lines.append("no tensors of the CPU were recorded: all is as sampled")
     if worker.shared_bytes:
         lines.append("what is shared stays so: no worker writes to it")
     return Density(
@@ -136,6 +138,15 @@ def find_density(
         instances=tuple(found),
         assumptions=tuple(dict.fromkeys(lines)),
     )
+
+
+def _host_requests(trace: Trace, process: str | int | None) -> Requests:
+    """Those of the CPU; none of a process of which only a GPU was recorded."""
+    if _CPU in trace.devices:
+        return read_requests(trace, device=_CPU, process=process)
+    found = read_requests(trace, process=process)
+    nothing = found.chosen(np.zeros(len(found), np.bool_))
+    return replace(nothing, device=_CPU, failures=(), marks=(), changed=False)
 
 
 def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
@@ -153,7 +164,7 @@ def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
             "recorded by memtrace run"
         )
     peak = before.peak()
-    tensors = [_tensors_at(before, reading) for reading in series]
+    tensors = [allocated_at(before, reading.seq - 0.5) for reading in series]
     largest = max(reading.value_bytes for reading in series)
     # Between two samples: the exact peak of tensors, on what else there was at the nearest place.
     places = np.array([reading.seq for reading in series]) - 0.5
@@ -163,7 +174,7 @@ def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
     idle_before, idle_after = _idle(before), _idle(after)
     idle_at = int(np.searchsorted(places, idle_before[1], side="right"))
     idle = series[max(idle_at - 1, 0)]
-    idle_bytes = idle.value_bytes - _tensors_at(before, idle) + idle_before[0]
+    idle_bytes = idle.value_bytes - allocated_at(before, idle.seq - 0.5) + idle_before[0]
     return Worker(
         idle_bytes=min(idle_bytes, resident) + idle_after[0] - idle_before[0],
         peak_bytes=resident + after.peak().total_bytes - peak.total_bytes,
@@ -180,11 +191,6 @@ def _idle(outcome: Outcome) -> tuple[int, float]:
         return found[0].peak_bytes, found[0].place
     peak = outcome.peak()
     return peak.total_bytes, peak.place
-
-
-def _tensors_at(outcome: Outcome, reading: Reading) -> int:
-    at = int(np.searchsorted(outcome.places, reading.seq - 0.5, side="right"))
-    return int(outcome.curves["allocated"][at - 1]) if at else 0
 
 
 def _shared(trace: Trace, process: Process, readings: Readings) -> int:
