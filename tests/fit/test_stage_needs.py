@@ -46,6 +46,18 @@ def test_a_stage_idle_of_the_programs_own(tmp_path: Path) -> None:
     assert {name: need.peak_bytes for name, need in needs(builder).items()} == {"idle": 105}
 
 
+def test_a_stage_idle_that_goes_on_ends_where_the_work_begins(tmp_path: Path) -> None:
+    for work in ("stage", "step"):
+        builder = TraceBuilder(tmp_path / f"{work}.memtrace")
+        p = builder.process()
+        p.alloc("cpu", 100)
+        with p.stage("idle"):
+            p.alloc("cpu", 5)
+            with p.stage("serve") if work == "stage" else p.step():
+                p.free(p.alloc("cpu", 10))
+        assert needs(builder)["idle"].peak_bytes == 105
+
+
 def test_a_program_without_stages_or_calls(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     builder.process().alloc("cpu", 7)

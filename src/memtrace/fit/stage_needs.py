@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from memtrace.analyse.counters import Int64s
 from memtrace.analyse.ledger import without_doubles
-from memtrace.analyse.stage_list import stages_of, steps_of
+from memtrace.analyse.stage_list import Stage, stages_of, steps_of
 from memtrace.analyse.windows import END
 from memtrace.replay.outcome import Outcome
 from memtrace.replay.requests import NEVER
@@ -38,13 +40,14 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
     """
     requests = outcome.requests
     trace, process = requests.trace, requests.process
-    windows = [
-        (s.name, s.start_seq - 0.5, NEVER if s.end_seq == END else s.end_seq - 0.5)
-        for s in without_doubles(stages_of(trace, process))
-    ]
-    starts = steps_of(trace, process).start_seq
-    if len(starts) and all(name != IDLE for name, _, _ in windows):
-        first = float(starts.min()) - 0.5
+    stages = without_doubles(stages_of(trace, process))
+    calls = steps_of(trace, process).start_seq
+    windows: list[tuple[str, float, float]] = []
+    for stage in stages:
+        end = _end_of_idle(stage, stages, calls) if stage.name == IDLE else stage.end_seq
+        windows.append((stage.name, stage.start_seq - 0.5, NEVER if end == END else end - 0.5))
+    if len(calls) and all(name != IDLE for name, _, _ in windows):
+        first = float(calls.min()) - 0.5
         windows.append((IDLE, first, first))
     windows.sort(key=lambda window: (window[1], window[2]))
     whole = outcome.peak()
@@ -59,6 +62,13 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
         if name not in best or best[name].peak_bytes < total:
             best[name] = StageNeed(name, total, place, is_peak=place == whole.place)
     return tuple(best.values())
+
+
+def _end_of_idle(idle: Stage, stages: Sequence[Stage], calls: Int64s) -> int:
+    """A plain stage may go on while the program works: it is idle until that begins."""
+    later = [s.start_seq for s in stages if s.start_time_ns > idle.start_time_ns]
+    later += calls[calls >= idle.start_seq][:1].tolist()
+    return min([idle.end_seq, *later])
 
 
 def allocated_at(outcome: Outcome, place: float) -> int:
