@@ -46,21 +46,17 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
     for stage in stages:
         end = _end_of_idle(stage, stages, calls) if stage.name == IDLE else stage.end_seq
         windows.append((stage.name, stage.start_seq - 0.5, NEVER if end == END else end - 0.5))
-    if len(calls) and all(name != IDLE for name, _, _ in windows):
-        first = float(calls.min()) - 0.5
-        windows.append((IDLE, first, first))
+    first_call = float(calls.min()) - 0.5 if len(calls) else -np.inf
+    if allocated_at(outcome, first_call) and all(name != IDLE for name, _, _ in windows):
+        windows.append((IDLE, first_call, first_call))
     windows.sort(key=lambda window: (window[1], window[2]))
     whole = outcome.peak()
     best: dict[str, StageNeed] = {}
-    for name, start, end in windows:
-        found = allocated_at(outcome, start) if start == end else outcome.peak(start=start, end=end)
-        total, place = (
-            (found, start) if isinstance(found, int) else (found.total_bytes, found.place)
-        )
-        if not total and start == end:
-            continue  # nothing is there yet
-        if name not in best or best[name].peak_bytes < total:
-            best[name] = StageNeed(name, total, place, is_peak=place == whole.place)
+    for name, begins, ends in windows:
+        found = outcome.peak(start=begins, end=ends)
+        if name not in best or best[name].peak_bytes < found.total_bytes:
+            is_peak = found.place == whole.place
+            best[name] = StageNeed(name, found.total_bytes, found.place, is_peak)
     return tuple(best.values())
 
 
