@@ -23,7 +23,7 @@ class StageNeed:
 
     Attributes:
         peak_bytes: the most that was allocated in it, what stood as it began included.
-        place: where.
+        place: where; its beginning, if that much stood then.
         is_peak: whether it is the peak of the whole.
     """
 
@@ -56,7 +56,7 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
         found = outcome.peak(start=begins, end=ends)
         if name not in best or best[name].peak_bytes < found.total_bytes:
             is_peak = found.place == whole.place
-            best[name] = StageNeed(name, found.total_bytes, found.place, is_peak)
+            best[name] = StageNeed(name, found.total_bytes, max(found.place, begins), is_peak)
     return tuple(best.values())
 
 
