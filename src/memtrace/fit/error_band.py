@@ -18,11 +18,17 @@ WHAT_IF_PERMILLE = {
 }
 #: Of a what-if that has not been held against real runs.
 UNKNOWN_PERMILLE = 100
-#: Of tensors of the CPU served as a GPU would: other kernels, other temporaries.
-CPU_AS_GPU_PERMILLE = 100
+#: Of tensors of the CPU served as a GPU would, by gpu_kernels.kind_of_work (BENCHMARKS.md, "A GPU
+#: from the CPU"; cuDNN was not measured).
+CPU_AS_GPU_PERMILLE = {"inference": 10, "training": 80, "cudnn": 200}
 
 
-def band_permille(what_ifs: Iterable[str], *, cpu_as_gpu: bool) -> int:
-    """The error of a prediction, in permille of the peak: what each step adds at worst."""
+def band_permille(what_ifs: Iterable[str], *, cpu_as_gpu: str | None = None) -> int:
+    """The error of a prediction, in permille of the peak: what each step of it adds at worst.
+
+    Args:
+        what_ifs: their names.
+        cpu_as_gpu: the kind of work, where a GPU is judged from the CPU.
+    """
     found = sum(WHAT_IF_PERMILLE.get(name, UNKNOWN_PERMILLE) for name in what_ifs)
-    return found + (CPU_AS_GPU_PERMILLE if cpu_as_gpu else 0)
+    return found + (CPU_AS_GPU_PERMILLE[cpu_as_gpu] if cpu_as_gpu else 0)

@@ -13,6 +13,7 @@ from memtrace.analyse.weights import largest_external, weights_at
 from memtrace.fit.catalogue import Gpu, cheapest_of, relative_prices
 from memtrace.fit.context import Context, find_context
 from memtrace.fit.error_band import band_permille
+from memtrace.fit.gpu_kernels import kind_of_work
 from memtrace.fit.kv_cache import KvCache, find_kv_cache
 from memtrace.fit.served import Served, serve
 from memtrace.fit.stage_needs import StageNeed, allocated_at, stage_needs
@@ -110,7 +111,8 @@ def judge(
     stages = stage_needs(served.outcome)
     kv_cache = find_kv_cache(served.outcome)
     context = find_context(trace, requests.process, requests.device)
-    band = band_permille(asked, cpu_as_gpu=requests.on_cpu)
+    work = kind_of_work(requests) if requests.on_cpu else None
+    band = band_permille(asked, cpu_as_gpu=work)
     bf16 = _uses_bf16(requests, asked)
     need = _Need(served, stages, kv_cache, mapped, band, bool(requests.failures), bf16)
     verdicts = [_verdict(gpu, need, context) for gpu in gpus]
@@ -223,9 +225,11 @@ def _assumptions(
     lines += need.served.caveats
     if requests.on_cpu:
         lines.append(
-            "tensors of the CPU served as a GPU would, with cuBLAS's workspaces: an estimate; "
-            "kernels of a GPU have other temporaries"
+            "an estimate from tensors of the CPU: with cuBLAS's workspaces, and an optimizer that "
+            "takes all parameters at once; other kernels may have other temporaries"
         )
+        if kind_of_work(requests) == "cudnn":
+            lines.append("cuDNN's workspaces are not counted: they depend on what it chooses")
     if need.mapped_bytes:
         line = "weights in mapped files or shared memory are copied to the GPU, once"
         lines.append(f"{line}; the what-if leaves them as they are" if changes else line)

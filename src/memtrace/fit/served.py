@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memtrace.analyse.counters import highest
-from memtrace.fit.cublas import with_workspaces
+from memtrace.fit.gpu_kernels import as_on_gpu
 from memtrace.replay.outcome import Outcome, serve_on_host
 from memtrace.replay.requests import Requests
 
@@ -36,7 +36,7 @@ def serve(requests: Requests, *, on_gpu: bool) -> Served:
         peak = outcome.peak().total_bytes
         return Served(outcome, peak, peak)
     if requests.on_cpu:
-        requests = with_workspaces(requests)
+        requests = as_on_gpu(requests)
     blocks = -(-requests.size_bytes // _ROUND_BYTES) * _ROUND_BYTES
     outcome = serve_on_host(requests.resized(blocks))
     peak = outcome.peak().total_bytes

@@ -10,6 +10,7 @@ from memtrace.analyse.counters import highest
 from memtrace.analyse.peak import find_peak
 from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
+from memtrace.fit.gpu_kernels import kind_of_work
 from memtrace.fit.served import serve
 from memtrace.replay.requests import read_requests
 from memtrace.trace import Process, Trace
@@ -104,7 +105,7 @@ def verify(
         device=requests.device,
         other_device=first.device,
         what=tuple(change.what for change in changes),
-        band_permille=band_permille(asked, cpu_as_gpu=as_gpu),
+        band_permille=band_permille(asked, cpu_as_gpu=kind_of_work(requests) if as_gpu else None),
         totals=tuple(totals),
         parts={
             by: _pairs(break_down(held, by=by, total_bytes=peak.total_bytes), real[by].breakdown)

@@ -131,7 +131,7 @@ def find_density(
         process=recorded.process,
         what=tuple(change.what for change in changes),
         worker=worker,
-        band_permille=band_permille(asked, cpu_as_gpu=False),
+        band_permille=band_permille(asked),
         stages=stage_needs(after),
         asked_workers=workers,
         asked_bytes=None if workers is None else worker.together(workers),
