@@ -27,8 +27,9 @@ def found(tmp_path: Path) -> Fit:
     return judge(server(tmp_path / "x.memtrace"), sizes)
 
 
-def test_what_is_needed_is_between_the_peaks_of_allocated_and_reserved(found: Fit) -> None:
-    assert (found.least_bytes, found.most_bytes) == (16 * GIB, 18 * GIB)
+def test_what_is_needed_is_the_least_with_which_it_completes(found: Fit) -> None:
+    # The program had 18 GiB reserved; what it caches it can give back.
+    assert (found.least_bytes, found.most_bytes) == (16 * GIB, 16 * GIB)
     assert found.band_permille == 0
     assert (found.context.low_bytes, found.context.high_bytes) == (CONTEXT, CONTEXT)
     assert found.context.sampled
@@ -36,9 +37,9 @@ def test_what_is_needed_is_between_the_peaks_of_allocated_and_reserved(found: Fi
 
 def test_verdicts(found: Fit) -> None:
     small, middle, large = found.verdicts
-    assert [v.fits for v in found.verdicts] == [NO, UNCERTAIN, YES]
+    assert [v.fits for v in found.verdicts] == [NO, YES, YES]
     assert large.usable_bytes == 40 * GIB - CONTEXT
-    assert large.headroom_bytes == 22 * GIB - CONTEXT
+    assert large.headroom_bytes == 24 * GIB - CONTEXT
     assert small.headroom_bytes < 0
     assert middle.stages == {"load": YES, "idle": YES, "inference": YES}
     assert small.stages == {"load": NO, "idle": NO, "inference": NO}
@@ -57,8 +58,8 @@ def test_the_load_is_the_peak(found: Fit) -> None:
 
 def test_prices_are_relative_to_the_cheapest_that_fits(found: Fit) -> None:
     assert found.cheapest is not None
-    assert found.cheapest.name == "large"
-    assert [v.relative_price for v in found.verdicts] == [(0.2, 0.2), (0.4, 0.4), (1, 1)]
+    assert found.cheapest.name == "middle"
+    assert [v.relative_price for v in found.verdicts] == [(0.5, 0.5), (1, 1), (2.5, 2.5)]
 
 
 def test_the_context_that_there_is_room_for(found: Fit) -> None:
@@ -80,16 +81,17 @@ def test_bfloat16_on_an_old_gpu(tmp_path: Path) -> None:
 
 def test_tensors_of_the_cpu_are_an_estimate(tmp_path: Path) -> None:
     found = judge(worker(tmp_path / "x.memtrace", shared=50 * MIB), [gpu("g", GIB)])
-    # Weights, the largest activation, weights in files, and the workspace of aten::mm.
-    workspace = 4096 * 1024 * 2 + 16 * 1024 * 8
-    assert found.most_bytes == (100 + 90 + 50) * MIB + workspace
+    # Weights, the largest activation, weights in files, and the workspace of aten::mm (8.1 MiB, for
+    # which the allocator takes a segment of 20 MiB).
+    assert found.allocated_bytes == (100 + 90) * MIB + 4096 * 1024 * 2 + 16 * 1024 * 8
+    assert found.most_bytes == (100 + 90 + 50 + 20) * MIB
     assert found.mapped_bytes == 50 * MIB
     assert found.band_permille > 0
     assert not found.context.sampled
     assert any("an estimate" in line for line in found.assumptions)
     assert any("mapped files" in line for line in found.assumptions)
-    # 248 MiB, a tenth more, and 300 to 600 MiB beside them.
-    sizes = [gpu("a", 500 * MIB), gpu("b", 700 * MIB), gpu("c", 900 * MIB)]
+    # 260 MiB, a little more, and 300 to 600 MiB beside them.
+    sizes = [gpu("a", 550 * MIB), gpu("b", 700 * MIB), gpu("c", 900 * MIB)]
     verdicts = judge(found.trace, sizes).verdicts
     assert [verdict.fits for verdict in verdicts] == [NO, UNCERTAIN, YES]
 

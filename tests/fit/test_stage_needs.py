@@ -35,6 +35,14 @@ def test_what_stands_as_a_stage_begins_counts(tmp_path: Path) -> None:
     assert list(found) == ["load", "rest", "idle", "request"]
 
 
+def test_nothing_is_there_before_the_first_call(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    with p.step():
+        p.alloc("cpu", 10)
+    assert needs(builder)["idle"].peak_bytes == 0
+
+
 def test_a_stage_idle_of_the_programs_own(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     p = builder.process()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fit.made_up import GIB, MIB, worker
+from fit.made_up import GIB, MIB, server, worker
 from memtrace.errors import MemtraceError
 from memtrace.fit.workers import find_density
 from memtrace.trace import open_trace
@@ -52,6 +52,13 @@ def test_pages_that_others_had_as_well_are_shared(tmp_path: Path) -> None:
     one = find_density(open_trace(builder.write()), []).worker
     assert one.shared_bytes == 180 * MIB
     assert one.together(2) == (500 + 320) * MIB
+
+
+def test_a_program_of_which_only_the_gpu_was_recorded(tmp_path: Path) -> None:
+    found = find_density(server(tmp_path / "x.memtrace"), [])
+    assert (found.worker.idle_bytes, found.worker.peak_bytes) == (900 * MIB, 1000 * MIB)
+    assert found.worker.tensors_bytes == 0
+    assert any("no tensors of the CPU" in line for line in found.assumptions)
 
 
 def test_nothing_was_sampled(tmp_path: Path) -> None:

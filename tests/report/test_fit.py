@@ -31,15 +31,15 @@ def test_gpus(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith("""\
 memtrace: /x.memtrace: where it fits, as recorded
-  process 100, cuda:0: needs 16.00 GiB (17,179,869,184 bytes) to 18.00 GiB (19,327,352,832 bytes)
+  process 100, cuda:0: needs 16.00 GiB (17,179,869,184 bytes)
   allocated at the peak 16.00 GiB (17,179,869,184 bytes), event 2
   beside it the CUDA context and libraries: 400.0 MiB, as sampled on Simulated H100
   KV cache: 4 tensors x 4 x 64 x 2 bytes = 2.00 KiB a token; at most 2 x 128 tokens
 
   GPU      Fits     Usable   Headroom    Share    Context   GB/s         Price/h        x
-  t4       no    14.17 GiB  -3.83 GiB  -27.1 %  1,355,008    320  0.35-0.526 USD  0.8-1.2
-  l4       yes   21.64 GiB   3.64 GiB   16.8 %  3,313,152    300  0.44-0.805 USD  1.0-1.8
-  a100-40  yes   38.99 GiB  20.99 GiB   53.8 %  7,861,504  1,555   1.29-2.93 USD  2.9-6.7
+  t4       no    14.17 GiB  -1.83 GiB  -13.0 %  1,355,008    320  0.35-0.526 USD  0.8-1.2
+  l4       yes   21.64 GiB   5.64 GiB   26.0 %  3,313,152    300  0.44-0.805 USD  1.0-1.8
+  a100-40  yes   38.99 GiB  22.99 GiB   58.9 %  7,861,504  1,555   1.29-2.93 USD  2.9-6.7
   t4: no bfloat16 below compute capability 8.0, this is 7.5
   context: tokens that each of 2 sequences may have, all else as it was
   prices: lowest-highest, seen 2026-03-01 to 2026-11-09; others: --price, --gpus

@@ -11,7 +11,7 @@ from memtrace.analyse.counters import Int64s
 from memtrace.analyse.ledger import without_doubles
 from memtrace.analyse.stage_list import Stage, stages_of, steps_of
 from memtrace.analyse.windows import END
-from memtrace.replay.outcome import Outcome
+from memtrace.replay.outcome import Highest, Outcome
 from memtrace.replay.requests import NEVER
 
 IDLE = "idle"
@@ -46,14 +46,16 @@ def stage_needs(outcome: Outcome) -> tuple[StageNeed, ...]:
     for stage in stages:
         end = _end_of_idle(stage, stages, calls) if stage.name == IDLE else stage.end_seq
         windows.append((stage.name, stage.start_seq - 0.5, NEVER if end == END else end - 0.5))
-    first_call = float(calls.min()) - 0.5 if len(calls) else -np.inf
-    if allocated_at(outcome, first_call) and all(name != IDLE for name, _, _ in windows):
+    if len(calls) and all(name != IDLE for name, _, _ in windows):
+        first_call = float(calls.min()) - 0.5
         windows.append((IDLE, first_call, first_call))
     windows.sort(key=lambda window: (window[1], window[2]))
     whole = outcome.peak()
     best: dict[str, StageNeed] = {}
     for name, begins, ends in windows:
-        found = outcome.peak(start=begins, end=ends)
+        found = Highest("allocated", allocated_at(outcome, begins), begins)
+        if ends > begins:
+            found = outcome.peak(start=begins, end=ends)
         if name not in best or best[name].peak_bytes < found.total_bytes:
             is_peak = found.place == whole.place
             best[name] = StageNeed(name, found.total_bytes, max(found.place, begins), is_peak)

@@ -183,6 +183,8 @@ def _stages_grid(found: Fit) -> Grid:
     )
     rows = []
     for stage in found.stages:
+        if not stage.peak_bytes:
+            continue
         of = {answer: [v.gpu.name for v in found.verdicts if v.stages[stage.name] == answer]
               for answer in (YES, UNCERTAIN, NO)}  # fmt: skip
         rows.append(
