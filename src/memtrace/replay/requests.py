@@ -223,10 +223,10 @@ def read_requests(
 
 
 def _encoded(table: pa.Table) -> pa.Table:
-    for place, field in enumerate(table.schema):
-        if field.type == pa.string():
+    for place, of in enumerate(table.schema):
+        if of.type == pa.string():
             column = table.column(place).dictionary_encode()
-            table = table.set_column(place, field.name, column)
+            table = table.set_column(place, of.name, column)
     return table
 
 
