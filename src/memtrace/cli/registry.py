@@ -26,6 +26,7 @@ COMMANDS = (
     CommandSpec("leaks", "What each step leaves behind.", "memtrace.cli.leaks"),
     CommandSpec("fragmentation", "Which blocks keep unused memory.", "memtrace.cli.fragmentation"),
     CommandSpec("oom", "Why an allocation failed.", "memtrace.cli.oom"),
+    CommandSpec("fit", "Where it fits, and at what price.", "memtrace.cli.fit"),
     CommandSpec("report", "Write a page of HTML that shows it all.", "memtrace.cli.report"),
     CommandSpec("diff", "What changed between two traces.", "memtrace.cli.diff"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
