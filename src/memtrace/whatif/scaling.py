@@ -78,23 +78,29 @@ class Scaling:
 
         Args:
             requests: the recorded ones, or what other what-ifs have made of them.
-            dimensions: name (of DIMENSIONS) -> its value, at least 1.
+            dimensions: name (of DIMENSIONS) -> its value, 1 to LARGEST.
 
         Raises:
             MemtraceError: the recorded calls don't tell.
         """
         for name in dimensions:
             self._check_recorded(name)
-        wanted = {**requests.dimensions, **dimensions}
-        now, then = self._sizes(requests.dimensions), self._sizes(wanted)
+        sizes = self._sizes({**requests.dimensions, **dimensions})
+        changed, row = self._resized(requests, sizes, dimensions)
+        what = ", ".join(f"{DIMENSIONS[name][1]} {value:,}" for name, value in dimensions.items())
+        return Change(changed, what, self._assumptions(changed, sizes, row, dimensions))
+
+    def _resized(
+        self, requests: Requests, then: Sizes, dimensions: Mapping[str, int]
+    ) -> tuple[Requests, Int64s]:
+        """The requests at other sizes, and the recorded row of each."""
         row = self._rows_of(requests)
-        was, new = now.size_bytes[row], then.size_bytes[row]
+        was, new = self._sizes(requests.dimensions).size_bytes[row], then.size_bytes[row]
         # What another what-if has made of a size stays in proportion.
         ratio = requests.size_bytes * (new / np.maximum(was, 1))
         size = np.where(requests.size_bytes == was, new, np.ceil(ratio).astype(np.int64))
-        changed = replace(requests.resized(size), dimensions=wanted)
-        what = ", ".join(f"{DIMENSIONS[name][1]} {value:,}" for name, value in dimensions.items())
-        return Change(changed, what, self._assumptions(changed, then, row, dimensions))
+        changed = requests.resized(size)
+        return replace(changed, dimensions={**requests.dimensions, **dimensions}), row
 
     def _check_recorded(self, name: str) -> None:
         values = self.recorded_values(name)
@@ -135,7 +141,12 @@ class Scaling:
             targets = self._targets(dimensions)
             for paired in self._paired:
                 self._improve(best, paired, targets)
-        best.evidence[best.evidence == len(Evidence)] = Evidence.EXACT  # of no call
+        no_call = best.evidence == len(Evidence)
+        # What was there before the first call, and is found at no other, is the program's load.
+        loaded = self.recorded.start < self.calls.start[0]
+        loaded &= ~equals(self.recorded.rows, "category", "input")
+        no_call |= loaded & (best.evidence == Evidence.UNKNOWN)
+        best.evidence[no_call] = Evidence.EXACT
         return best
 
     def _improve(self, best: Sizes, paired: _Paired, targets: tuple[Shape, ...]) -> None:
