@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from models import MODELS
+
 
 @dataclass(frozen=True)
 class Case:
@@ -52,4 +54,28 @@ def _dtypes() -> Iterator[Case]:
                 yield Case("dtype", model, base, {"dtype": (short,)}, f"{base} --dtype {dtype}")
 
 
-CASES: tuple[Case, ...] = (*_dtypes(),)
+#: At the ends of what is extrapolated, 2 and 8 times the largest recorded, these; 4 times all.
+_FAR = ("gpt2", "mlp")
+_IMAGES = ("vit", "convnet")
+
+
+def _scalings() -> Iterator[Case]:
+    for model in MODELS:
+        for mode in ("", "--train "):
+            for batch in (6, 12, 24) if model in _FAR else (12,):
+                base, real = "--batch 2,3 --sequence 48", f"--batch {batch} --sequence 48"
+                yield Case("batch", model, mode + base, {"batch": (str(batch),)}, mode + real)
+            if model in _IMAGES:
+                continue
+            for length in (96, 192, 384) if model in _FAR else (192,):
+                base, real = "--batch 2,2 --sequence 32,48", f"--batch 2 --sequence {length}"
+                yield Case(
+                    "sequence", model, mode + base, {"sequence": (str(length),)}, mode + real
+                )
+            if model in _FAR:
+                base, real = "--batch 2,3,2 --sequence 32,32,48", "--batch 8 --sequence 192"
+                both = {"batch": ("8",), "sequence": ("192",)}
+                yield Case("both", model, mode + base, both, mode + real)
+
+
+CASES: tuple[Case, ...] = (*_dtypes(), *_scalings())

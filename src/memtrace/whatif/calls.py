@@ -100,6 +100,8 @@ def pairings(requests: Requests, calls: Calls) -> Iterator[Pairing]:
     yield _named_inputs(requests, calls)
     inside = _index_of(calls.ids, integers(requests.rows, "step", missing=NONE))
     yield _numbered(place, inside, calls.decoding)
+    # The first call may have made more, before the rest.
+    yield _numbered(place, inside, calls.decoding, from_end=True)
     yield _numbered(source, inside, calls.decoding)
     yield _numbered(place, inside, _joined(calls.decoding, calls.repeat))
     gap = np.searchsorted(calls.start, requests.start, side="right").astype(np.int64)

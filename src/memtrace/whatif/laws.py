@@ -29,10 +29,10 @@ _SOLVED_FROM = 6
 class Evidence(IntEnum):
     """What a predicted size rests on; the best first."""
 
-    EXACT = 0  # a law of fewer terms than there are shapes
-    FITTED = 1  # a law of as many terms as there are shapes: nothing is left to prove it
+    EXACT = 0  # every law of so few terms that is exact says the same
+    FITTED = 1  # the simplest of several laws that are exact, or nothing is left to prove it
     NEAR = 2  # no law is exact; the nearest is followed
-    AMBIGUOUS = 3  # laws that are exact differ where they are asked
+    AMBIGUOUS = 3  # the simplest laws that are exact differ where they are asked
     UNKNOWN = 4  # one shape only
 
 
@@ -65,30 +65,42 @@ class Fit:
 
     Attributes:
         laws: all of the simplest form that are exact; none: no law is.
+        others: those of as many terms and another form that are exact too.
         shapes: how many different ones it was seen at.
-        nearest: the power that its sizes follow best, where no law is exact.
+        nearest: the power that its sizes follow best, where no law is exact; from what it was at
+            the largest shape, in the mean: `largest`, `mean_bytes`.
     """
 
     laws: tuple[Law, ...]
+    others: tuple[Law, ...]
     shapes: int
     nearest: Shape = _ONE
+    largest: Shape = _TOKENS
+    mean_bytes: Fraction = Fraction()
 
     def at(self, target: Shape, *, recorded: Shape, size_bytes: int) -> Estimate:
         """The size at a shape of what had this size at the recorded one."""
-        ratios = [_ratio(term, target, recorded) for term in _LINEAR]
-        bounds = (ceil(size_bytes * min(ratios)), ceil(size_bytes * max(ratios)))
         if self.laws and self.shapes > 1:
-            sizes = sorted({max(ceil(law.at(target)), 0) for law in self.laws})
+            sizes = _sizes(self.laws, target)
             if len(sizes) > 1:
                 return Estimate(sizes[-1], sizes[0], sizes[-1], Evidence.AMBIGUOUS)
-            proven = len(self.laws[0].terms) < self.shapes
+            every = _sizes((*self.laws, *self.others), target)
+            proven = len(every) == 1 and len(self.laws[0].terms) < self.shapes
             evidence = Evidence.EXACT if proven else Evidence.FITTED
-            return Estimate(sizes[0], sizes[0], sizes[0], evidence)
+            return Estimate(sizes[0], every[0], every[-1], evidence)
+        if target == recorded:
+            return Estimate(size_bytes, size_bytes, size_bytes, Evidence.EXACT)
         if self.shapes < 2:
-            evidence = Evidence.EXACT if target == recorded else Evidence.UNKNOWN
-            return Estimate(size_bytes, *bounds, evidence)
-        size = ceil(size_bytes * _ratio(self.nearest, target, recorded))
-        return Estimate(size, min(size, bounds[0]), max(size, bounds[1]), Evidence.NEAR)
+            return Estimate(size_bytes, *_bounds(size_bytes, target, recorded), Evidence.UNKNOWN)
+        size = ceil(self.mean_bytes * _ratio(self.nearest, target, self.largest))
+        low, high = _bounds(self.mean_bytes, target, self.largest)
+        return Estimate(size, min(size, low), max(size, high), Evidence.NEAR)
+
+
+def _bounds(size_bytes: Fraction | int, target: Shape, recorded: Shape) -> tuple[int, int]:
+    """Where nothing grows, and where all grows with whatever does."""
+    ratios = [_ratio(term, target, recorded) for term in _LINEAR]
+    return ceil(size_bytes * min(ratios)), ceil(size_bytes * max(ratios))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -96,30 +108,39 @@ def fit(seen: frozenset[tuple[Shape, int]]) -> Fit:
     """The laws that hold for every (shape, size in bytes) that was seen."""
     shapes = {shape for shape, _ in seen}
     if len(shapes) == len(seen):
-        laws = _exact_laws(dict(seen))
+        laws, others = _exact_laws(dict(seen))
         if laws:
-            return Fit(laws, len(shapes))
-    return Fit((), len(shapes), _nearest(seen))
+            return Fit(laws, others, len(shapes))
+    largest = max(shapes, key=lambda shape: (_value(_TOKENS, shape), shape))
+    there = [size for shape, size in seen if shape == largest]
+    mean = Fraction(sum(there), len(there))
+    return Fit((), (), len(shapes), _nearest(seen), largest, mean)
 
 
-def _exact_laws(sizes: dict[Shape, int]) -> tuple[Law, ...]:
-    """All exact laws of the first form that has one: few terms before many, low powers first."""
-    count = len(sizes)
-    pairs = [pair for pair in combinations(_ALL, 2) if count >= 2]
-    linear = [pair for pair in pairs if set(pair) <= set(_LINEAR)]
-    rising = [law for pair in linear if (law := _solved(pair, sizes)) and _grows(law)]
-    forms = [
-        [law for term in _SINGLE if (law := _solved((term,), sizes))],
-        [law for law in [_solved((_PAIRS,), sizes)] if law],
-        rising,
-        [law for pair in pairs if (law := _solved(pair, sizes))],
-        [law for triple in combinations(_ALL, 3) if count > 3 and (law := _solved(triple, sizes))],
-    ]
-    return next((tuple(laws) for laws in forms if laws), ())
+def _exact_laws(sizes: dict[Shape, int]) -> tuple[tuple[Law, ...], tuple[Law, ...]]:
+    """Exact laws of the fewest terms: those of the simplest form that has one, and the others."""
+    # Three parts through three shapes would be nothing but a curve drawn through points.
+    for count in range(1, min(2 if len(sizes) < 4 else 3, len(sizes)) + 1):
+        terms = combinations(_ALL, count)
+        laws = [law for chosen in terms if (law := _solved(chosen, sizes))]
+        if laws:
+            simplest = min(map(_complexity, laws))
+            chosen = tuple(law for law in laws if _complexity(law) == simplest)
+            return chosen, tuple(law for law in laws if law not in chosen)
+    return (), ()
 
 
-def _grows(law: Law) -> bool:
-    return all(coefficient >= 0 for coefficient in law.coefficients)
+def _complexity(law: Law) -> int:
+    """Which form is taken first: sizes that grow with pairs of items, or shrink, are rare."""
+    if any(coefficient < 0 for coefficient in law.coefficients):
+        return 3
+    if _PAIRS in law.terms:
+        return 2
+    return int(len(law.terms) > 1 and not set(law.terms) <= set(_LINEAR))
+
+
+def _sizes(laws: tuple[Law, ...], shape: Shape) -> list[int]:
+    return sorted({max(ceil(law.at(shape)), 0) for law in laws})
 
 
 def _solved(terms: tuple[Shape, ...], sizes: dict[Shape, int]) -> Law | None:

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memtrace.analyse.counters import Int64s, equals, integers
+from memtrace.analyse.counters import Flags, Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import Requests, read_requests
-from memtrace.whatif.calls import NONE, Calls, pairings, read_calls
+from memtrace.whatif.calls import NONE, Calls, Pairing, pairings, read_calls
 from memtrace.whatif.change import Change
 from memtrace.whatif.laws import Estimate, Evidence, Fit, Shape, fit
 
@@ -172,27 +172,39 @@ class Scaling:
 
     @cached_property
     def _paired(self) -> tuple[_Paired, ...]:
-        requests, calls = self.recorded, self.calls
-        lasting = pc.is_in(requests.rows.column("category"), pa.array(_LASTING))
-        follows = ~np.asarray(lasting.to_numpy(), np.bool_)
-        follows &= ~equals(requests.rows, "phase", "optimizer")
-        distinct = {shape: i for i, shape in enumerate(dict.fromkeys(calls.shapes))}
-        shape_of_call = np.array([distinct[shape] for shape in calls.shapes], np.int64)
+        """Sites with a law; then, of the rows that none explains, every site as it is."""
+        rows = self.recorded.rows
+        lasting = pc.is_in(rows.column("category"), pa.array(_LASTING))
+        left = ~np.asarray(lasting.to_numpy(), np.bool_) & ~equals(rows, "phase", "optimizer")
+        follows = left.copy()
+        lawful, lawless = [], []
+        for pairing in pairings(self.recorded, self.calls):
+            paired = self._fitted(pairing, follows)
+            has_law = np.array([bool(f.laws) and f.shapes > 1 for f in paired.fits], np.bool_)
+            kept = has_law[paired.fit]
+            left[paired.rows[kept]] = False
+            chosen = (paired.rows[kept], paired.fit[kept], paired.call[kept])
+            lawful.append(_Paired(*chosen, paired.fits))
+        for pairing in pairings(self.recorded, self.calls):
+            lawless.append(self._fitted(pairing, left))
+        return (*lawful, *lawless)
+
+    def _fitted(self, pairing: Pairing, chosen: Flags) -> _Paired:
+        """The fit of each site, over the chosen rows."""
+        distinct = {shape: i for i, shape in enumerate(dict.fromkeys(self.calls.shapes))}
+        shape_of_call = np.array([distinct[shape] for shape in self.calls.shapes], np.int64)
         shapes = list(distinct)
-        found = []
-        for pairing in pairings(requests, calls):
-            rows = np.flatnonzero((pairing.site != NONE) & follows)
-            site, call = pairing.site[rows], pairing.call[rows]
-            triples = np.stack([site, shape_of_call[call], requests.size_bytes[rows]], axis=1)
-            triples = np.unique(triples, axis=0)
-            starts = np.flatnonzero(np.append(True, triples[1:, 0] != triples[:-1, 0]))
-            fits: dict[Fit, int] = {}
-            fit_of_site = np.full(int(site.max(initial=NONE)) + 1, NONE, np.int64)
-            for group in np.split(triples, starts[1:]) if len(triples) else ():
-                seen = frozenset((shapes[shape], size) for _, shape, size in group.tolist())
-                fit_of_site[group[0, 0]] = fits.setdefault(fit(seen), len(fits))
-            found.append(_Paired(rows, fit_of_site[site], call, tuple(fits)))
-        return tuple(found)
+        rows = np.flatnonzero((pairing.site != NONE) & chosen)
+        site, call = pairing.site[rows], pairing.call[rows]
+        seen = np.stack([site, shape_of_call[call], self.recorded.size_bytes[rows]], axis=1)
+        seen = np.unique(seen, axis=0)
+        starts = np.flatnonzero(seen[1:, 0] != seen[:-1, 0]) + 1
+        fits: dict[Fit, int] = {}
+        fit_of_site = np.full(int(site.max(initial=NONE)) + 1, NONE, np.int64)
+        for group in np.split(seen, starts) if len(seen) else ():
+            sizes = frozenset((shapes[shape], size) for _, shape, size in group.tolist())
+            fit_of_site[group[0, 0]] = fits.setdefault(fit(sizes), len(fits))
+        return _Paired(rows, fit_of_site[site], call, tuple(fits))
 
     def _assumptions(
         self, changed: Requests, sizes: Sizes, row: Int64s, dimensions: Mapping[str, int]
@@ -227,7 +239,7 @@ class Scaling:
 
 
 _WORDS = {
-    Evidence.FITTED: "are taken as a fixed part and one that grows: two shapes can't prove it",
+    Evidence.FITTED: "follow a law that nothing proves, for want of shapes",
     Evidence.NEAR: "follow no law exactly and grow as the nearest one",
     Evidence.AMBIGUOUS: "may follow either dimension, and are taken at the largest",
     Evidence.UNKNOWN: "were seen at one shape only and stay as recorded",
