@@ -10,6 +10,8 @@ import numpy as np
 from memtrace.analyse.breakdown import Breakdown, break_down
 from memtrace.analyse.counters import equals
 from memtrace.analyse.weights import largest_external, weights_at
+from memtrace.errors import MemtraceError
+from memtrace.fit.batches import largest_batches
 from memtrace.fit.catalogue import Gpu, cheapest_of, relative_prices
 from memtrace.fit.context import Context, find_context
 from memtrace.fit.error_band import band_permille
@@ -21,9 +23,11 @@ from memtrace.replay.requests import Requests, read_requests
 from memtrace.trace import Process, Trace
 from memtrace.whatif.change import Change
 from memtrace.whatif.registry import apply_all
+from memtrace.whatif.scaling import Scaling
 
 YES, NO, UNCERTAIN = "yes", "no", "uncertain"
 _BF16_FROM = (8, 0)
+_BATCH = "batch"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Verdict:
         fits: "uncertain": within the error of the prediction, or of the context.
         headroom_bytes: usable less what is needed; below zero: so much is missing.
         stages: of each stage, whether what it allocates fits.
+        largest_batch: that surely fits; None: the trace does not tell.
         context_tokens: the longest context, all else as it was; None: no KV cache is known.
         relative_price: its lowest and its highest price to the lowest of the cheapest that fits.
         notes: what else stands against it.
@@ -45,9 +50,19 @@ class Verdict:
     fits: str
     headroom_bytes: int
     stages: dict[str, str]
+    largest_batch: int | None
     context_tokens: int | None
     relative_price: tuple[float, float] | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Of largest batches: which were recorded; or why there are none. `band_permille`: with it."""
+
+    recorded: tuple[int, ...] = ()
+    band_permille: int = 0
+    why_not: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,7 @@ class Fit:
     modules: Breakdown
     verdicts: tuple[Verdict, ...]
     cheapest: Gpu | None
+    batches: Batches
     assumptions: tuple[str, ...]
 
 
@@ -116,6 +132,7 @@ def judge(
     bf16 = _uses_bf16(requests, asked)
     need = _Need(served, stages, kv_cache, mapped, band, bool(requests.failures), bf16)
     verdicts = [_verdict(gpu, need, context) for gpu in gpus]
+    batches, verdicts = _with_batches(recorded, requests, asked, need, verdicts)
     cheapest = cheapest_of(verdict.gpu for verdict in verdicts if verdict.fits == YES)
     relative = relative_prices(gpus, cheapest)
     verdicts = [replace(v, relative_price=relative.get(v.gpu.name)) for v in verdicts]
@@ -143,6 +160,7 @@ def judge(
         modules=parts["module"],
         verdicts=tuple(verdicts),
         cheapest=cheapest,
+        batches=batches,
         assumptions=_assumptions(need, requests, context, changes),
     )
 
@@ -181,10 +199,34 @@ def _verdict(gpu: Gpu, need: _Need, context: Context) -> Verdict:
             stage.name: need.fits(stage.peak_bytes + mapped, stage.peak_bytes + mapped, usable)
             for stage in need.stages
         },
+        largest_batch=None,
         context_tokens=need.kv_cache.longest(usable[0] - mapped) if need.kv_cache else None,
         relative_price=None,
         notes=tuple(notes),
     )
+
+
+def _with_batches(
+    recorded: Requests,
+    requests: Requests,
+    asked: Mapping[str, Sequence[str]],
+    need: _Need,
+    verdicts: list[Verdict],
+) -> tuple[Batches, list[Verdict]]:
+    """The largest batch of each that fits with all the error that its prediction may have."""
+    band = need.band_permille + band_permille([_BATCH])
+    if _BATCH in asked:
+        return Batches(), verdicts
+    capacities = [(v.usable_bytes - need.mapped_bytes) * 1000 // (1000 + band) for v in verdicts]
+    try:
+        scaling = Scaling(recorded)
+        found = largest_batches(scaling, requests, capacities, on_gpu=True)
+    except MemtraceError as error:
+        return Batches(why_not=str(error)), verdicts
+    batches = Batches(scaling.recorded_values(_BATCH), band)
+    return batches, [
+        replace(verdict, largest_batch=most) for verdict, most in zip(verdicts, found, strict=True)
+    ]
 
 
 def _with_failed(served: Served) -> Served:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memtrace.errors import readable
 from memtrace.fit.catalogue import GIVEN, Gpu, Price
-from memtrace.fit.judge import NO, UNCERTAIN, YES, Fit, Verdict
+from memtrace.fit.judge import NO, UNCERTAIN, YES, Batches, Fit, Verdict
 from memtrace.fit.kv_cache import KvCache
 from memtrace.fit.stage_needs import StageNeed
 from memtrace.report.breakdown import breakdown_grid
@@ -16,6 +16,7 @@ from memtrace.report.units import exact, percent, size
 
 ANSWER_STYLES = {YES: GOOD, NO: BAD, UNCERTAIN: WARNING}
 _NONE = "-"
+_BATCHES_TOLD = 8
 #: From here on it is told: an old cache is kept beside the new one.
 _HELD_MORE = 1.1
 
@@ -40,6 +41,7 @@ def fit_page(found: Fit) -> list[Block]:
     if found.kv_cache:
         blocks.append(Line(f"  context: tokens that each of {found.kv_cache.sequences:,} sequences "
                            "may have, all else as it was", FAINT))  # fmt: skip
+    blocks += _batch_lines(found.batches)
     blocks += price_lines([v.gpu for v in found.verdicts], found.cheapest, fitting=True)
     blocks += [Line(""), Line("Each stage, by what it allocates:", TITLE), _stages_grid(found)]
     blocks += [Line(""), Line("What holds the peak:", TITLE)]
@@ -89,6 +91,17 @@ def kv_cache_text(cache: KvCache) -> str:
     return words
 
 
+def _batch_lines(batches: Batches) -> list[Line]:
+    if batches.why_not:
+        return [Line(f"  no largest batch: {batches.why_not}", FAINT)]
+    if not batches.recorded:
+        return []
+    recorded = ", ".join(f"{batch:,}" for batch in batches.recorded[:_BATCHES_TOLD])
+    error = percent(batches.band_permille)
+    text = f"  batch: the largest that fits even if its prediction is {error} too low; recorded: "
+    return [Line(text + recorded, FAINT)]
+
+
 def price_lines(gpus: Sequence[Gpu], cheapest: Gpu | None, *, fitting: bool = False) -> list[Line]:
     """Where the prices are from, and which are compared; `fitting`: with one that fits."""
     prices = [price for gpu in gpus for price in gpu.prices]
@@ -122,33 +135,36 @@ def assumption_lines(assumptions: Sequence[str]) -> list[Line]:
 
 
 def _gpus_grid(found: Fit) -> Grid:
-    context = found.kv_cache is not None
+    context, batch = found.kv_cache is not None, bool(found.batches.recorded)
     columns = (
         Column("GPU"),
         Column("Fits"),
         Column("Usable", right=True),
         Column("Headroom", right=True),
         Column("Share", right=True),
+        *([Column("Batch", right=True)] if batch else []),
         *([Column("Context", right=True)] if context else []),
         Column("GB/s", right=True, spare=True),
         Column("Price/h", right=True),
         Column("x", right=True),
     )
-    rows = tuple(_gpu_row(verdict, context) for verdict in found.verdicts)
+    rows = tuple(_gpu_row(verdict, batch, context) for verdict in found.verdicts)
     styles = {(i, 1): ANSWER_STYLES[verdict.fits] for i, verdict in enumerate(found.verdicts)}
     return Grid(columns, rows, indent=2, styles=styles)
 
 
-def _gpu_row(verdict: Verdict, context: bool) -> tuple[str, ...]:
+def _gpu_row(verdict: Verdict, batch: bool, context: bool) -> tuple[str, ...]:
     gpu = verdict.gpu
     share = 1000 * verdict.headroom_bytes // verdict.usable_bytes if verdict.usable_bytes > 0 else 0
-    tokens = [] if not context else [f"{verdict.context_tokens:,}"]
+    batches = [f"{verdict.largest_batch:,}"] if batch else []
+    tokens = [f"{verdict.context_tokens:,}"] if context else []
     return (
         gpu.name,
         verdict.fits,
         size(verdict.usable_bytes),
         size(verdict.headroom_bytes),
         percent(share),
+        *batches,
         *tokens,
         _NONE if gpu.bandwidth_gbps is None else f"{gpu.bandwidth_gbps:,.0f}",
         prices_text(gpu),

@@ -44,12 +44,18 @@ def fit_document(found: Fit) -> dict[str, Any]:
                 "fits": verdict.fits,
                 "headroom_bytes": verdict.headroom_bytes,
                 "stages": verdict.stages,
+                "largest_batch": verdict.largest_batch,
                 "context_tokens": verdict.context_tokens,
                 "relative_price": verdict.relative_price,
                 "notes": list(verdict.notes),
             }
             for verdict in found.verdicts
         ],
+        "batches": {
+            "recorded": list(found.batches.recorded),
+            "error_percent": found.batches.band_permille / 10,
+            "why_not": found.batches.why_not,
+        },
         "cheapest": found.cheapest.name if found.cheapest else None,
         "stages": [stage_document(stage) for stage in found.stages],
         "categories": _rows(found.categories),
