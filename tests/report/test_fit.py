@@ -27,7 +27,7 @@ def plain(blocks: list[Block]) -> str:
 def test_gpus(tmp_path: Path) -> None:
     trace = server(tmp_path / "x.memtrace")
     gpus = choose(read_catalogue(), "t4,l4,a100-40")
-    text = plain(fit_page(judge(trace, gpus))).replace(str(tmp_path), "")
+    text = plain(fit_page(judge(trace, gpus))).replace(str(tmp_path), "").replace("SCRIPT", "...")
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith("""\
 memtrace: /x.memtrace: where it fits, as recorded
@@ -42,6 +42,8 @@ memtrace: /x.memtrace: where it fits, as recorded
   a100-40  yes   38.99 GiB  22.99 GiB   58.9 %  7,861,504  1,555   1.29-2.93 USD  2.9-6.7
   t4: no bfloat16 below compute capability 8.0, this is 7.5
   context: tokens that each of 2 sequences may have, all else as it was
+  no largest batch: every call of Model has batch size 2, so nothing tells what follows it:
+    record a run that calls the model with two of them, or measure: memtrace sweep --batch 2,4 ...
   prices: lowest-highest, seen 2026-03-01 to 2026-11-09; others: --price, --gpus
   x: times the lowest of l4, the cheapest that fits: 0.44 USD (RunPod, community)
 

@@ -35,6 +35,11 @@ def fit_page(found: Fit) -> list[Block]:
     ]
     if found.kv_cache:
         blocks.append(Line(f"  {kv_cache_text(found.kv_cache)}"))
+        if found.kv_cache.times_held >= _HELD_MORE:
+            times = f"{found.kv_cache.times_held:.1f} times"
+            blocks.append(
+                Line(f"    held {times} at the peak: an old cache beside the new", WARNING)
+            )
     blocks += lost_lines(found.process)
     blocks += [Line(""), _gpus_grid(found)]
     blocks += [Line(f"  {v.gpu.name}: {note}", WARNING) for v in found.verdicts for note in v.notes]
@@ -82,18 +87,17 @@ def kv_cache_text(cache: KvCache) -> str:
         f"{number} tensors x {' x '.join(map(str, rest))} x {width:g} bytes"
         for number, rest, width in cache.shapes
     )
-    words = (
+    return (
         f"KV cache: {kinds} = {size(cache.token_bytes)} a token; "
         f"at most {cache.sequences:,} x {cache.tokens:,} tokens"
     )
-    if cache.times_held >= _HELD_MORE:
-        words += f", held {cache.times_held:.1f} times at the peak"
-    return words
 
 
 def _batch_lines(batches: Batches) -> list[Line]:
     if batches.why_not:
-        return [Line(f"  no largest batch: {batches.why_not}", FAINT)]
+        why, colon, what_to_do = batches.why_not.partition(": ")
+        lines = [Line(f"  no largest batch: {why}{colon.rstrip()}", FAINT)]
+        return [*lines, Line(f"    {what_to_do}", FAINT)] if what_to_do else lines
     if not batches.recorded:
         return []
     recorded = ", ".join(f"{batch:,}" for batch in batches.recorded[:_BATCHES_TOLD])
