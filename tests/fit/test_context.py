@@ -33,6 +33,17 @@ def test_others_may_hold_a_part_of_what_is_used(tmp_path: Path) -> None:
     assert found == Context(300 * MIB, 2 * GIB, sampled=True)
 
 
+def test_what_torch_was_told_as_the_program_ended(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x")
+    p = builder.process()
+    p.alloc("cuda:0", GIB)
+    p.sample("cuda:0", "torch", "reserved_bytes.current", GIB, reason="end")
+    p.sample("cuda:0", "mem_get_info", "used", GIB + 280 * MIB, reason="end")
+    trace = open_trace(builder.write())
+    found = find_context(trace, trace.process_list[0], "cuda:0")
+    assert found == Context(280 * MIB, 280 * MIB, sampled=True)
+
+
 def test_nothing_was_sampled(tmp_path: Path) -> None:
     assert context(tmp_path / "x") == ASSUMED
     # A sample from before the memory was asked for says nothing.
