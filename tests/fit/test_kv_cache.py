@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fit.made_up import MIB
 from memtrace.fit.kv_cache import KvCache, find_kv_cache
 from memtrace.fit.served import serve
-from memtrace.replay.requests import read_requests
+from memtrace.replay.requests import Requests, read_requests
 from memtrace.trace import open_trace
 from trace_builder import ProcessBuilder, TraceBuilder
 
@@ -24,7 +25,11 @@ def cache_of(path: Path, calls: list[tuple[int, ...]], elsewhere: int = 0) -> Kv
         for row in held:
             p.free(row)
         held = fresh
-    return find_kv_cache(serve(read_requests(open_trace(builder.write())), on_gpu=False).outcome)
+    return found_in(read_requests(open_trace(builder.write())))
+
+
+def found_in(requests: Requests, recorded: Requests | None = None) -> KvCache | None:
+    return find_kv_cache(serve(requests, on_gpu=False).outcome, recorded or requests)
 
 
 def tensor(p: ProcessBuilder, name: str, shape: tuple[int, ...]) -> dict[str, object]:
@@ -62,7 +67,7 @@ def test_a_cache_that_the_program_has_labelled(tmp_path: Path) -> None:
         p.name(row, "key", kind="label", dtype="float16", shape=[1, 4, 10, 64])
         p.name(row, "result", kind="output", dtype="float16", shape=[2560])
     requests = read_requests(open_trace(builder.write()))
-    found = find_kv_cache(serve(requests, on_gpu=False).outcome)
+    found = found_in(requests)
     assert found is not None
     assert (found.tensors, found.token_bytes) == (3, 3 * 4 * 64 * 2)
 
@@ -80,4 +85,23 @@ def test_without_shapes_nothing_is_claimed(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     builder.process().alloc("cpu", MIB, category="kv_cache")
     requests = read_requests(open_trace(builder.write()))
-    assert find_kv_cache(serve(requests, on_gpu=False).outcome) is None
+    assert found_in(requests) is None
+
+
+def test_another_batch_and_another_length(tmp_path: Path) -> None:
+    """What-ifs change sizes, and say to which dimensions."""
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    tensor(builder.process(), "key", (2, 8, 100, 64))
+    recorded = read_requests(open_trace(builder.write()))
+    for dimensions, times, sequences, tokens in (
+        ({"batch": 6}, 3, 6, 100),
+        ({"sequence": 300}, 3, 2, 300),
+        ({"batch": 6, "sequence": 200}, 6, 6, 200),
+        ({}, 1, 2, 100),
+    ):
+        changed = replace(recorded.resized(recorded.size_bytes * times), dimensions=dimensions)
+        found = found_in(changed, recorded)
+        assert found is not None
+        assert (found.sequences, found.tokens) == (sequences, tokens)
+        assert found.token_bytes == 8 * 64 * 2
+        assert found.shapes == ((1, (8, 64), 2.0),)

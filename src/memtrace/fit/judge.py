@@ -125,7 +125,7 @@ def judge(
     served = _with_failed(serve(requests, on_gpu=True))
     mapped = _mapped_bytes(recorded)
     stages = stage_needs(served.outcome)
-    kv_cache = find_kv_cache(served.outcome)
+    kv_cache = find_kv_cache(served.outcome, recorded)
     context = find_context(trace, requests.process, requests.device)
     work = kind_of_work(requests) if requests.on_cpu else None
     band = band_permille(asked, cpu_as_gpu=work)

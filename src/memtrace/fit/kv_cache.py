@@ -12,6 +12,7 @@ from memtrace.replay.outcome import Outcome
 from memtrace.replay.requests import Requests
 
 _CATEGORY = "kv_cache"
+_BATCH, _SEQUENCE = "batch", "sequence"
 #: Names that have found it to be of a cache, or that the program has given it.
 _KINDS = (_CATEGORY, "label")
 
@@ -50,8 +51,12 @@ class KvCache:
         return int(room / (self.times_held * self.token_bytes * self.sequences))
 
 
-def find_kv_cache(outcome: Outcome) -> KvCache | None:
-    """None where there is none, or nothing is known of its shapes."""
+def find_kv_cache(outcome: Outcome, recorded: Requests) -> KvCache | None:
+    """None where there is none, or nothing is known of its shapes.
+
+    Args:
+        recorded: the requests before any what-if: their sizes are those of the recorded shapes.
+    """
     requests = outcome.requests
     rows = np.flatnonzero(equals(requests.rows, "category", _CATEGORY))
     shapes = _shapes(requests)
@@ -65,19 +70,24 @@ def find_kv_cache(outcome: Outcome) -> KvCache | None:
         name = (shapes[int(ids[row])][0], modules[row])
         if name not in largest or requests.size_bytes[largest[name]] <= requests.size_bytes[row]:
             largest[name] = row
+    sizes = zip(integers(recorded.rows, "allocation_id"), recorded.size_bytes, strict=True)
+    recorded_bytes = {int(each): int(size) for each, size in sizes if int(each) in shapes}
     length_at = _length_dimension([shape for _, shape in shapes.values()])
     token_bytes = 0.0
     kinds: dict[tuple[tuple[int, ...], float], int] = {}
     sequences = tokens = 0
     for row in largest.values():
         shape, size = shapes[int(ids[row])][1], int(requests.size_bytes[row])
-        elements = int(np.prod(shape))
-        batch, length = shape[0], shape[length_at]
-        if not elements:
+        if not all(shape):
             continue
-        token_bytes += size / (batch * length)
         rest = tuple(n for place, n in enumerate(shape) if place not in (0, length_at % len(shape)))
-        kinds[rest, size / elements] = kinds.get((rest, size / elements), 0) + 1
+        batch = requests.dimensions.get(_BATCH, shape[0])
+        length = shape[length_at]
+        if _SEQUENCE in requests.dimensions:  # as much longer as it is larger
+            length = round(length * size / recorded_bytes[int(ids[row])] * shape[0] / batch)
+        width = size / (batch * length * int(np.prod(rest)))
+        token_bytes += size / (batch * length)
+        kinds[rest, width] = kinds.get((rest, width), 0) + 1
         sequences, tokens = max(sequences, batch), max(tokens, length)
     if not token_bytes:
         return None

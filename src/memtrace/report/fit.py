@@ -50,6 +50,9 @@ def fit_page(found: Fit) -> list[Block]:
     blocks += price_lines([v.gpu for v in found.verdicts], found.cheapest, fitting=True)
     blocks += [Line(""), Line("Each stage, by what it allocates:", TITLE), _stages_grid(found)]
     blocks += [Line(""), Line("What holds the peak:", TITLE)]
+    if found.mapped_bytes:
+        text = f"beside {size(found.mapped_bytes)} of weights that are in mapped files now"
+        blocks.append(Line(f"  {text}", FAINT))
     blocks += [breakdown_grid(found.categories, {}, requested=False), Line("")]
     blocks.append(breakdown_grid(found.modules, {}, requested=False))
     if found.assumptions:
