@@ -134,7 +134,7 @@ def test_the_installed_package_holds_what_it_should() -> None:
     }
     assert len(assets) > 10
     assert assets <= set(files)
-    assert {"memtrace/py.typed", "memtrace/_core.pyi"} <= set(files)
+    assert {"memtrace/py.typed", "memtrace/_core.pyi", "memtrace/fit/gpus.csv"} <= set(files)
 
 
 def test_its_requirements_agree() -> None:

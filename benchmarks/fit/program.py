@@ -62,32 +62,34 @@ def checkpoint(model: nn.Module, path: str) -> None:
     module.forward = lambda *a, **k: recomputed(forward, *a, use_reentrant=False, **k)
 
 
-def main() -> None:
-    """Builds, changes and runs the model."""
-    options = parse()
-    torch.manual_seed(0)
-    case = MODELS[options.model]
-    dtype = getattr(torch, options.dtype)
-    model = case.build()
+def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer | None]:
+    """The model as the options want it, and what trains it."""
+    model = MODELS[options.model].build()
     for path in options.drop:
         drop(model, path)
     for path in options.checkpoint:
         checkpoint(model, path)
-    model = model.to(dtype).to(options.device)
+    model = model.to(getattr(torch, options.dtype)).to(options.device)
     if options.quantize:
         from quantised import quantise
 
         quantise(model, options.quantize)
-    optimizer: torch.optim.Optimizer | None = None
-    if options.train:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        foreach = {"default": None, "yes": True, "no": False}[options.foreach]
-        if options.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(trained, lr=1e-3, foreach=foreach)
-        else:
-            momentum = 0.9 if options.optimizer == "momentum" else 0.0
-            optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=momentum, foreach=foreach)
     model.train(options.train)
+    if not options.train:
+        return model, None
+    trained = [p for p in model.parameters() if p.requires_grad]
+    foreach = {"default": None, "yes": True, "no": False}[options.foreach]
+    if options.optimizer == "adamw":
+        return model, torch.optim.AdamW(trained, lr=1e-3, foreach=foreach)
+    momentum = 0.9 if options.optimizer == "momentum" else 0.0
+    return model, torch.optim.SGD(trained, lr=1e-3, momentum=momentum, foreach=foreach)
+
+
+def steps(
+    options: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Two of each batch size."""
+    dtype = getattr(torch, options.dtype)
     batches = [int(b) for b in options.batch.split(",")]
     lengths = [int(s) for s in options.sequence.split(",")]
     lengths = lengths * len(batches) if len(lengths) == 1 else lengths
@@ -96,7 +98,7 @@ def main() -> None:
             inputs = {
                 name: value.to(dtype if value.is_floating_point() else value.dtype)
                 .to(options.device)
-                for name, value in case.inputs(batch, length).items()
+                for name, value in MODELS[options.model].inputs(batch, length).items()
             }  # fmt: skip
             if optimizer is None:
                 with torch.no_grad():
@@ -106,6 +108,13 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
     del inputs
+
+
+def main() -> None:
+    """Builds, changes and runs the model."""
+    options = parse()
+    torch.manual_seed(0)
+    steps(options, *prepared(options))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,13 @@ class Readings:
             if 0 <= i < len(series[0])
         ]
 
+    def all(self, target: str, metric: str) -> list[Reading]:
+        """Every reading, in order."""
+        series = self._series.get((target, metric))
+        if series is None:
+            return []
+        return [Reading(int(v), int(t), int(s)) for t, s, v in zip(*series, strict=True)]
+
     def largest(self, target: str, metric: str, start_ns: int, end_ns: int) -> int | None:
         """The largest value read in a span of time; None where none was read."""
         series = self._series.get((target, metric))

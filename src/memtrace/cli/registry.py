@@ -27,7 +27,9 @@ COMMANDS = (
     CommandSpec("fragmentation", "Which blocks keep unused memory.", "memtrace.cli.fragmentation"),
     CommandSpec("oom", "Why an allocation failed.", "memtrace.cli.oom"),
     CommandSpec("replay", "What other settings or GPUs would do.", "memtrace.cli.replay"),
+    CommandSpec("fit", "Where it fits, and at what price.", "memtrace.cli.fit"),
     CommandSpec("report", "Write a page of HTML that shows it all.", "memtrace.cli.report"),
+    CommandSpec("sweep", "Record a program at several batch sizes.", "memtrace.cli.sweep"),
     CommandSpec("diff", "What changed between two traces.", "memtrace.cli.diff"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
     CommandSpec(

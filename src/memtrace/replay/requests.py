@@ -8,7 +8,8 @@ whose seq they have.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Requests:
         failures: requests that failed, in order.
         marks: in order.
         changed: whether these are other requests than those recorded.
+        dimensions: what a what-if has set of every call's inputs: {"batch": 8}.
     """
 
     trace: Trace
@@ -91,6 +93,7 @@ class Requests:
     failures: tuple[Failure, ...] = ()
     marks: tuple[Mark, ...] = ()
     changed: bool = False
+    dimensions: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -220,10 +223,10 @@ def read_requests(
 
 
 def _encoded(table: pa.Table) -> pa.Table:
-    for place, field in enumerate(table.schema):
-        if field.type == pa.string():
+    for place, of in enumerate(table.schema):
+        if of.type == pa.string():
             column = table.column(place).dictionary_encode()
-            table = table.set_column(place, field.name, column)
+            table = table.set_column(place, of.name, column)
     return table
 
 

@@ -29,7 +29,10 @@ class WhatIf:
 
 
 #: In the order in which they are applied.
-WHAT_IFS: tuple[WhatIf, ...] = ()
+WHAT_IFS: tuple[WhatIf, ...] = (
+    WhatIf("batch", "N", "Every call with a batch of N.", "memtrace.whatif.batch"),
+    WhatIf("sequence", "N", "Every call with a sequence length of N.", "memtrace.whatif.sequence"),
+)
 
 
 def apply_all(

@@ -1,0 +1,37 @@
+"""The peak of program.py's steps by torch's own means: FakeTensor and MemTracker.
+
+    python benchmarks/fit/fake_tensors.py --model gpt2 --train --batch 4 --dtype bfloat16
+
+It is given the changed program itself, not a trace of another. Prints bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import program
+
+
+def main() -> None:
+    """As program.main, with tensors that have no memory."""
+    options = program.parse()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, optimizer = program.prepared(options)
+        tracker = MemTracker()
+        tracker.track_external(model, *([] if optimizer is None else [optimizer]))
+        with tracker:
+            program.steps(options, model, optimizer)
+    device = torch.device(options.device, 0 if options.device == "cuda" else None)
+    peak = tracker.get_tracker_snapshot("peak")
+    print(next(sizes["Total"] for at, sizes in peak.items() if at.type == device.type))
+
+
+if __name__ == "__main__":
+    main()

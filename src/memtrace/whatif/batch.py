@@ -1,0 +1,12 @@
+"""--batch N: every call of the model with another batch size."""
+
+from __future__ import annotations
+
+from memtrace.replay.requests import Requests
+from memtrace.whatif.change import Change
+from memtrace.whatif.scaling import scaled
+
+
+def apply(requests: Requests, text: str) -> Change:
+    """The requests with a batch size of `text`."""
+    return scaled(requests, "batch", text)
