@@ -29,7 +29,14 @@ class WhatIf:
 
 
 #: In the order in which they are applied.
-WHAT_IFS: tuple[WhatIf, ...] = ()
+WHAT_IFS: tuple[WhatIf, ...] = (
+    WhatIf(
+        "drop-module",
+        "PATH",
+        "A module left out, such as h.11 or h.1?.",
+        "memtrace.whatif.drop_module",
+    ),
+)
 
 
 def apply_all(
