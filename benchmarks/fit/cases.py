@@ -52,4 +52,32 @@ def _dtypes() -> Iterator[Case]:
                 yield Case("dtype", model, base, {"dtype": (short,)}, f"{base} --dtype {dtype}")
 
 
-CASES: tuple[Case, ...] = (*_dtypes(),)
+#: Model, modules that are left out, and sizes of the run.
+_DROPPED = (
+    ("gpt2", ("transformer.h.1",), "--batch 4 --sequence 64"),
+    ("gpt2", ("transformer.h.1", "transformer.h.2"), "--batch 2 --sequence 128"),
+    ("llama", ("model.layers.1",), "--batch 4 --sequence 64"),
+    ("llama", ("model.layers.0",), "--batch 2 --sequence 128"),
+    ("llama", ("model.layers.3",), "--batch 2 --sequence 128"),
+    ("bert", ("bert.encoder.layer.2",), "--batch 4 --sequence 64"),
+    ("t5", ("decoder.block.1",), "--batch 4 --sequence 64"),
+    ("t5", ("encoder.block.2",), "--batch 4 --sequence 64"),
+    ("vit", ("vit.layers.1",), "--batch 4"),
+    ("mixtral", ("model.layers.1",), "--batch 4 --sequence 64"),
+    ("lora", ("model.layers.2",), "--batch 4 --sequence 64"),
+    ("encoder", ("layers.layers.1",), "--batch 4 --sequence 64"),
+    ("mlp", ("2",), "--batch 64 --sequence 64"),
+    ("mlp", ("3",), "--batch 64 --sequence 64"),
+)
+
+
+def _drops() -> Iterator[Case]:
+    for model, paths, sizes in _DROPPED:
+        for mode in ("", "--train "):
+            # From the last one on: those before it keep their places.
+            changed = " ".join(f"--drop {path}" for path in reversed(paths))
+            base = mode + sizes
+            yield Case("drop", model, base, {"drop-module": paths}, f"{base} {changed}")
+
+
+CASES: tuple[Case, ...] = (*_dtypes(), *_drops())
