@@ -80,4 +80,29 @@ def _drops() -> Iterator[Case]:
             yield Case("drop", model, base, {"drop-module": paths}, f"{base} {changed}")
 
 
-CASES: tuple[Case, ...] = (*_dtypes(), *_drops())
+#: Model, a pattern of what is checkpointed, the modules that it stands for, and the run. Without a
+#: cache of keys and values, which a forward that is done again would fill twice.
+_CHECKPOINTED = (
+    ("gpt2", "h.1", "transformer.h.{}", (1,), "--no-cache --batch 4 --sequence 64"),
+    ("gpt2", "h.*", "transformer.h.{}", range(4), "--no-cache --batch 4 --sequence 128"),
+    ("llama", "layers.2", "model.layers.{}", (2,), "--no-cache --batch 4 --sequence 64"),
+    ("llama", "layers.*", "model.layers.{}", range(4), "--no-cache --batch 8 --sequence 128"),
+    ("lora", "layers.*", "model.layers.{}", range(4), "--no-cache --batch 8 --sequence 128"),
+    ("mixtral", "layers.*", "model.layers.{}", range(2), "--no-cache --batch 4 --sequence 64"),
+    ("bert", "layer.*", "bert.encoder.layer.{}", range(4), "--batch 8 --sequence 128"),
+    ("vit", "layers.*", "vit.layers.{}", range(4), "--batch 8"),
+    ("encoder", "layers.layers.*", "layers.layers.{}", range(4), "--batch 8 --sequence 128"),
+    ("convnet", "blocks.0", "blocks.{}", (0,), "--batch 8"),
+)
+
+
+def _checkpoints() -> Iterator[Case]:
+    for model, pattern, path, numbers, sizes in _CHECKPOINTED:
+        base = "--train " + sizes
+        changed = " ".join(f"--checkpoint {path.format(number)}" for number in numbers)
+        yield Case(
+            "checkpoint", model, base, {"checkpoint-module": (pattern,)}, f"{base} {changed}"
+        )
+
+
+CASES: tuple[Case, ...] = (*_dtypes(), *_drops(), *_checkpoints())

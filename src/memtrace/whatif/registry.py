@@ -36,6 +36,12 @@ WHAT_IFS: tuple[WhatIf, ...] = (
         "A module left out, such as h.11 or h.1?.",
         "memtrace.whatif.drop_module",
     ),
+    WhatIf(
+        "checkpoint-module",
+        "PATH",
+        "A module's forward done again in its backward, such as h.0 or h.*.",
+        "memtrace.whatif.checkpoint_module",
+    ),
 )
 
 
