@@ -105,4 +105,29 @@ def _checkpoints() -> Iterator[Case]:
         )
 
 
-CASES: tuple[Case, ...] = (*_dtypes(), *_drops(), *_checkpoints())
+#: Model, its optimizer, the one that is asked for, and the run.
+_OPTIMIZERS = (
+    ("gpt2", "adamw", "sgd", "--batch 2 --sequence 64"),
+    ("gpt2", "adamw", "momentum", "--batch 2 --sequence 64"),
+    ("gpt2", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("llama", "momentum", "adamw", "--batch 2 --sequence 64"),
+    ("llama", "adamw", "sgd", "--batch 4 --sequence 64"),
+    ("bert", "sgd", "momentum", "--batch 2 --sequence 64"),
+    ("bert", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("t5", "momentum", "sgd", "--batch 2 --sequence 64"),
+    ("lora", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("vit", "momentum", "adamw", "--batch 2"),
+    ("giant_embedding", "adamw", "momentum", "--batch 8 --sequence 64"),
+    ("mlp", "sgd", "adamw", "--batch 4 --sequence 64"),
+)
+
+
+def _optimizers() -> Iterator[Case]:
+    for model, recorded, asked, sizes in _OPTIMIZERS:
+        run = f"--train {sizes} --optimizer"
+        yield Case(
+            "optimizer", model, f"{run} {recorded}", {"optimizer": (asked,)}, f"{run} {asked}"
+        )
+
+
+CASES: tuple[Case, ...] = (*_dtypes(), *_drops(), *_checkpoints(), *_optimizers())

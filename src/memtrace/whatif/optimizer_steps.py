@@ -1,4 +1,4 @@
-"""The steps of the optimizer in a trace: its parameters, and what it made for each."""
+"""The steps of the optimizer in a trace: their places, its parameters, what it made for each."""
 
 from __future__ import annotations
 
@@ -6,88 +6,150 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memtrace.analyse.counters import Flags, Int64s
-from memtrace.replay.requests import Requests
+from memtrace.analyse.counters import Flags, Int64s, integers
+from memtrace.errors import MemtraceError
+from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.modules import flags_of
 
-_STATE_OF = " of "
+#: As gradients and states are called: "exp_avg of h.0.mlp.c_fc.weight".
+OF = " of "
 #: Scalars that an operator makes of a Python number are no parameter's.
 _SCALAR_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Window:
-    """A step of the optimizer: places."""
+class Parameters:
+    """What the optimizer trains, in its order.
 
-    begin: float
-    end: float
+    Attributes:
+        names: "h.0.mlp.c_fc.weight".
+        gradients: the row of the gradient of each at the first step.
+        size_bytes: of each.
+        elements: in each.
+    """
+
+    names: tuple[str, ...]
+    gradients: Int64s
+    size_bytes: Int64s
+    elements: Int64s
 
 
-def windows(requests: Requests) -> tuple[Window, ...]:
-    """The steps of optimizers, in order; one that did not end lasts for ever."""
-    begins: list[int] = []
-    ends: list[int] = []
+def windows(requests: Requests) -> tuple[tuple[float, float], ...]:
+    """Places of the steps of optimizers, from and to, in order; an end may be missing: NEVER."""
+    found: list[tuple[float, float]] = []
+    begin: int | None = None
+    marks = []
     for group in requests.trace.datasets["marks"].row_groups(requests.process.key):
-        for row in group.read(["seq", "kind"]).to_pylist():
-            if row["kind"] == "optimizer_begin":
-                begins.append(row["seq"])
-            elif row["kind"] == "optimizer_end":
-                ends.append(row["seq"])
-    begins.sort()
-    ends.sort()
-    found = []
-    for begin in begins:
-        end = next((end for end in ends[len(found) :] if end >= begin), None)
-        found.append(Window(begin - 0.5, np.inf if end is None else end - 0.5))
+        marks += group.read(["seq", "kind"]).to_pylist()
+    for mark in marks:
+        if mark["kind"] == "optimizer_begin":
+            begin = mark["seq"]
+        elif mark["kind"] == "optimizer_end" and begin is not None:
+            found.append((begin - 0.5, mark["seq"] - 0.5))
+            begin = None
+    if begin is not None:
+        found.append((begin - 0.5, np.inf))
     return tuple(found)
 
 
-def in_steps(requests: Requests) -> Flags:
-    """What a step of an optimizer asked for, its states aside."""
-    states = flags_of(requests.rows, "category", lambda word: word == "optimizer_state")
-    return flags_of(requests.rows, "phase", lambda word: word == "optimizer") & ~states
+def first_of(steps: tuple[tuple[float, float], ...]) -> float:
+    """The place of the first step."""
+    return steps[0][0]
 
 
-def state_names(requests: Requests) -> dict[str, Int64s]:
-    """The kinds of state that the optimizer keeps ("exp_avg"), and the rows of each in order."""
-    states = np.flatnonzero(
-        flags_of(requests.rows, "category", lambda word: word == "optimizer_state")
+def states(requests: Requests) -> Flags:
+    """What the optimizer keeps from step to step."""
+    return flags_of(requests.rows, "category", lambda word: word == "optimizer_state")
+
+
+def passing(requests: Requests) -> Flags:
+    """What a step of an optimizer asked for and let go."""
+    kept = ("optimizer_state", "weight", "buffer", "gradient")
+    lasting = flags_of(requests.rows, "category", lambda word: word in kept)
+    return flags_of(requests.rows, "phase", lambda word: word == "optimizer") & ~lasting
+
+
+def parameters(requests: Requests, place: float) -> Parameters:
+    """Those whose gradients are there at the place where a step begins.
+
+    Raises:
+        MemtraceError: none is.
+    """
+    gradients = flags_of(requests.rows, "category", lambda word: word == "gradient")
+    rows = np.flatnonzero(gradients & requests.live_at(place))
+    if not len(rows):
+        raise MemtraceError("the trace has no gradients where its optimizer steps")
+    names = [label.rpartition(OF)[2] for label in _labels(requests, rows)]
+    order = _order(requests, names)
+    rows = rows[order]
+    sizes = requests.size_bytes[rows]
+    return Parameters(
+        names=tuple(names[at] for at in order.tolist()),
+        gradients=rows,
+        size_bytes=sizes,
+        elements=sizes // _itemsizes(requests, rows),
     )
-    found: dict[str, list[int]] = {}
-    labels = requests.rows.column("label").take(states).to_pylist()
-    for row, label in zip(states.tolist(), labels, strict=True):
-        name, of, _ = (label or "").partition(_STATE_OF)
-        found.setdefault(name if of else "", []).append(row)
-    return {name: np.array(rows, np.int64) for name, rows in found.items()}
 
 
 def rows_for(requests: Requests, inside: Flags) -> Flags:
-    """What the optimizer's steps made for the parameters whose states or gradients are `inside`.
+    """What the optimizer's steps made for the parameters whose states are `inside`.
 
-    A step goes through its parameters in order: either operator by operator, for all of them
+    A step goes through its parameters in order: either operator by operator, each for all of them
     (foreach), or parameter by parameter. Where neither fits, nothing is found.
     """
     found = np.zeros(len(requests), np.bool_)
-    parameters = _parameters(requests)
-    if not len(parameters):
+    kept = _largest_states(requests)
+    if not len(kept):
         return found
-    asked = np.flatnonzero(in_steps(requests) & (requests.size_bytes > _SCALAR_BYTES))
-    sizes = requests.size_bytes[parameters]
-    for window in windows(requests):
-        first, last = np.searchsorted(requests.start[asked], [window.begin, window.end])
-        rows = asked[first:last]
-        number = len(rows) // len(parameters)
-        if not number or len(rows) % len(parameters):
+    asked = np.flatnonzero(passing(requests) & (requests.size_bytes > _SCALAR_BYTES))
+    sizes = requests.size_bytes[kept]
+    for begin, end in windows(requests):
+        rows = asked[(requests.start[asked] >= begin) & (requests.start[asked] < end)]
+        number, left = divmod(len(rows), len(kept))
+        if not number or left:
             continue
         if (requests.size_bytes[rows].reshape(number, -1) == sizes).all():
-            found[rows] = np.tile(inside[parameters], number)
+            found[rows] = np.tile(inside[kept], number)
         elif (requests.size_bytes[rows].reshape(-1, number) == sizes[:, None]).all():
-            found[rows] = np.repeat(inside[parameters], number)
+            found[rows] = np.repeat(inside[kept], number)
     return found
 
 
-def _parameters(requests: Requests) -> Int64s:
+def _largest_states(requests: Requests) -> Int64s:
     """One row of each parameter that the optimizer has states of, in its order."""
-    names = state_names(requests)
-    largest = max(names.values(), key=lambda rows: int(requests.size_bytes[rows].sum()), default=())
-    return np.asarray(largest, np.int64)
+    rows = np.flatnonzero(states(requests))
+    kinds: dict[str, list[int]] = {}
+    for row, label in zip(rows.tolist(), _labels(requests, rows), strict=True):
+        kinds.setdefault(label.partition(OF)[0], []).append(row)
+    found = max(kinds.values(), key=lambda rows: int(requests.size_bytes[rows].sum()), default=[])
+    return np.array(found, np.int64)
+
+
+def _labels(requests: Requests, rows: Int64s) -> list[str]:
+    return [label or "" for label in requests.rows.column("label").take(rows).to_pylist()]
+
+
+def _order(requests: Requests, names: list[str]) -> Int64s:
+    """Parameters as their weights were made; one that shares its weight with another, first."""
+    weights = np.flatnonzero(
+        flags_of(requests.rows, "category", lambda word: word == "weight")
+    )
+    made = {label: at for at, label in enumerate(_labels(requests, weights))}
+    return np.argsort([made.get(name, -1) for name in names], kind="stable")
+
+
+def _itemsizes(requests: Requests, rows: Int64s) -> Int64s:
+    """Bytes of an element of each gradient; where its dtype is not known, 4."""
+    ids = integers(requests.rows, "allocation_id")[rows]
+    wanted = set(ids.tolist())
+    found: dict[int, int] = {}
+    for group in requests.trace.datasets["names"].row_groups(requests.process.key):
+        table = group.read(["allocation_id", "kind", "dtype"])
+        gradients = flags_of(table, "kind", lambda word: word == "gradient")
+        for row in table.filter(gradients).to_pylist():
+            if row["allocation_id"] in wanted:
+                found[row["allocation_id"]] = _ITEMSIZES.get(row["dtype"], 4)
+    return np.array([found.get(id_, 4) for id_ in ids.tolist()], np.int64)
+
+
+_ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8}

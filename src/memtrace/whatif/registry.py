@@ -42,6 +42,12 @@ WHAT_IFS: tuple[WhatIf, ...] = (
         "A module's forward done again in its backward, such as h.0 or h.*.",
         "memtrace.whatif.checkpoint_module",
     ),
+    WhatIf(
+        "optimizer",
+        "NAME",
+        "Another optimizer: sgd, momentum, adamw, adamw8bit; or sharded: zero2:8, over 8 ranks.",
+        "memtrace.whatif.optimizer",
+    ),
 )
 
 

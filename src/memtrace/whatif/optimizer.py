@@ -1,0 +1,191 @@
+"""Another optimizer: what it keeps for each parameter, and what its steps ask for meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from memtrace.analyse.counters import Int64s
+from memtrace.errors import MemtraceError, readable
+from memtrace.replay.requests import NEVER, Requests
+from memtrace.whatif.change import Change
+from memtrace.whatif.optimizer_steps import (
+    OF,
+    Parameters,
+    first_of,
+    parameters,
+    passing,
+    states,
+    windows,
+)
+from memtrace.whatif.zero import ZERO, shard
+
+# bitsandbytes: of a block of so many elements one scale is kept; tensors below the limit stay in
+# 32 bit; the two tables of 256 values are one for all parameters.
+_BLOCK_ELEMENTS = 256
+_LEAST_8BIT_ELEMENTS = 4096
+_TABLE_BYTES = 1024
+_STEP_BYTES = 4
+
+State = Callable[[Parameters, bool], dict[str, Int64s]]
+
+
+def _nothing(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
+    return {}
+
+
+def _momentum(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
+    return {"momentum_buffer": of.size_bytes}
+
+
+def _adamw(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
+    # torch keeps the number of steps on the CPU.
+    step = {"step": np.full(len(of.names), _STEP_BYTES)} if on_cpu else {}
+    return {**step, "exp_avg": of.size_bytes, "exp_avg_sq": of.size_bytes}
+
+
+def _adamw8bit(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
+    small = of.elements < _LEAST_8BIT_ELEMENTS
+    moment = np.where(small, of.elements * 4, of.elements)
+    scales = np.where(small, 0, -(-of.elements // _BLOCK_ELEMENTS) * 4)
+    tables = np.zeros(len(of.names), np.int64)
+    tables[np.flatnonzero(~small)[:1]] = _TABLE_BYTES
+    return {
+        "state1": moment, "state2": moment, "absmax1": scales, "absmax2": scales,
+        "qmap1": tables, "qmap2": tables,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    """`state`: bytes of each kind of state, by parameter; `takes`: what is taken for granted."""
+
+    called: str
+    state: State
+    takes: str
+
+
+_OPTIMIZERS = {
+    "sgd": _Optimizer("SGD", _nothing, "SGD keeps nothing, and its step asks for nothing"),
+    "momentum": _Optimizer(
+        "SGD with momentum", _momentum, "SGD with momentum keeps one buffer of each parameter"
+    ),
+    "adamw": _Optimizer(
+        "AdamW",
+        _adamw,
+        "AdamW keeps two moments of each parameter, as torch does by default: neither fused, nor "
+        "amsgrad",
+    ),
+    "adamw8bit": _Optimizer(
+        "8-bit AdamW",
+        _adamw8bit,
+        "8-bit AdamW keeps, as bitsandbytes does, two bytes an element and two scales for "
+        f"{_BLOCK_ELEMENTS} of them; tensors of less than {_LEAST_8BIT_ELEMENTS:,} elements stay "
+        "in 32 bit",
+    ),
+}
+
+
+def apply(requests: Requests, text: str) -> Change:
+    """The requests with another optimizer; `text`: adamw8bit, zero2:8, …
+
+    Raises:
+        MemtraceError: there is no such optimizer, or none in the trace.
+    """
+    sharded = ZERO.fullmatch(text)
+    optimizer = _OPTIMIZERS.get(text)
+    if optimizer is None and sharded is None:
+        known = ", ".join(_OPTIMIZERS)
+        raise MemtraceError(
+            f"no such optimizer: {readable(text)} (there are {known}, and zero1:RANKS to "
+            "zero3:RANKS)"
+        )
+    steps = windows(requests)
+    if not steps:
+        raise MemtraceError(
+            "no optimizer's step is in the trace: only a training can have another one"
+        )
+    if optimizer is None:
+        return shard(requests, text)
+    return _exchanged(requests, optimizer, steps)
+
+
+def _exchanged(
+    requests: Requests, optimizer: _Optimizer, steps: tuple[tuple[float, float], ...]
+) -> Change:
+    trained = parameters(requests, first_of(steps))
+    kept = optimizer.state(trained, requests.on_cpu)
+    old = states(requests)
+    until = requests.free[old].max() if old.any() else NEVER
+    changed = requests.chosen(~(old | passing(requests)))
+    trained = parameters(changed, first_of(steps))
+    changed = _with_states(changed, trained, kept, first_of(steps), float(until))
+    if optimizer.state is _adamw:
+        changed = _with_square_roots(changed, trained, steps)
+    return Change(changed, f"{optimizer.called} as the optimizer", (optimizer.takes,))
+
+
+def _with_states(
+    requests: Requests, of: Parameters, kept: dict[str, Int64s], begin: float, until: float
+) -> Requests:
+    """With states, which the first step makes parameter by parameter."""
+    if not kept:
+        return requests
+    size_bytes = np.stack(list(kept.values()), axis=1)
+    labels = [f"{state}{OF}{name}" for name in of.names for state in kept]
+    like = np.repeat(of.gradients, len(kept))
+    asked = size_bytes.reshape(-1) > 0
+    number = int(asked.sum())
+    changed = requests.added(
+        like[asked],
+        size_bytes=size_bytes.reshape(-1)[asked],
+        start=_spread(begin, 0.05, number),
+        free=np.full(number, until),
+        category="optimizer_state",
+    )
+    return _called(changed, [label for label, is_asked in zip(labels, asked, strict=True) if is_asked])
+
+
+def _with_square_roots(
+    requests: Requests, of: Parameters, steps: tuple[tuple[float, float], ...]
+) -> Requests:
+    """With what each step of AdamW asks for: the roots of second moments.
+
+    On the CPU they are taken parameter by parameter, and divided into a tensor that lives until
+    the next parameter's; on CUDA all at once.
+    """
+    number = len(of.names)
+    for begin, _ in steps:
+        place = _spread(begin, 0.15, number + 2)
+        if requests.on_cpu:
+            gap = (place[1] - place[0]) / 4
+            start = np.stack([place[:-2], place[:-2] + gap], axis=1)
+            free = np.stack([place[:-2] + 2 * gap, place[1:-1] + 3 * gap], axis=1)
+        else:
+            start, free = place[:-2, None], np.full((number, 1), place[-1])
+        each = start.shape[1]
+        requests = requests.added(
+            np.repeat(of.gradients, each),
+            size_bytes=np.repeat(of.size_bytes, each),
+            start=start.reshape(-1),
+            free=free.reshape(-1),
+            category="temporary",
+        )
+    return requests
+
+
+def _spread(begin: float, offset: float, number: int) -> np.ndarray:
+    """Places right after a mark, in order."""
+    return begin + offset + np.arange(number) * (0.08 / max(number, 1))
+
+
+def _called(requests: Requests, labels: list[str]) -> Requests:
+    """The last rows under these labels."""
+    column = requests.rows.column("label").to_pylist()
+    column[len(column) - len(labels) :] = labels
+    place = requests.rows.schema.get_field_index("label")
+    words = pa.chunked_array([pa.array(column, pa.string()).dictionary_encode()])
+    return replace(requests, rows=requests.rows.set_column(place, "label", words))
