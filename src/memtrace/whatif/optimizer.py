@@ -21,7 +21,7 @@ from memtrace.whatif.optimizer_steps import (
     states,
     windows,
 )
-from memtrace.whatif.zero import ZERO, shard
+from memtrace.whatif.zero import shard, stage_of
 
 # bitsandbytes: of a block of so many elements one scale is kept; tensors below the limit stay in
 # 32 bit; the two tables of 256 values are one for all parameters.
@@ -95,9 +95,8 @@ def apply(requests: Requests, text: str) -> Change:
     Raises:
         MemtraceError: there is no such optimizer, or none in the trace.
     """
-    sharded = ZERO.fullmatch(text)
-    optimizer = _OPTIMIZERS.get(text)
-    if optimizer is None and sharded is None:
+    sharded = stage_of(text)
+    if text not in _OPTIMIZERS and sharded is None:
         known = ", ".join(_OPTIMIZERS)
         raise MemtraceError(
             f"no such optimizer: {readable(text)} (there are {known}, and zero1:RANKS to "
@@ -108,9 +107,9 @@ def apply(requests: Requests, text: str) -> Change:
         raise MemtraceError(
             "no optimizer's step is in the trace: only a training can have another one"
         )
-    if optimizer is None:
-        return shard(requests, text)
-    return _exchanged(requests, optimizer, steps)
+    if sharded is not None:
+        return shard(requests, *sharded)
+    return _exchanged(requests, _OPTIMIZERS[text], steps)
 
 
 def _exchanged(

@@ -35,20 +35,27 @@ class Parameters:
 
 
 def windows(requests: Requests) -> tuple[tuple[float, float], ...]:
-    """Places of the steps of optimizers, from and to, in order; an end may be missing: NEVER."""
+    """Places of the steps of optimizers, from and to, in order."""
+    return _between(requests, "optimizer")
+
+
+def backwards(requests: Requests) -> tuple[tuple[float, float], ...]:
+    """Places of the backward passes, from and to, in order."""
+    return _between(requests, "backward")
+
+
+def _between(requests: Requests, what: str) -> tuple[tuple[float, float], ...]:
     found: list[tuple[float, float]] = []
-    begin: int | None = None
-    marks = []
+    begin: float | None = None
     for group in requests.trace.datasets["marks"].row_groups(requests.process.key):
-        marks += group.read(["seq", "kind"]).to_pylist()
-    for mark in marks:
-        if mark["kind"] == "optimizer_begin":
-            begin = mark["seq"]
-        elif mark["kind"] == "optimizer_end" and begin is not None:
-            found.append((begin - 0.5, mark["seq"] - 0.5))
-            begin = None
+        for mark in group.read(["seq", "kind"]).to_pylist():
+            if mark["kind"] == f"{what}_begin" and begin is None:
+                begin = mark["seq"] - 0.5
+            elif mark["kind"] == f"{what}_end" and begin is not None:
+                found.append((begin, mark["seq"] - 0.5))
+                begin = None
     if begin is not None:
-        found.append((begin - 0.5, np.inf))
+        found.append((begin, np.inf))
     return tuple(found)
 
 
