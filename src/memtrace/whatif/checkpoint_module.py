@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s
-from memtrace.replay.requests import Places, Requests, before
+from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.change import Change
-from memtrace.whatif.modules import choose_modules, flags_of, rows_of
+from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
 from memtrace.whatif.runs import Run, forward_of, run_at, runs_of
 
 #: Of the CPU's generator, kept for the forward that is done again: torch.get_rng_state().
@@ -24,12 +24,12 @@ _RNG_STATE_BYTES = 5056
 def apply(requests: Requests, text: str) -> Change:
     """The requests with modules checkpointed; `text`: a path, or a pattern of paths."""
     paths = choose_modules(requests, text)
-    named = ", ".join(paths)
+    which = named(paths)
     free = requests.free.copy()
     repeats = [repeat for path in paths for repeat in _repeats(requests, path, free)]
     if not repeats:
-        nothing = f"no backward of {named} is in the trace: checkpointing it changes nothing"
-        return Change(requests, f"{named} checkpointed", (nothing,))
+        nothing = f"no backward of {which} is in the trace: checkpointing it changes nothing"
+        return Change(requests, f"{which} checkpointed", (nothing,))
     changed = requests.moved(free=free)
     for category in ("activation", "temporary"):
         chosen = [repeat.only(category == "activation") for repeat in repeats]
@@ -41,12 +41,16 @@ def apply(requests: Requests, text: str) -> Change:
             category=category,
         )
     assumptions = (
-        f"what is saved in {named} is freed as its forward ends, not before; what it was given "
-        "stays until its backward has ended",
-        "its forward is done again up to the last allocation that it saves "
-        "(torch.utils.checkpoint, use_reentrant=False)",
+        (
+            f"what {which} saves is freed as its forward ends, not before, and done again for its "
+            "backward; what it was given stays until that has ended"
+        ),
+        (
+            "as torch.utils.checkpoint(use_reentrant=False), a forward is done again up to what it "
+            "saves last"
+        ),
     )
-    return Change(changed, f"{named} checkpointed", assumptions)
+    return Change(changed, f"{which} checkpointed", assumptions)
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,11 @@ def _repeats(requests: Requests, path: str, free: Places) -> list[_Repeat]:
         kept = given & ((let_go == number) | (let_go == forward[number]))
         free[kept] = np.maximum(free[kept], ended)
         let = call.rows[saved]
-        free[let] = before(call.end)
+        free[let] = call.leave
         if saved[-1] and not ((requests.free[call.rows] >= call.end) & ~saved).any():
             # It saves what it gives on, which others need too: until when, is not known.
-            free[call.rows[-1]] = before(run.begin)
-        found.append(_again(requests, call, saved, before(run.begin), ended))
+            free[call.rows[-1]] = run.entry
+        found.append(_again(requests, call, saved, run.entry, ended))
     return found
 
 
@@ -116,7 +120,7 @@ def _again(requests: Requests, call: Run, saved: Flags, end: float, ended: float
         # The generator's state, as it was at first and as it is now.
         like = np.append(call.rows[[0, 0]], like)
         size_bytes = np.append([_RNG_STATE_BYTES, _RNG_STATE_BYTES], size_bytes)
-        start = np.append([before(call.begin), begin], start)
+        start = np.append([call.entry, begin], start)
         free = np.append([ended, end - 0.005], free)
         saved = np.append([True, False], saved)
     return _Repeat(like, size_bytes, start, free, saved)

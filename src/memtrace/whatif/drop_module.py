@@ -7,7 +7,7 @@ import numpy as np
 from memtrace.analyse.counters import Flags, Int64s
 from memtrace.replay.requests import Places, Requests, before
 from memtrace.whatif.change import Change
-from memtrace.whatif.modules import choose_modules, flags_of, rows_of
+from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
 from memtrace.whatif.optimizer_steps import rows_for
 from memtrace.whatif.runs import Run, forward_of, run_at, runs_of
 
@@ -24,14 +24,14 @@ def apply(requests: Requests, text: str) -> Change:
     for path in paths:
         requests, fits_here = _without(requests, path)
         fits &= fits_here
-    named = ", ".join(paths)
-    assumptions = [f"what comes after {named} is given what {named} was given, of the same size"]
+    which = named(paths)
+    assumptions = [f"what comes after {which} is given what {which} was given, of the same size"]
     if not fits:
         assumptions.append(
-            f"{named} gives on something of another size than it is given: what comes after it "
+            f"{which} gives on something of another size than it is given: what comes after it "
             "keeps its own sizes"
         )
-    return Change(requests, f"without {named}", tuple(assumptions))
+    return Change(requests, f"without {which}", tuple(assumptions))
 
 
 def _without(requests: Requests, path: str) -> tuple[Requests, bool]:

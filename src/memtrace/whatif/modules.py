@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,13 @@ def choose_modules(requests: Requests, text: str) -> tuple[str, ...]:
         for path in found
         if not any(path.startswith(outer + ".") for outer in found if outer != path)
     )
+
+
+def named(paths: Sequence[str]) -> str:
+    """Paths for a sentence; of many, the first and the last."""
+    if len(paths) <= _MOST_NAMED:
+        return ", ".join(paths)
+    return f"{len(paths)} modules from {paths[0]} to {paths[-1]}"
 
 
 def _paths(requests: Requests) -> dict[str, None]:

@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s
 from memtrace.errors import MemtraceError, readable
-from memtrace.replay.requests import NEVER, Requests
+from memtrace.replay.requests import NEVER, Places, Requests
 from memtrace.whatif.change import Change
 from memtrace.whatif.optimizer_steps import (
     OF,
     Parameters,
-    first_of,
     parameters,
     passing,
     states,
@@ -30,24 +29,14 @@ _LEAST_8BIT_ELEMENTS = 4096
 _TABLE_BYTES = 1024
 _STEP_BYTES = 4
 
-State = Callable[[Parameters, bool], dict[str, Int64s]]
+State = Callable[[Parameters], dict[str, Int64s]]
 
 
-def _nothing(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
-    return {}
+def _adamw(of: Parameters) -> dict[str, Int64s]:
+    return {"exp_avg": of.size_bytes, "exp_avg_sq": of.size_bytes}
 
 
-def _momentum(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
-    return {"momentum_buffer": of.size_bytes}
-
-
-def _adamw(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
-    # torch keeps the number of steps on the CPU.
-    step = {"step": np.full(len(of.names), _STEP_BYTES)} if on_cpu else {}
-    return {**step, "exp_avg": of.size_bytes, "exp_avg_sq": of.size_bytes}
-
-
-def _adamw8bit(of: Parameters, on_cpu: bool) -> dict[str, Int64s]:
+def _adamw8bit(of: Parameters) -> dict[str, Int64s]:
     small = of.elements < _LEAST_8BIT_ELEMENTS
     moment = np.where(small, of.elements * 4, of.elements)
     scales = np.where(small, 0, -(-of.elements // _BLOCK_ELEMENTS) * 4)
@@ -69,9 +58,11 @@ class _Optimizer:
 
 
 _OPTIMIZERS = {
-    "sgd": _Optimizer("SGD", _nothing, "SGD keeps nothing, and its step asks for nothing"),
+    "sgd": _Optimizer("SGD", lambda _: {}, "SGD keeps nothing, and its step asks for nothing"),
     "momentum": _Optimizer(
-        "SGD with momentum", _momentum, "SGD with momentum keeps one buffer of each parameter"
+        "SGD with momentum",
+        lambda of: {"momentum_buffer": of.size_bytes},
+        "SGD with momentum keeps one buffer of each parameter",
     ),
     "adamw": _Optimizer(
         "AdamW",
@@ -115,13 +106,15 @@ def apply(requests: Requests, text: str) -> Change:
 def _exchanged(
     requests: Requests, optimizer: _Optimizer, steps: tuple[tuple[float, float], ...]
 ) -> Change:
-    trained = parameters(requests, first_of(steps))
-    kept = optimizer.state(trained, requests.on_cpu)
+    trained = parameters(requests, steps[0][0])
+    kept = optimizer.state(trained)
+    if optimizer.state is _adamw and requests.on_cpu:  # where torch counts steps
+        kept = {"step": np.full(len(trained.names), _STEP_BYTES), **kept}
     old = states(requests)
     until = requests.free[old].max() if old.any() else NEVER
     changed = requests.chosen(~(old | passing(requests)))
-    trained = parameters(changed, first_of(steps))
-    changed = _with_states(changed, trained, kept, first_of(steps), float(until))
+    trained = parameters(changed, steps[0][0])
+    changed = _with_states(changed, trained, kept, steps[0][0], float(until))
     if optimizer.state is _adamw:
         changed = _with_square_roots(changed, trained, steps)
     return Change(changed, f"{optimizer.called} as the optimizer", (optimizer.takes,))
@@ -145,7 +138,9 @@ def _with_states(
         free=np.full(number, until),
         category="optimizer_state",
     )
-    return _called(changed, [label for label, is_asked in zip(labels, asked, strict=True) if is_asked])
+    return _called(
+        changed, [label for label, is_asked in zip(labels, asked, strict=True) if is_asked]
+    )
 
 
 def _with_square_roots(
@@ -176,9 +171,10 @@ def _with_square_roots(
     return requests
 
 
-def _spread(begin: float, offset: float, number: int) -> np.ndarray:
+def _spread(begin: float, offset: float, number: int) -> Places:
     """Places right after a mark, in order."""
-    return begin + offset + np.arange(number) * (0.08 / max(number, 1))
+    places: Places = begin + offset + np.arange(number, dtype=np.float64) * (0.08 / max(number, 1))
+    return places
 
 
 def _called(requests: Requests, labels: list[str]) -> Requests:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memtrace.analyse.counters import Flags, Int64s, integers
+from memtrace.analyse.counters import Flags, Int64s
 from memtrace.errors import MemtraceError
-from memtrace.replay.requests import Places, Requests
+from memtrace.replay.requests import Requests
+from memtrace.whatif.element_sizes import element_sizes
 from memtrace.whatif.modules import flags_of
 
 #: As gradients and states are called: "exp_avg of h.0.mlp.c_fc.weight".
@@ -59,11 +60,6 @@ def _between(requests: Requests, what: str) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def first_of(steps: tuple[tuple[float, float], ...]) -> float:
-    """The place of the first step."""
-    return steps[0][0]
-
-
 def states(requests: Requests) -> Flags:
     """What the optimizer keeps from step to step."""
     return flags_of(requests.rows, "category", lambda word: word == "optimizer_state")
@@ -94,7 +90,7 @@ def parameters(requests: Requests, place: float) -> Parameters:
         names=tuple(names[at] for at in order.tolist()),
         gradients=rows,
         size_bytes=sizes,
-        elements=sizes // _itemsizes(requests, rows),
+        elements=sizes // element_sizes(requests, rows, "gradient"),
     )
 
 
@@ -138,25 +134,6 @@ def _labels(requests: Requests, rows: Int64s) -> list[str]:
 
 def _order(requests: Requests, names: list[str]) -> Int64s:
     """Parameters as their weights were made; one that shares its weight with another, first."""
-    weights = np.flatnonzero(
-        flags_of(requests.rows, "category", lambda word: word == "weight")
-    )
+    weights = np.flatnonzero(flags_of(requests.rows, "category", lambda word: word == "weight"))
     made = {label: at for at, label in enumerate(_labels(requests, weights))}
     return np.argsort([made.get(name, -1) for name in names], kind="stable")
-
-
-def _itemsizes(requests: Requests, rows: Int64s) -> Int64s:
-    """Bytes of an element of each gradient; where its dtype is not known, 4."""
-    ids = integers(requests.rows, "allocation_id")[rows]
-    wanted = set(ids.tolist())
-    found: dict[int, int] = {}
-    for group in requests.trace.datasets["names"].row_groups(requests.process.key):
-        table = group.read(["allocation_id", "kind", "dtype"])
-        gradients = flags_of(table, "kind", lambda word: word == "gradient")
-        for row in table.filter(gradients).to_pylist():
-            if row["allocation_id"] in wanted:
-                found[row["allocation_id"]] = _ITEMSIZES.get(row["dtype"], 4)
-    return np.array([found.get(id_, 4) for id_ in ids.tolist()], np.int64)
-
-
-_ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8}

@@ -48,6 +48,12 @@ WHAT_IFS: tuple[WhatIf, ...] = (
         "Another optimizer: sgd, momentum, adamw, adamw8bit; or sharded: zero2:8, over 8 ranks.",
         "memtrace.whatif.optimizer",
     ),
+    WhatIf(
+        "pruned",
+        "SHARE",
+        "A share of the weights pruned, such as 50%.",
+        "memtrace.whatif.pruned",
+    ),
 )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import eq
 
 import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s, integers
-from memtrace.replay.requests import Places, Requests
+from memtrace.replay.requests import Places, Requests, before
 from memtrace.whatif.modules import flags_of
 
 _NO_STEP = -1
@@ -33,6 +35,16 @@ class Run:
     backward: bool
     begin: float
     end: float
+
+    @property
+    def entry(self) -> float:
+        """Right before it."""
+        return float(before(np.array([self.begin]))[0])
+
+    @property
+    def leave(self) -> float:
+        """Right before what comes after it."""
+        return float(before(np.array([self.end]))[0])
 
     def contains(self, places: Places) -> Flags:
         """Which places lie in it."""
@@ -108,13 +120,11 @@ def phases(requests: Requests) -> Int64s:
     """Of each row, as a number: forward, backward, optimizer, other."""
     found = np.full(len(requests), _OTHER, np.int64)
     for word, number in _PHASES.items():
-        found[flags_of(requests.rows, "phase", lambda phase, word=word: phase == word)] = number
+        found[flags_of(requests.rows, "phase", partial(eq, word))] = number
     return found
 
 
-def _ends(
-    requests: Requests, order: Int64s, lasts: Int64s, phase: Int64s, step: Int64s
-) -> Places:
+def _ends(requests: Requests, order: Int64s, lasts: Int64s, phase: Int64s, step: Int64s) -> Places:
     """The place of the next request of the thread, or of the next phase or step on any."""
     row = order[lasts]
     thread = integers(requests.rows, "thread_id", missing=-1)
@@ -126,4 +136,7 @@ def _ends(
     known = known[np.argsort(requests.start[known], kind="stable")]
     changes = np.flatnonzero((np.diff(phase[known]) != 0) | (np.diff(step[known]) != 0)) + 1
     starts = np.append(requests.start[known][changes], np.inf)
-    return np.minimum(on_thread, starts[np.searchsorted(starts, requests.start[row], "right")])
+    found: Places = np.minimum(
+        on_thread, starts[np.searchsorted(starts, requests.start[row], "right")]
+    )
+    return found

@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
+from operator import eq
 
 import numpy as np
 
@@ -115,9 +117,7 @@ def _units(requests: Requests) -> dict[str, _Unit]:
     layers: dict[str, tuple[list[int], list[int]]] = {}
     modules = requests.rows.column("module").combine_chunks()
     for place, category in enumerate(("weight", "gradient")):
-        rows = np.flatnonzero(
-            flags_of(requests.rows, "category", lambda word, of=category: word == of)
-        )
+        rows = np.flatnonzero(flags_of(requests.rows, "category", partial(eq, category)))
         for row, module in zip(rows.tolist(), modules.take(rows).to_pylist(), strict=True):
             found = _LAYER.match(module or "")
             layers.setdefault(found[0] if found else "", ([], []))[place].append(row)
@@ -153,8 +153,7 @@ def _ordered(units: dict[str, _Unit], requests: Requests) -> list[Ordered]:
     ]
     runs.sort(key=lambda pair: pair[1].begin)
     return [
-        list(group)
-        for _, group in groupby(runs, key=lambda pair: (pair[1].step, pair[1].backward))
+        list(group) for _, group in groupby(runs, key=lambda pair: (pair[1].step, pair[1].backward))
     ]
 
 
