@@ -15,7 +15,7 @@ from memtrace.analyse.counters import Flags, Int64s
 from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.change import Change
 from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
-from memtrace.whatif.runs import Run, forward_of, run_at, runs_of
+from memtrace.whatif.runs import Before, Run, forward_of, run_at, runs_of
 
 #: Of the CPU's generator, kept for the forward that is done again: torch.get_rng_state().
 _RNG_STATE_BYTES = 5056
@@ -85,6 +85,7 @@ def _repeats(requests: Requests, path: str, free: Places) -> list[_Repeat]:
     forward = forward_of(runs)
     given = (let_go >= 0) & (requests.start < begins[let_go]) & ~inside
     given &= ~flags_of(requests.rows, "phase", lambda word: word == "backward")
+    held = Before(requests, inside)
     found = []
     for number, run in enumerate(runs):
         if not run.backward or forward[number] == number:
@@ -95,6 +96,10 @@ def _repeats(requests: Requests, path: str, free: Places) -> list[_Repeat]:
         # What it was given is kept to do it again, until the last that it saved has gone.
         kept = given & ((let_go == number) | (let_go == forward[number]))
         free[kept] = np.maximum(free[kept], ended)
+        # The caller may hold that too, and let go what it gave before the backward.
+        gave = held.last(call, int(requests.size_bytes[call.rows[-1]]))
+        if gave is not None:
+            free[gave] = max(free[gave], ended)
         let = call.rows[saved]
         free[let] = call.leave
         if saved[-1] and not ((requests.free[call.rows] >= call.end) & ~saved).any():

@@ -9,12 +9,10 @@ from memtrace.replay.requests import Places, Requests, before
 from memtrace.whatif.change import Change
 from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
 from memtrace.whatif.optimizer_steps import rows_for
-from memtrace.whatif.runs import Run, forward_of, run_at, runs_of
+from memtrace.whatif.runs import Before, Run, forward_of, run_at, runs_of
 
 #: What a module has made that nothing after it is given.
 _ITS_OWN = ("weight", "buffer", "gradient", "optimizer_state", "kv_cache")
-#: So far back is looked for what a module was given, where others hold that too.
-_ROWS_BACK = 4096
 
 
 def apply(requests: Requests, text: str) -> Change:
@@ -61,6 +59,7 @@ def _joined(requests: Requests, inside: Flags, runs: tuple[Run, ...]) -> tuple[P
     # What a forward was given may be held for its backward, and let go there.
     forward = forward_of(runs)
     given_to = np.where(of_backward[given], let_go[given], forward[let_go[given]])
+    held = Before(requests, inside | lasting)
     fits = True
     for number, run in enumerate(runs):
         on = _given_on(requests, run, let_go, lasting)
@@ -72,10 +71,10 @@ def _joined(requests: Requests, inside: Flags, runs: tuple[Run, ...]) -> tuple[P
                 candidates.remove(same[-1])
                 free[same[-1]] = end
             elif row == on[-1]:
-                held = _held_before(requests, run, inside | lasting, requests.size_bytes[row])
-                fits &= held is not None
-                if held is not None:
-                    free[held] = max(free[held], end)
+                gave = held.last(run, int(requests.size_bytes[row]))
+                fits &= gave is not None
+                if gave is not None:
+                    free[gave] = max(free[gave], end)
     return free, fits
 
 
@@ -85,12 +84,3 @@ def _given_on(requests: Requests, run: Run, let_go: Int64s, lasting: Flags) -> I
     elsewhere = left[let_go[left] < 0]
     # The last that it made may be held for its own backward longer than by whom it was given to.
     return elsewhere if len(elsewhere) or run.backward else left[-1:]
-
-
-def _held_before(requests: Requests, run: Run, without: Flags, size_bytes: int) -> int | None:
-    """The last row of a size made before a run and held as it began."""
-    end = int(np.searchsorted(requests.start, run.begin))
-    rows = np.arange(max(end - _ROWS_BACK, 0), end)
-    rows = rows[(requests.free[rows] >= run.begin) & ~without[rows]]
-    rows = rows[requests.size_bytes[rows] == size_bytes]
-    return int(rows[-1]) if len(rows) else None

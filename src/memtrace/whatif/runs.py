@@ -14,6 +14,8 @@ from memtrace.replay.requests import Places, Requests, before
 from memtrace.whatif.modules import flags_of
 
 _NO_STEP = -1
+#: So far back is looked for what a run was given.
+_ROWS_BACK = 4096
 _FORWARD, _BACKWARD, _OPTIMIZER, _OTHER = range(4)
 _PHASES = {"forward": _FORWARD, "backward": _BACKWARD, "optimizer": _OPTIMIZER}
 
@@ -114,6 +116,26 @@ def forward_of(runs: Sequence[Run]) -> Int64s:
         elif calls:
             found[number] = calls.pop() if len(calls) > 1 else calls[-1]
     return found
+
+
+class Before:
+    """What was held as runs began."""
+
+    def __init__(self, requests: Requests, without: Flags) -> None:
+        """`without`: rows that are none of those looked for."""
+        self._requests = requests
+        self._order = np.flatnonzero(~without)
+        self._order = self._order[np.argsort(requests.start[self._order], kind="stable")]
+        self._starts = requests.start[self._order]
+
+    def last(self, run: Run, size_bytes: int) -> int | None:
+        """The last row of this size that was made before a run and not freed as it began."""
+        end = int(np.searchsorted(self._starts, run.begin))
+        rows = self._order[max(end - _ROWS_BACK, 0) : end]
+        held = (self._requests.free[rows] >= run.begin) & (
+            self._requests.size_bytes[rows] == size_bytes
+        )
+        return int(rows[held][-1]) if held.any() else None
 
 
 def phases(requests: Requests) -> Int64s:
