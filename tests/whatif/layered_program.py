@@ -1,6 +1,6 @@
 """A model of layers, trained or not, with layers left out or checkpointed, and an optimizer.
 
-    python layered_program.py [--train] [--drop 1] [--checkpoint 1] [--optimizer adamw]
+python layered_program.py [--train] [--drop 1] [--checkpoint 1] [--optimizer adamw]
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ def _in_backward(requests: Requests) -> list[int]:
 
 def test_what_goes_on_is_as_before() -> None:
     change = apply(requests_of(TRAINED), "layers.1")
-    kept = change.requests.chosen(
-        np.arange(len(change.requests)) < len(requests_of(TRAINED))
-    )
+    kept = change.requests.chosen(np.arange(len(change.requests)) < len(requests_of(TRAINED)))
     assert kept.size_bytes.tolist() == requests_of(TRAINED).size_bytes.tolist()
     assert changes(kept, ("optimizer",)) == changes(requests_of(TRAINED), ("optimizer",))
     ends = kept.free[rows_of(kept, "layers.0") & (kept.start < first_step(kept))]

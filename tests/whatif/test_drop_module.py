@@ -67,7 +67,7 @@ def test_what_gives_on_another_size_than_it_is_given_says_so() -> None:
 def test_nothing_else_is_touched() -> None:
     requests = requests_of("--train")
     changed = apply(requests, "layers.1").requests
-    kept = {id_: size for id_, size in zip(_ids(requests), requests.size_bytes, strict=True)}
+    kept = dict(zip(_ids(requests), requests.size_bytes, strict=True))
     assert all(
         kept[id_] == size for id_, size in zip(_ids(changed), changed.size_bytes, strict=True)
     )
@@ -82,8 +82,6 @@ def _ids(requests: Requests) -> list[int]:
 @pytest.mark.parametrize(
     ("text", "named"), [("layers.9", "layers.3"), ("leyers", "layers"), ("Model", "layers")]
 )
-def test_a_module_that_is_not_there_is_one_line_that_names_near_ones(
-    text: str, named: str
-) -> None:
+def test_a_module_that_is_not_there_is_one_line_that_names_near_ones(text: str, named: str) -> None:
     with pytest.raises(MemtraceError, match=rf"^no module {text} asked .*\(there are .*{named}"):
         apply(requests_of(""), text)

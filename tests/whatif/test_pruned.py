@@ -32,6 +32,7 @@ def test_what_pruning_takes_is_what_torch_takes() -> None:
     assert f"{2 * ELEMENTS * 4 / 2**20:.2f} MiB more" in said
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("text", ["50%", "0.5", ".9", "90 %"])
 def test_as_csr_it_takes_what_torchs_takes(text: str) -> None:
     zeros = float(text.rstrip("% ")) / (100 if "%" in text else 1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from memtrace.analyse.counters import Int64s
 from memtrace.errors import MemtraceError, readable
 from memtrace.replay.requests import NEVER, Places, Requests
 from memtrace.whatif.change import Change
+from memtrace.whatif.described import Words, described
 from memtrace.whatif.optimizer_steps import (
     OF,
     Parameters,
@@ -28,6 +28,11 @@ _BLOCK_ELEMENTS = 256
 _LEAST_8BIT_ELEMENTS = 4096
 _TABLE_BYTES = 1024
 _STEP_BYTES = 4
+
+#: What is made in a step of an optimizer, and not in a call of a model.
+_OF_STEPS: dict[str, Words] = {
+    "phase": "optimizer", "top_operator": None, "forward_operator": None, "source": None,
+}  # fmt: skip
 
 State = Callable[[Parameters], dict[str, Int64s]]
 
@@ -138,9 +143,9 @@ def _with_states(
         free=np.full(number, until),
         category="optimizer_state",
     )
-    return _called(
-        changed, [label for label, is_asked in zip(labels, asked, strict=True) if is_asked]
-    )
+    chosen = [labels[at] for at in np.flatnonzero(asked).tolist()]
+    words = _OF_STEPS | {"operator": "aten::zeros_like", "label": chosen}
+    return described(changed, number, words)
 
 
 def _with_square_roots(
@@ -168,6 +173,9 @@ def _with_square_roots(
             free=free.reshape(-1),
             category="temporary",
         )
+        operator = "aten::sqrt" if requests.on_cpu else "aten::_foreach_sqrt"
+        words = _OF_STEPS | {"operator": operator, "label": None, "module": None}
+        requests = described(requests, number * each, words)
     return requests
 
 
@@ -175,12 +183,3 @@ def _spread(begin: float, offset: float, number: int) -> Places:
     """Places right after a mark, in order."""
     places: Places = begin + offset + np.arange(number, dtype=np.float64) * (0.08 / max(number, 1))
     return places
-
-
-def _called(requests: Requests, labels: list[str]) -> Requests:
-    """The last rows under these labels."""
-    column = requests.rows.column("label").to_pylist()
-    column[len(column) - len(labels) :] = labels
-    place = requests.rows.schema.get_field_index("label")
-    words = pa.chunked_array([pa.array(column, pa.string()).dictionary_encode()])
-    return replace(requests, rows=requests.rows.set_column(place, "label", words))

@@ -23,6 +23,7 @@ from memtrace.analyse.counters import Int64s, integers
 from memtrace.errors import MemtraceError, readable
 from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.change import Change
+from memtrace.whatif.described import Words, described
 from memtrace.whatif.modules import flags_of, rows_of
 from memtrace.whatif.optimizer_steps import backwards, rows_for, states
 from memtrace.whatif.runs import Run, runs_of
@@ -95,12 +96,15 @@ class _More:
     """Requests that are made besides."""
 
     rows: dict[str, list[tuple[int, int, float, float]]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def add(
-        self, like: int, size_bytes: int, start: float, free: float, category: str = "temporary"
-    ) -> None:
+        self, like: int, size_bytes: int, start: float, free: float, label: str,
+        *, category: str = "temporary",
+    ) -> None:  # fmt: skip
         """One of a size in bytes that lives from a place to another."""
         self.rows.setdefault(category, []).append((like, size_bytes, start, free))
+        self.labels.setdefault(category, []).append(label)
 
     def added_to(self, requests: Requests) -> Requests:
         """The requests and these."""
@@ -109,6 +113,8 @@ class _More:
             requests = requests.added(
                 like, size_bytes=size_bytes, start=start, free=free, category=category
             )
+            words: dict[str, Words] = {"label": self.labels[category], "operator": None}
+            requests = described(requests, len(rows), words)
         return requests
 
 
@@ -165,11 +171,13 @@ def _share_gradients(
     free: Places,
     more: _More,
 ) -> None:
-    def share(rows: Int64s, end: float, until: float) -> None:
-        size_bytes = int(requests.size_bytes[rows].sum())
-        more.add(int(rows[0]), size_bytes, end + _PUT_TOGETHER, until)
+    def share(path: str, rows: Int64s, end: float, until: float) -> None:
+        like, size_bytes = int(rows[0]), int(requests.size_bytes[rows].sum())
+        of = path or "the root"
+        more.add(like, size_bytes, end + _PUT_TOGETHER, until, f"gradients of {of}, to be shared")
         part, last = -(-size_bytes // ranks), float(requests.free[rows].max())
-        more.add(int(rows[0]), part, end + _SHARED, last, "gradient")
+        label = f"shared grad of {of}"
+        more.add(like, part, end + _SHARED, last, label, category="gradient")
         free[rows] = end + _WHOLE_GONE
 
     for begin, end in backwards(requests):
@@ -184,12 +192,12 @@ def _share_gradients(
             rows = units[path].gradients
             rows = rows[run.contains(requests.start[rows])]
             if len(rows):
-                share(rows, run.end, following + _SCATTERED)
+                share(path, rows, run.end, following + _SCATTERED)
         if "" in units:
             rows = units[""].gradients
             rows = rows[(requests.start[rows] >= begin) & (requests.start[rows] < end)]
             if len(rows):
-                share(rows, end, end + _SHARED)
+                share("", rows, end, end + _SHARED)
 
 
 def _gather_weights(
@@ -198,8 +206,9 @@ def _gather_weights(
     def gather(path: str, begin: float, copied: float, gone: float, start: float) -> None:
         unit = units[path]
         like = int(unit.weights[0])
-        more.add(like, unit.size_bytes, begin, copied)
-        more.add(like, unit.size_bytes, start, gone)
+        of = path or "the root"
+        more.add(like, unit.size_bytes, begin, copied, f"buffer of weights of {of}")
+        more.add(like, unit.size_bytes, start, gone, f"gathered weights of {of}")
 
     passes = backwards(requests)
     for group in ordered:
