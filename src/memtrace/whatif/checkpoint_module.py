@@ -96,15 +96,16 @@ def _repeats(requests: Requests, path: str, free: Places) -> list[_Repeat]:
         # What it was given is kept to do it again, until the last that it saved has gone.
         kept = given & ((let_go == number) | (let_go == forward[number]))
         free[kept] = np.maximum(free[kept], ended)
-        # The caller may hold that too, and let go what it gave before the backward.
-        gave = held.last(call, int(requests.size_bytes[call.rows[-1]]))
+        free[call.rows[saved]] = call.leave
+        given_on = call.rows[(requests.free[call.rows] >= call.end) & ~saved]
+        if not len(given_on):
+            # It saves what it gives on, which others need too: until when, is not known.
+            given_on = call.rows[-1:]
+            free[given_on] = np.minimum(requests.free[given_on], run.entry)
+        # The caller may hold what it gave as well, and let it go before the backward.
+        gave = held.last(call, int(requests.size_bytes[given_on[-1]]))
         if gave is not None:
             free[gave] = max(free[gave], ended)
-        let = call.rows[saved]
-        free[let] = call.leave
-        if saved[-1] and not ((requests.free[call.rows] >= call.end) & ~saved).any():
-            # It saves what it gives on, which others need too: until when, is not known.
-            free[call.rows[-1]] = run.entry
         found.append(_again(requests, call, saved, run.entry, ended))
     return found
 
