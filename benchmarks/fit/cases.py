@@ -78,4 +78,84 @@ def _scalings() -> Iterator[Case]:
                 yield Case("both", model, mode + base, both, mode + real)
 
 
-CASES: tuple[Case, ...] = (*_dtypes(), *_scalings())
+#: Model, modules that are left out, and sizes of the run.
+_DROPPED = (
+    ("gpt2", ("transformer.h.1",), "--batch 4 --sequence 64"),
+    ("gpt2", ("transformer.h.1", "transformer.h.2"), "--batch 2 --sequence 128"),
+    ("llama", ("model.layers.1",), "--batch 4 --sequence 64"),
+    ("llama", ("model.layers.0",), "--batch 2 --sequence 128"),
+    ("llama", ("model.layers.3",), "--batch 2 --sequence 128"),
+    ("bert", ("bert.encoder.layer.2",), "--batch 4 --sequence 64"),
+    ("t5", ("decoder.block.1",), "--batch 4 --sequence 64"),
+    ("t5", ("encoder.block.2",), "--batch 4 --sequence 64"),
+    ("vit", ("vit.layers.1",), "--batch 4"),
+    ("mixtral", ("model.layers.1",), "--batch 4 --sequence 64"),
+    ("lora", ("model.layers.2",), "--batch 4 --sequence 64"),
+    ("encoder", ("layers.layers.1",), "--batch 4 --sequence 64"),
+    ("mlp", ("2",), "--batch 64 --sequence 64"),
+    ("mlp", ("3",), "--batch 64 --sequence 64"),
+)
+
+
+def _drops() -> Iterator[Case]:
+    for model, paths, sizes in _DROPPED:
+        for mode in ("", "--train "):
+            # From the last one on: those before it keep their places.
+            changed = " ".join(f"--drop {path}" for path in reversed(paths))
+            base = mode + sizes
+            yield Case("drop", model, base, {"drop-module": paths}, f"{base} {changed}")
+
+
+#: Model, a pattern of what is checkpointed, the modules that it stands for, and the run. Without a
+#: cache of keys and values, which a forward that is done again would fill twice.
+_CHECKPOINTED = (
+    ("gpt2", "h.1", "transformer.h.{}", (1,), "--no-cache --batch 4 --sequence 64"),
+    ("gpt2", "h.*", "transformer.h.{}", range(4), "--no-cache --batch 4 --sequence 128"),
+    ("llama", "layers.2", "model.layers.{}", (2,), "--no-cache --batch 4 --sequence 64"),
+    ("llama", "layers.*", "model.layers.{}", range(4), "--no-cache --batch 8 --sequence 128"),
+    ("lora", "layers.*", "model.layers.{}", range(4), "--no-cache --batch 8 --sequence 128"),
+    ("mixtral", "layers.*", "model.layers.{}", range(2), "--no-cache --batch 4 --sequence 64"),
+    ("bert", "layer.*", "bert.encoder.layer.{}", range(4), "--batch 8 --sequence 128"),
+    ("vit", "layers.*", "vit.layers.{}", range(4), "--batch 8"),
+    ("encoder", "layers.layers.*", "layers.layers.{}", range(4), "--batch 8 --sequence 128"),
+    ("convnet", "blocks.0", "blocks.{}", (0,), "--batch 8"),
+)
+
+
+def _checkpoints() -> Iterator[Case]:
+    for model, pattern, path, numbers, sizes in _CHECKPOINTED:
+        base = "--train " + sizes
+        changed = " ".join(f"--checkpoint {path.format(number)}" for number in numbers)
+        yield Case(
+            "checkpoint", model, base, {"checkpoint-module": (pattern,)}, f"{base} {changed}"
+        )
+
+
+#: Model, its optimizer, the one that is asked for, and the run.
+_OPTIMIZERS = (
+    ("gpt2", "adamw", "sgd", "--batch 2 --sequence 64"),
+    ("gpt2", "adamw", "momentum", "--batch 2 --sequence 64"),
+    ("gpt2", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("llama", "momentum", "adamw", "--batch 2 --sequence 64"),
+    ("llama", "adamw", "sgd", "--batch 4 --sequence 64"),
+    ("bert", "sgd", "momentum", "--batch 2 --sequence 64"),
+    ("bert", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("t5", "momentum", "sgd", "--batch 2 --sequence 64"),
+    ("lora", "sgd", "adamw", "--batch 2 --sequence 64"),
+    ("vit", "momentum", "adamw", "--batch 2"),
+    ("giant_embedding", "adamw", "momentum", "--batch 8 --sequence 64"),
+    ("mlp", "sgd", "adamw", "--batch 4 --sequence 64"),
+)
+
+
+def _optimizers() -> Iterator[Case]:
+    for model, recorded, asked, sizes in _OPTIMIZERS:
+        run = f"--train {sizes} --optimizer"
+        yield Case(
+            "optimizer", model, f"{run} {recorded}", {"optimizer": (asked,)}, f"{run} {asked}"
+        )
+
+
+CASES: tuple[Case, ...] = (
+    *_dtypes(), *_scalings(), *_drops(), *_checkpoints(), *_optimizers(),
+)  # fmt: skip

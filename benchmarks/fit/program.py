@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--foreach", default="default", choices=("default", "yes", "no"))
     parser.add_argument("--drop", action="append", default=[], help="a module to leave out")
     parser.add_argument("--checkpoint", action="append", default=[], help="a module to recompute")
+    parser.add_argument("--no-cache", action="store_true", help="no keys and values are kept")
     parser.add_argument("--quantize", default="", help="a scheme of torchao")
     return parser.parse_args()
 
@@ -65,6 +66,8 @@ def checkpoint(model: nn.Module, path: str) -> None:
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer | None]:
     """The model as the options want it, and what trains it."""
     model = MODELS[options.model].build()
+    if options.no_cache:
+        model.config.use_cache = False  # type: ignore[union-attr]
     for path in options.drop:
         drop(model, path)
     for path in options.checkpoint:

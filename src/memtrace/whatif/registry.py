@@ -30,9 +30,29 @@ class WhatIf:
 
 #: In the order in which they are applied.
 WHAT_IFS: tuple[WhatIf, ...] = (
+    WhatIf(
+        "drop-module", "PATH",
+        "A module left out, such as h.11 or h.1?.",
+        "memtrace.whatif.drop_module",
+    ),
     WhatIf("batch", "N", "Every call with a batch of N.", "memtrace.whatif.batch"),
     WhatIf("sequence", "N", "Every call with a sequence length of N.", "memtrace.whatif.sequence"),
-)
+    WhatIf(
+        "checkpoint-module", "PATH",
+        "A module's forward done again in its backward, such as h.0 or h.*.",
+        "memtrace.whatif.checkpoint_module",
+    ),
+    WhatIf(
+        "optimizer", "NAME",
+        "Another optimizer: sgd, momentum, adamw, adamw8bit; or sharded: zero2:8, over 8 ranks.",
+        "memtrace.whatif.optimizer",
+    ),
+    WhatIf(
+        "pruned", "SHARE",
+        "A share of the weights pruned, such as 50%.",
+        "memtrace.whatif.pruned",
+    ),
+)  # fmt: skip
 
 
 def apply_all(

@@ -1,0 +1,236 @@
+"""ZeRO: of several ranks each keeps a part of the states (1), of gradients (2), of weights (3).
+
+In the way of FSDP2 (`fully_shard`): the layers of a model are its units, what is left is one more,
+the root. At stage 3 a unit's weights are gathered right before its forward, and again before its
+backward, into one flat buffer, from which they are copied; the buffer stays until the next unit has
+been gathered, the weights until the unit has run. The root's stay until the backward ends. From
+stage 2 on, whole gradients live until their unit's backward ends. Then they are copied into a flat
+buffer, which stays until the next unit's, and one rank's part of their sum is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from operator import eq
+
+import numpy as np
+
+from memtrace.analyse.counters import Int64s, integers
+from memtrace.errors import MemtraceError, readable
+from memtrace.replay.requests import Places, Requests
+from memtrace.whatif.change import Change
+from memtrace.whatif.described import Words, described
+from memtrace.whatif.modules import flags_of, rows_of
+from memtrace.whatif.optimizer_steps import backwards, rows_for, states
+from memtrace.whatif.runs import Run, runs_of
+
+_ZERO = re.compile(r"zero([123]):(\d+)")
+_LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
+#: A counter of steps is no tensor of a parameter's size.
+_SCALAR_BYTES = 8
+
+# What happens between two requests, in this order: a layer's weights go, its gradients are put
+# together and shared; then the next one's are gathered.
+_SCATTERED, _GONE, _PUT_TOGETHER, _WHOLE_GONE, _SHARED = -0.25, -0.24, -0.23, -0.22, -0.21
+_GATHERED, _COPIED, _NEXT_COPIED, _NEXT_GATHERED = -0.20, -0.15, -0.10, -0.08
+
+
+def stage_of(text: str) -> tuple[int, int] | None:
+    """Stage and ranks of "zero2:8"; None where the text is of another form.
+
+    Raises:
+        MemtraceError: fewer than two ranks.
+    """
+    found = _ZERO.fullmatch(text)
+    if found is None:
+        return None
+    stage, ranks = int(found[1]), int(found[2])
+    if ranks < 2:
+        raise MemtraceError(f"{readable(text)}: it takes two ranks or more to share anything")
+    return stage, ranks
+
+
+def shard(requests: Requests, stage: int, ranks: int) -> Change:
+    """The requests of one of several ranks."""
+    size_bytes = requests.size_bytes.copy()
+    free = requests.free.copy()
+    kept = states(requests)
+    shared = (kept | rows_for(requests, kept)) & (size_bytes > _SCALAR_BYTES)
+    assumptions = [
+        f"each of {ranks} ranks does the same work; states of the optimizer are shared evenly"
+    ]
+    more = _More()
+    if stage > 1:
+        units = _units(requests)
+        ordered = _ordered(units, requests)
+        _share_gradients(requests, units, ordered, ranks, free, more)
+        assumptions.append(f"gradients are shared as the backward of a layer ends; {_named(units)}")
+        if stage > 2:
+            _gather_weights(requests, units, ordered, more)
+            for unit in units.values():
+                shared[unit.weights] = True
+            assumptions.append(
+                "weights are shared from the beginning, and gathered layer by layer as FSDP2 does; "
+                "those outside of layers stay whole from forward to backward"
+            )
+    size_bytes[shared] = -(-size_bytes[shared] // ranks)
+    changed = more.added_to(requests.resized(size_bytes).moved(free=free))
+    return Change(changed, f"ZeRO stage {stage} over {ranks} ranks", tuple(assumptions))
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What is gathered, and shared, at once; rows, and the size of the weights together."""
+
+    weights: Int64s
+    gradients: Int64s
+    size_bytes: int
+
+
+@dataclass
+class _More:
+    """Requests that are made besides."""
+
+    rows: dict[str, list[tuple[int, int, float, float]]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(
+        self, like: int, size_bytes: int, start: float, free: float, label: str,
+        *, category: str = "temporary",
+    ) -> None:  # fmt: skip
+        """One of a size in bytes that lives from a place to another."""
+        self.rows.setdefault(category, []).append((like, size_bytes, start, free))
+        self.labels.setdefault(category, []).append(label)
+
+    def added_to(self, requests: Requests) -> Requests:
+        """The requests and these."""
+        for category, rows in self.rows.items():
+            like, size_bytes, start, free = (np.array(column) for column in zip(*rows, strict=True))
+            requests = requests.added(
+                like, size_bytes=size_bytes, start=start, free=free, category=category
+            )
+            words: dict[str, Words] = {"label": self.labels[category], "operator": None}
+            requests = described(requests, len(rows), words)
+        return requests
+
+
+def _units(requests: Requests) -> dict[str, _Unit]:
+    """By path; the root's is empty."""
+    layers: dict[str, tuple[list[int], list[int]]] = {}
+    modules = requests.rows.column("module").combine_chunks()
+    for place, category in enumerate(("weight", "gradient")):
+        rows = np.flatnonzero(flags_of(requests.rows, "category", partial(eq, category)))
+        for row, module in zip(rows.tolist(), modules.take(rows).to_pylist(), strict=True):
+            found = _LAYER.match(module or "")
+            layers.setdefault(found[0] if found else "", ([], []))[place].append(row)
+    return {
+        path: _Unit(
+            np.array(weights, np.int64),
+            np.array(gradients, np.int64),
+            int(requests.size_bytes[weights].sum()),
+        )
+        for path, (weights, gradients) in layers.items()
+        if weights
+    }
+
+
+def _named(units: dict[str, _Unit]) -> str:
+    layers = [path for path in units if path]
+    if not layers:
+        return "the trace knows no layers: all of it is one"
+    return f"layers are {layers[0]} to {layers[-1]} ({len(layers)})"
+
+
+Ordered = list[tuple[str, Run]]
+
+
+def _ordered(units: dict[str, _Unit], requests: Requests) -> list[Ordered]:
+    """The runs of the layers, in order, of one forward or one backward each."""
+    runs = [
+        (path, run)
+        for path in units
+        if path
+        for run in runs_of(requests, rows_of(requests, path))
+        if np.isfinite(run.end)
+    ]
+    runs.sort(key=lambda pair: pair[1].begin)
+    return [
+        list(group) for _, group in groupby(runs, key=lambda pair: (pair[1].step, pair[1].backward))
+    ]
+
+
+def _share_gradients(
+    requests: Requests,
+    units: dict[str, _Unit],
+    ordered: Sequence[Ordered],
+    ranks: int,
+    free: Places,
+    more: _More,
+) -> None:
+    def share(path: str, rows: Int64s, end: float, until: float) -> None:
+        like, size_bytes = int(rows[0]), int(requests.size_bytes[rows].sum())
+        of = path or "the root"
+        more.add(like, size_bytes, end + _PUT_TOGETHER, until, f"gradients of {of}, to be shared")
+        part, last = -(-size_bytes // ranks), float(requests.free[rows].max())
+        label = f"shared grad of {of}"
+        more.add(like, part, end + _SHARED, last, label, category="gradient")
+        free[rows] = end + _WHOLE_GONE
+
+    for begin, end in backwards(requests):
+        layers = [
+            (path, run)
+            for group in ordered
+            for path, run in group
+            if run.backward and begin <= run.begin < end
+        ]
+        ends = [run.end for _, run in layers] + [end]
+        for (path, run), following in zip(layers, ends[1:], strict=True):
+            rows = units[path].gradients
+            rows = rows[run.contains(requests.start[rows])]
+            if len(rows):
+                share(path, rows, run.end, following + _SCATTERED)
+        if "" in units:
+            rows = units[""].gradients
+            rows = rows[(requests.start[rows] >= begin) & (requests.start[rows] < end)]
+            if len(rows):
+                share("", rows, end, end + _SHARED)
+
+
+def _gather_weights(
+    requests: Requests, units: dict[str, _Unit], ordered: Sequence[Ordered], more: _More
+) -> None:
+    def gather(path: str, begin: float, copied: float, gone: float, start: float) -> None:
+        unit = units[path]
+        like = int(unit.weights[0])
+        of = path or "the root"
+        more.add(like, unit.size_bytes, begin, copied, f"buffer of weights of {of}")
+        more.add(like, unit.size_bytes, start, gone, f"gathered weights of {of}")
+
+    passes = backwards(requests)
+    for group in ordered:
+        for at, (path, run) in enumerate(group):
+            last = at + 1 == len(group)
+            begin, copied = run.begin + _GATHERED, run.begin + _NEXT_COPIED
+            if run.backward and at:
+                begin = group[at - 1][1].begin + _NEXT_GATHERED
+            elif not run.backward:
+                copied = run.end + _GONE if last else group[at + 1][1].begin + _NEXT_COPIED
+            gather(path, begin, copied, run.end + _GONE, run.begin + _COPIED)
+        first, step = group[0][1].begin, group[0][1].step
+        if "" in units and not group[0][1].backward:
+            begin = _begin_of(requests, step, first)
+            ends = [end for start, end in passes if start >= group[-1][1].begin]
+            gather(
+                "", begin + _GATHERED, first + _NEXT_COPIED,
+                min(ends, default=group[-1][1].end) + _GONE, begin + _COPIED,
+            )  # fmt: skip
+
+
+def _begin_of(requests: Requests, step: int, before: float) -> float:
+    """The place of the first request of a model's call."""
+    start = requests.start[integers(requests.rows, "step", missing=-1) == step]
+    return float(start.min()) if len(start) else before
