@@ -29,7 +29,12 @@ class WhatIf:
 
 
 #: In the order in which they are applied.
-WHAT_IFS: tuple[WhatIf, ...] = ()
+WHAT_IFS: tuple[WhatIf, ...] = (
+    WhatIf(
+        "dtype", "fp16|bf16", "Run in half precision: float32 tensors at half their bytes.",
+        "memtrace.whatif.dtype",
+    ),
+)  # fmt: skip
 
 
 def apply_all(
