@@ -110,7 +110,9 @@ class _Finder:
                 self.found.add(row, int(self._size[row]), begin, end)
             if not scaled or not out:
                 continue
-            kept = self._crosses_backward(scores)
+            # Where the values had to be cloned for the product, the clone is what autograd keeps.
+            cloned = any(self._calls.operator.text(row) == "aten::clone" for row in large[large > scores])
+            kept = self._crosses_backward(scores) and not cloned
             value_end = float(self._free[scores]) if kept else end
             self.found.add(scaled[-1], int(self._size[scaled[-1]]), begin, value_end)
             self.found.add(scores, int(self._size[scores]) // 2, float(self._start[call[-1]]), end)
@@ -130,7 +132,7 @@ class _Finder:
                 continue
             self._count("RMS norms")
             square, normal, out = large.tolist()
-            self._keep(call[(call != normal) & (call != out)], but={normal, out})
+            self._keep(call[(call != normal) & (call != out)])
             end = float(after(self._start[out]))
             self.found.add(normal, int(n), float(before(self._start[normal])), end)
             last = float(after(self._start[normal]))
@@ -168,7 +170,7 @@ class _Finder:
             mine = self._of_roots(roots)
             grads = mine[self._size[mine] == size]
             if len(grads):
-                self._cast_back(int(grads[-1]), float(after(self._start[grads[-1]])))
+                self._cast_after(int(grads[-1]))
             if self._crosses_backward(source):
                 self.found.free[source] = before(self._next_backward(first))
 
@@ -185,7 +187,7 @@ class _Finder:
     def _count(self, part: str) -> None:
         self.found.parts[part] = self.found.parts.get(part, 0) + 1
 
-    def _keep(self, rows: Int64s, but: set[int] | None = None) -> None:
+    def _keep(self, rows: Int64s) -> None:
         self.found.stay[rows] = True
         self._keep_backward(self._calls.root[rows])
 
@@ -222,6 +224,15 @@ class _Finder:
         """A row that is the cast result from now on, and was float32 before."""
         self.found.stay[row] = False
         self.found.add(row, int(self._size[row]), float(before(self._start[row])), end)
+
+    def _cast_after(self, row: int) -> None:
+        """A gradient that is cast when all else of its node has gone: before what comes next."""
+        if row + 1 == len(self._start):
+            return
+        place = float(before(self._start[row + 1]))
+        if place < self._free[row]:
+            self.found.add(row, int(self._size[row]) // 2, place, float(self._free[row]))
+            self.found.free[row] = place + 0.125
 
     def _crosses_backward(self, row: int) -> bool:
         return bool(self._next_backward(row) <= self._free[row])
@@ -282,7 +293,7 @@ class _Finder:
             later = np.searchsorted(begins, end)
             if later < len(begins):
                 limit = min(limit, begins[later])
-            window = np.flatnonzero(outside & (self._start > end) & (self._start < limit))
+            window = np.flatnonzero(outside & (self._start >= end) & (self._start < limit))
             if len(window):
                 rows.append(window)
         return rows
