@@ -26,9 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from memtrace.analyse.counters import Flags, Int64s, equals, integers
+from memtrace.analyse.counters import Flags, Int64s, integers
 from memtrace.replay.requests import Requests
 from memtrace.whatif.calls import NONE, Calls
 

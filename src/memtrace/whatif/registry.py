@@ -34,6 +34,11 @@ WHAT_IFS: tuple[WhatIf, ...] = (
         "dtype", "fp16|bf16", "Run in half precision: float32 tensors at half their bytes.",
         "memtrace.whatif.dtype",
     ),
+    WhatIf(
+        "quantize", "SCHEME",
+        "Quantise linear layers: int8-weight-only, int8-dynamic, int4, nf4, fp8-weight-only.",
+        "memtrace.whatif.quantize",
+    ),
 )  # fmt: skip
 
 

@@ -111,7 +111,9 @@ class _Finder:
             if not scaled or not out:
                 continue
             # Where the values had to be cloned for the product, the clone is what autograd keeps.
-            cloned = any(self._calls.operator.text(row) == "aten::clone" for row in large[large > scores])
+            cloned = any(
+                self._calls.operator.text(row) == "aten::clone" for row in large[large > scores]
+            )
             kept = self._crosses_backward(scores) and not cloned
             value_end = float(self._free[scores]) if kept else end
             self.found.add(scaled[-1], int(self._size[scaled[-1]]), begin, value_end)
