@@ -213,8 +213,7 @@ def _assumptions(
 ) -> tuple[str, ...]:
     linear = sum(weight.size_bytes for weight in weights)
     told = [
-        f"quantised: {len(weights):,} weights of nn.Linear, {linear:,} B as recorded; all else"
-        " stays, embeddings too",
+        f"quantised: {len(weights):,} weights of nn.Linear, {linear:,} B before; all else stays",
         "weights arrive packed: what quantising after loading takes is not counted",
     ]
     if shared:

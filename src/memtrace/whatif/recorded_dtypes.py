@@ -41,8 +41,8 @@ def _aten(names: str) -> frozenset[str]:
 #: Results that are int64 or bool whatever goes in.
 STAYS = _aten(
     "arange randint randperm argmax argmin argsort nonzero bucketize searchsorted one_hot bincount"
-    " eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isneginf isposinf"
-    " isfinite isin all any tril triu bitwise_and bitwise_or bitwise_not bitwise_xor histc unique2"
+    " eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isneginf"
+    " isposinf isfinite isin all any tril triu bitwise_and bitwise_or bitwise_not bitwise_xor histc unique2"
     " _unique2 __and__ __or__ isclose equal"
 )
 WITH_INDICES = _aten(
@@ -91,8 +91,7 @@ def recorded_dtypes(requests: Requests, calls: Calls) -> RecordedDtypes:
     stays = small | no_operator | names.of_other_module(calls)
     stays |= calls.operator.are(STAYS)
     integer = calls.operator.are(STAYS) & ~small
-    for rule in (_indices, _masks, _sums_of_attention):
-        stays |= rule(requests, calls)
+    stays |= _indices(requests, calls) | _masks(requests, calls) | _sums_of_attention(calls)
     if not requests.on_cpu:
         stays |= _statistics(requests, calls) | _workspaces(calls)
     integer |= names.other & ~small
@@ -120,9 +119,11 @@ class _Names:
             found = integers(table, "allocation_id")
             places = np.searchsorted(ids, found, sorter=order)
             inside = places < len(ids)
-            rows = np.where(inside, order[np.minimum(places, len(ids) - 1)], 0) if len(ids) else []
+            if not len(ids):
+                break
+            rows = np.where(inside, order[np.minimum(places, len(ids) - 1)], 0)
             for row, allocation, name, kind, dtype in zip(
-                np.asarray(rows, np.int64).tolist(), found.tolist(),
+                rows.tolist(), found.tolist(),
                 *(table[column].to_pylist() for column in columns[1:]), strict=True,
             ):  # fmt: skip
                 if dtype is None or ids[row] != allocation:
@@ -174,7 +175,7 @@ def _masks(requests: Requests, calls: Calls) -> Flags:
     return _spread(chosen, requests.size_bytes[chosen] * 4 == largest)
 
 
-def _sums_of_attention(requests: Requests, calls: Calls) -> Flags:
+def _sums_of_attention(calls: Calls) -> Flags:
     chosen = calls.operator.are(_ATTENTION)
     first = _first_of_call(calls, chosen)
     return _spread(chosen, ~first)
@@ -214,4 +215,5 @@ def _as_arguments(requests: Requests, calls: Calls, integer: Flags) -> Flags:
             and module[row] == module[before]
         ):
             found[row] = True
-    return found & follows
+    made: Flags = found & follows
+    return made

@@ -1,4 +1,4 @@
-"""What a program in half precision still computes in float32, and the copies that it makes for that.
+"""What half precision still computes in float32, and the copies that are made for that.
 
 In float32 these copies don't exist: `.to(torch.float32)` of a float32 tensor is the tensor. Where
 such a part computes, what it allocates stays float32; its inputs are copied as it begins, and what
@@ -9,7 +9,8 @@ leaves it is copied back. Autograd keeps the copy, and no more the input.
 | attention as plain operators | scaled_dot_product_attention without a fused kernel | torch upcasts
   query, key and value, and the scores stay float32 |
 | RMS norms | a class named ...RMSNorm, T5LayerNorm | they upcast what they normalise |
-| rotary embeddings | a class named ...RotaryEmbedding | angles are float32, what it returns is not |
+| rotary embeddings | a class named ...RotaryEmbedding | angles are float32, what it returns
+  is not |
 | losses | what follows a model's call until the backward, transformers' loss functions | logits are
   upcast: by transformers, by autocast and by the usual training loop |
 | means, on the CPU | aten::mean | torch sums a float32 copy |
@@ -174,7 +175,7 @@ class _Finder:
             if len(grads):
                 self._cast_after(int(grads[-1]))
             if self._crosses_backward(source):
-                self.found.free[source] = before(self._next_backward(first))
+                self.found.free[source] = before(np.array(self._next_backward(first)))
 
     def means(self) -> None:
         rows = self._calls.operator.are({"aten::mean"}) & self._float32 & ~self.found.stay
