@@ -10,11 +10,12 @@ size tell, by the rules of this table. The first rule that fits decides.
 | a name of float32 | float32 |
 | 8 bytes or less | a number of Python's, a loss, a count: it stays |
 | no operator | not known: it stays |
-| a module whose weights and buffers are all of another dtype | that one: it stays |
-| STAYS: comparisons, draws of integers, masks, searches | int64, bool: it stays |
+| a module whose weights and buffers are all of another dtype, and what follows it | that one |
+| outside forward and backward, the size of tensors that are all of another dtype | that one |
+| STAYS: comparisons, counts, draws of integers, masks | int64, bool: it stays |
 | WITH_INDICES: the larger of two results of a call, values and their indices | int64: it stays |
 | native_dropout: the result with a quarter of the other's bytes | its mask, bool: it stays |
-| attention: all but its results as large as the largest | sums, states of random numbers: stays |
+| attention: all but the first result | sums, states of random numbers: they stay |
 | norms on CUDA: all but the largest result of a call | statistics, float32: it stays |
 | matrix products on CUDA: what is not a call's first allocation | a workspace: it stays |
 | an operator whose result is as its argument, right after an int64 or bool of its size | as that |
@@ -94,6 +95,8 @@ def recorded_dtypes(requests: Requests, calls: Calls) -> RecordedDtypes:
     stays |= _indices(requests, calls) | _masks(requests, calls) | _sums_of_attention(calls)
     if not requests.on_cpu:
         stays |= _statistics(requests, calls) | _workspaces(calls)
+    outside = ~calls.phase.are({"forward", "backward"})
+    stays |= outside & np.isin(requests.size_bytes, names.other_sizes())
     integer |= names.other & ~small
     stays |= _as_arguments(requests, calls, integer)
     float32 = np.where(by_name, names.float32, ~stays)
@@ -139,13 +142,30 @@ class _Names:
                 else:
                     self.other[row] = True
         self.float32 &= ~self.other
+        self._size = requests.size_bytes
         self.weights = tuple(sorted(weight_bytes, key=lambda dtype: -weight_bytes[dtype]))
 
+    def other_sizes(self) -> Int64s:
+        """Bytes that named tensors have that are not float32, and none that is."""
+        return np.setdiff1d(self._size[self.other], self._size[self.float32])
+
     def of_other_module(self, calls: Calls) -> Flags:
-        """Rows of modules that hold tensors, and none that is float32."""
-        held = {path for path, dtypes in self.by_module.items() if FLOAT32 not in dtypes}
-        floats = {path for path in held if any("float" in one for one in self.by_module[path])}
-        return calls.module.are(floats)
+        """Rows of modules that hold tensors, none of them float32, and of what follows on them.
+
+        An activation function, say, holds none: it computes in the dtype of the module before it.
+        """
+        floats = {
+            path: FLOAT32 not in dtypes
+            for path, dtypes in self.by_module.items()
+            if any("float" in dtype for dtype in dtypes)
+        }
+        known = calls.module.fit(floats.__contains__)
+        other = calls.module.fit(lambda path: floats.get(path, False))
+        if not other.any():
+            return other
+        last = np.maximum.accumulate(np.where(known, np.arange(len(known)), NONE))
+        made: Flags = other[last] & (last != NONE) & ~calls.phase.are({"optimizer"})
+        return made
 
 
 def _largest_of_call(requests: Requests, calls: Calls, chosen: Flags) -> Int64s:
