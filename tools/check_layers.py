@@ -19,8 +19,9 @@ NATIVE = {
     "record": set(),
     "store": {"record"},
     "analyse": {"record", "store"},
+    "replay": {"record", "store", "analyse"},
     "hook": {"record"},
-    "bind": {"record", "store", "analyse", "hook"},
+    "bind": {"record", "store", "analyse", "replay", "hook"},
 }
 TORCH_OR_PYTHON = re.compile(
     r"^(Python\.h|frameobject\.h|internal/pycore|torch/|ATen/|c10/|pybind11/|cuda)"

@@ -24,6 +24,9 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
     settings.max_split_bytes = static_cast<uint64_t>(bytes);
   if (const int64_t bytes = (*json)["large_segment_size"].integer(); bytes > 0)
     settings.large_segment_bytes = static_cast<uint64_t>(bytes);
+  if (const int64_t bytes = (*json)["max_non_split_rounding"].integer(); bytes > 0)
+    settings.max_non_split_rounding_bytes = static_cast<uint64_t>(bytes);
+  settings.garbage_collection_threshold = (*json)["garbage_collection_threshold"].number();
   const auto& divisions = (*json)["roundup_power2_divisions"].array();
   for (size_t i = 0; i < std::min(divisions.size(), settings.roundup_power2_divisions.size()); ++i)
     settings.roundup_power2_divisions[i] =
@@ -45,6 +48,14 @@ uint64_t AllocatorSettings::round(uint64_t bytes) const {
     return step == 0 ? 2 * power : round_up(bytes, step);
   }
   return round_up(bytes, kSmallestBlockBytes);
+}
+
+uint64_t AllocatorSettings::segment_bytes(uint64_t rounded_bytes) const {
+  if (small(rounded_bytes))
+    return kSmallPageBytes;
+  if (rounded_bytes < kLeastOwnSegmentBytes)
+    return large_segment_bytes;
+  return round_up(rounded_bytes, kSmallPageBytes);
 }
 
 bool AllocatorSettings::splits(uint64_t block_bytes, uint64_t rounded_bytes) const {

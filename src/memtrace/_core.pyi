@@ -186,3 +186,58 @@ def writer_life(directory: StrPath) -> Literal["running", "ended", "unknown"]:
 
 def writer_pid(directory: StrPath) -> int:
     """The number of a spool's writer here; 0: it has ended, or is another namespace's."""
+
+# ---- the CUDA caching allocator, replayed (csrc/bind/bind_replay.cpp) ---------------------------
+
+REQUEST_KINDS: tuple[str, ...]
+SEGMENT_ACTIONS: tuple[str, ...]
+
+class ReplayRequests:
+    """What a program asked of one device's allocator, in order (csrc/replay/requests.h).
+
+    kind: numbers of REQUEST_KINDS; detail: the allocation, or the number of a setting or fraction;
+    stream, pool: numbers below `streams` and `pools`, streams in the order of their handles, pool
+    0 the default one; address: of a malloc's block, 0: not known, or an empty array. settings: as
+    the text of a `settings` mark. ranges, blocks, segment_events: columns by name, as in the
+    structs HeldRange (address, size_bytes, stream, pool, small, expandable), HeldBlock (address,
+    block_bytes, size_bytes, allocation) and SegmentEvent (action: number of SEGMENT_ACTIONS,
+    address, size_bytes, stream).
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: npt.NDArray[np.uint8],
+        detail: npt.NDArray[np.uint32],
+        size_bytes: npt.NDArray[np.uint64],
+        stream: npt.NDArray[np.uint16],
+        pool: npt.NDArray[np.uint16],
+        address: npt.NDArray[np.uint64],
+        settings: list[str],
+        fractions: list[float],
+        ranges: dict[str, Any],
+        blocks: dict[str, Any],
+        segment_events: dict[str, Any],
+        allocations: int,
+        streams: int,
+        pools: int,
+    ) -> None: ...
+    def replay(
+        self,
+        *,
+        addresses: Literal["recorded", "rising", "falling"],
+        total_bytes: int,
+        first_settings: str = "{}",
+        settings: str | None = None,
+        capacity_bytes: int | None = None,
+        first_fraction: float = 1.0,
+        fraction: float | None = None,
+        goes_on: bool = False,
+        keeps_totals: bool = False,
+    ) -> dict[str, Any]:
+        """One replay, without the GIL (csrc/replay/replay.h).
+
+        settings, fraction: used throughout, whatever the recording's were. goes_on: also after an
+        allocation failed that did not fail in the recording. keeps_totals: with `totals` after each
+        request and `block_bytes` of each allocation, as arrays of int64.
+        """

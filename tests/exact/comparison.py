@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from exact.recording import Recording
+from memtrace.replay.device import recorded_device
+from memtrace.replay.engine import verify
+from memtrace.replay.requests import read_requests
 
 
 def recorded_by_torch(run: Recording, device: int) -> list[tuple[str, int, int, int]]:
@@ -135,6 +138,24 @@ def totals_reconcile_and_nothing_is_lost(run: Recording) -> None:
     assert main["mismatch_bytes"] == 0
 
 
+def a_replay_reproduces_every_segment_event_one_for_one(run: Recording) -> None:
+    for device in devices(run):
+        events = run.events(f"cuda:{device}")
+        if not events:
+            continue
+        requests = read_requests(run.trace, device=f"cuda:{device}")
+        exchanged = sum(e["action"].startswith("segment_") or e["action"] == "oom" for e in events)
+        # The driver as it was recorded, and as its capacity says.
+        for driver in (None, recorded_device(requests)):
+            found = verify(requests, device=driver)
+            assert found.divergence is None
+            assert found.compared == exchanged
+            assert not found.run.failed
+            for of in ("allocated", "active", "reserved"):
+                assert found.run.peaks[of].total_bytes == max(e[f"{of}_bytes"] for e in events)
+                assert found.run.last_bytes[of] == events[-1][f"{of}_bytes"]
+
+
 def block_bytes_equal_what_the_profiler_reports(run: Recording) -> None:
     theirs = run.torch["allocations"]
     assert theirs
@@ -161,4 +182,5 @@ COMPARISONS = (
     final_layout_equals_torchs_snapshot_block_for_block,
     segments_sum_to_torchs_reserved,
     totals_reconcile_and_nothing_is_lost,
+    a_replay_reproduces_every_segment_event_one_for_one,
 )
