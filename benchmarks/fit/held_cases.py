@@ -30,8 +30,8 @@ from models import MODELS
 from recordings import REPOSITORY, Machine, Recordings, RunError
 
 from memtrace.errors import MemtraceError
-from memtrace.replay.outcome import Outcome, serve_on_host
-from memtrace.replay.requests import Requests, read_requests
+from memtrace.replay.engine import serve
+from memtrace.replay.requests import read_requests
 from memtrace.trace import Trace
 from memtrace.whatif.registry import apply_all
 
@@ -72,15 +72,6 @@ class Held:
         )
 
 
-def served(requests: Requests) -> Outcome:
-    """By the allocator of the device."""
-    if requests.on_cpu:
-        return serve_on_host(requests)
-    from memtrace.replay.engine import replay
-
-    return replay(requests)
-
-
 def first_step(trace: Trace) -> float:
     """The place of its begin."""
     return float(min(trace.steps["start_seq"].to_pylist()))
@@ -108,7 +99,7 @@ def held(case: Case, recordings: Recordings, *, rival: bool) -> list[Held]:
     base, real = recordings.trace(model + case.base), recordings.trace(model + case.real)
     requests = read_requests(base, device="cpu" if device == "cpu" else "cuda:0")
     changed, _ = apply_all(requests, case.what_if)
-    outcome = served(changed)
+    outcome = serve(changed)
     fake = None
     if rival:
         with contextlib.suppress(RunError):

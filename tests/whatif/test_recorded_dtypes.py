@@ -46,7 +46,11 @@ def test_what_the_rules_tell_is_what_the_tensors_are(model: str, tmp_path: Path)
     assert known.sum() > 100
     wrong = known & (real != told.float32)
     listed = [
-        (requests.rows["operator"][row].as_py(), dtypes[int(ids[row])], int(requests.size_bytes[row]))
+        (
+            requests.rows["operator"][row].as_py(),
+            dtypes[int(ids[row])],
+            int(requests.size_bytes[row]),
+        )
         for row in np.flatnonzero(wrong)
     ]
     share = requests.size_bytes[wrong].sum() / requests.size_bytes[known].sum()
