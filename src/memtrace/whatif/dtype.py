@@ -13,6 +13,7 @@ from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.calls import Calls
 from memtrace.whatif.change import Change
+from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
 from memtrace.whatif.upcasts import Upcasts, find_upcasts
 
@@ -35,10 +36,15 @@ def apply(requests: Requests, text: str) -> Change:
     upcasts = find_upcasts(requests, calls, recorded.float32)
     halved = recorded.float32 & ~upcasts.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
+    if requests.on_cpu and dtype == "float16":
+        size[unfold_convolutions(requests, calls, upcasts)] = 0
     return Change(
         requests=upcasts.applied(requests.resized(size)),
         what=f"{FLOAT32} as {dtype}",
-        assumptions=_assumptions(requests, recorded, upcasts),
+        assumptions=(
+            *_assumptions(requests, recorded, upcasts),
+            *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
+        ),
     )
 
 
@@ -50,4 +56,17 @@ def _assumptions(requests: Requests, recorded: RecordedDtypes, upcasts: Upcasts)
     unknown = int(requests.size_bytes[recorded.unknown].sum())
     if unknown:
         told.append(f"left as they were, of no known dtype: {unknown:,} B of allocations")
+    return tuple(told)
+
+
+def _of_the_cpu(calls: Calls, dtype: str) -> tuple[str, ...]:
+    if dtype == "bfloat16":
+        return ("oneDNN's scratch of products in bfloat16 (0.1 to 1 MB a thread) is not counted",)
+    told = []
+    if calls.operator.are({CONVOLUTION}).any():
+        told.append("the CPU has no kernels of float16 for convolutions: their input is unfolded")
+    if calls.operator.are({"aten::mkldnn_rnn_layer"}).any():
+        told.append(
+            "recurrent layers are predicted as oneDNN runs them in float32, at half the bytes"
+        )
     return tuple(told)

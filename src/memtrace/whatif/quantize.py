@@ -108,7 +108,8 @@ def _scheme(text: str) -> Scheme:
 def _weights(requests: Requests, calls: Calls) -> tuple[list[_Weight], set[int]]:
     """Of linear layers; and the places in this list of those that something else uses too."""
     classes = _classes(calls)
-    rows = {id: row for row, id in enumerate(integers(requests.rows, "allocation_id").tolist())}
+    ids = integers(requests.rows, "allocation_id").tolist()
+    rows = {allocation: row for row, allocation in enumerate(ids)}
     columns = ["allocation_id", "name", "kind", "shape", "dtype", "offset_bytes"]
     groups = requests.trace.datasets["names"].row_groups(requests.process.key)
     named = [name for group in groups for name in group.read(columns).to_pylist()]

@@ -43,8 +43,8 @@ def _aten(names: str) -> frozenset[str]:
 STAYS = _aten(
     "arange randint randperm argmax argmin argsort nonzero bucketize searchsorted one_hot bincount"
     " eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isneginf"
-    " isposinf isfinite isin all any tril triu bitwise_and bitwise_or bitwise_not bitwise_xor histc unique2"
-    " _unique2 __and__ __or__ isclose equal"
+    " isposinf isfinite isin all any tril triu bitwise_and bitwise_or bitwise_not bitwise_xor"
+    " histc unique2 _unique2 __and__ __or__ isclose equal"
 )
 WITH_INDICES = _aten(
     "topk sort max min median mode kthvalue cummax cummin max_pool2d_with_indices"
