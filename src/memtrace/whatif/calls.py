@@ -15,6 +15,8 @@ from memtrace.analyse.counters import Flags, Int64s, integers
 from memtrace.replay.requests import Requests
 
 NONE = -1
+#: Calls in calls that are looked through.
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,28 @@ class Calls:
 
     @cached_property
     def call(self) -> Int64s:
-        """The innermost call; NONE: no operator's."""
-        return integers(self._requests.rows, "operator_call_id", missing=NONE)
+        """The innermost call of the row's operator; NONE: no operator's.
+
+        A factory that the operator calls (aten::empty) is a call of its own: it is left for the one
+        around it.
+        """
+        called = integers(self._requests.rows, "operator_call_id", missing=NONE)
+        ids, above, _, names = self._recorded
+        if not len(ids):
+            return called
+        texts = np.array([*self.operator.texts, ""], object)[self.operator.codes]
+        at = _places(ids, called)
+        for _ in range(_DEEPEST):
+            inner = (at != NONE) & (names[at] != texts) & (above[at] != NONE)
+            if not inner.any():
+                break
+            at = np.where(inner, above[at], at)
+        return np.where((at == NONE) | (names[at] != texts), called, ids[at])
 
     @cached_property
     def root(self) -> Int64s:
         """The root call; NONE: no operator's."""
-        return self._rooted(self.call)
+        return self._rooted(integers(self._requests.rows, "operator_call_id", missing=NONE))
 
     @cached_property
     def forward_root(self) -> Int64s:
@@ -100,32 +117,39 @@ class Calls:
         return Words(codes.astype(np.int64), whole.dictionary.to_pylist())
 
     @cached_property
-    def _parents(self) -> tuple[Int64s, Int64s]:
-        """Of the recorded calls: ids, ascending, and each one's root."""
+    def _recorded(self) -> tuple[Int64s, Int64s, Flags, npt.NDArray[np.object_]]:
+        """Of the recorded calls: ids, ascending, the place of the call around each, whether both
+        are operators' (nodes of autograd and scopes of the user are around those), names."""
         groups = self._requests.trace.datasets["operators"].row_groups(self._requests.process.key)
-        tables = [group.read(["call_id", "parent_call_id", "scope"]) for group in groups]
+        tables = [group.read(["call_id", "parent_call_id", "scope", "name"]) for group in groups]
         if not tables:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            nothing = np.zeros(0, np.int64)
+            return nothing, nothing, np.zeros(0, np.bool_), np.zeros(0, object)
         table = pa.concat_tables(tables)
         ids, parents = integers(table, "call_id"), integers(table, "parent_call_id", missing=NONE)
         function = np.array([scope == "function" for scope in table["scope"].to_pylist()], np.bool_)
         order = np.argsort(ids)
         ids, parents, function = ids[order], parents[order], function[order]
-        # Nodes of autograd and scopes of the user are around operators, and none themselves.
         above = _places(ids, parents)
-        at = np.where((above != NONE) & function[above] & function, above, np.arange(len(ids)))
+        names = np.array(table["name"].to_pylist(), object)[order]
+        return ids, above, (above != NONE) & function[above] & function, names
+
+    @cached_property
+    def _roots(self) -> Int64s:
+        ids, above, operators, _ = self._recorded
+        at = np.where(operators, above, np.arange(len(ids)))
         while True:
             further = at[at]
             if np.array_equal(further, at):
-                return ids, ids[at]
+                return ids[at]
             at = further
 
     def _rooted(self, called: Int64s) -> Int64s:
-        ids, roots = self._parents
+        ids = self._recorded[0]
         if not len(ids):
             return called
         places = _places(ids, called)
-        return np.where(places == NONE, called, roots[places])
+        return np.where(places == NONE, called, self._roots[places])
 
 
 def _places(ids: Int64s, wanted: Int64s) -> Int64s:

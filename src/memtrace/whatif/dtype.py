@@ -37,7 +37,7 @@ def apply(requests: Requests, text: str) -> Change:
     halved = recorded.float32 & ~upcasts.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
     if requests.on_cpu and dtype == "float16":
-        size[unfold_convolutions(requests, calls, upcasts)] = 0
+        unfold_convolutions(requests, calls, upcasts)
     return Change(
         requests=upcasts.applied(requests.resized(size)),
         what=f"{FLOAT32} as {dtype}",

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from memtrace.analyse.counters import Flags, integers
+from memtrace.analyse.counters import integers
 from memtrace.replay.requests import Requests, after, before
 from memtrace.whatif.calls import Calls
 from memtrace.whatif.upcasts import Upcasts
@@ -21,14 +21,13 @@ CONVOLUTION = "aten::mkldnn_convolution"
 _BACKWARD = "aten::convolution_backward"
 
 
-def unfold_convolutions(requests: Requests, calls: Calls, changes: Upcasts) -> Flags:
-    """Adds the unfolded inputs; and the rows that go.
+def unfold_convolutions(requests: Requests, calls: Calls, changes: Upcasts) -> None:
+    """Adds the unfolded inputs to the changes, and takes the reordered copies away.
 
     Args:
         requests: as recorded, in float32.
     """
     filters = _filters(requests)
-    gone = np.zeros(len(requests), np.bool_)
     chosen = calls.operator.are({CONVOLUTION, _BACKWARD}) & calls.module.are(filters)
     rows = np.flatnonzero(chosen)
     _, first = np.unique(calls.root[rows], return_index=True)
@@ -39,18 +38,17 @@ def unfold_convolutions(requests: Requests, calls: Calls, changes: Upcasts) -> F
         forward = calls.operator.text(call[0]) == CONVOLUTION
         kept = call[requests.free[call].argmax()] if forward else call[-1]
         if forward:
-            gone[call[call != kept]] = True
+            changes.gone[call[call != kept]] = True
             elements = int(requests.size_bytes[kept]) // (4 * channels) * filter_elements
             unfolded[module] = elements * FLOAT16_BYTES
             begin = before(requests.start[kept])
         else:
             # Gradients of the weight and the bias outlive the call, and so does the input's.
             following = min(int(kept) + 1, len(requests) - 1)
-            gone[call[requests.free[call] < requests.start[following]]] = True
+            changes.gone[call[requests.free[call] < requests.start[following]]] = True
             begin = requests.start[kept]
         size = unfolded.get(module, 0)
         changes.add(int(kept), size, float(begin), float(after(requests.start[kept])))
-    return gone
 
 
 def _filters(requests: Requests) -> dict[str, tuple[int, int]]:

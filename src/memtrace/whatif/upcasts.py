@@ -6,8 +6,10 @@ leaves it is copied back. Autograd keeps the copy, and no more the input.
 
 | part | found by | what is known of it |
 | --- | --- | --- |
-| attention as plain operators | scaled_dot_product_attention without a fused kernel | torch upcasts
+| attention as plain operators | scaled_dot_product_attention without its kernels | torch upcasts
   query, key and value, and the scores stay float32 |
+| fused attention, on CUDA | the same, with no mask but the causal one | in half precision the
+  fused kernel takes it: no scores, query, key and value are kept |
 | RMS norms | a class named ...RMSNorm, T5LayerNorm | they upcast what they normalise |
 | rotary embeddings | a class named ...RotaryEmbedding | angles are float32, what it returns
   is not |
@@ -27,6 +29,9 @@ from memtrace.replay.requests import NEVER, Places, Requests, after, before
 from memtrace.whatif.calls import NONE, Calls
 
 _ATTENTION = "aten::scaled_dot_product_attention"
+_MASKING = frozenset({"aten::where", "aten::add", "aten::masked_fill", "aten::logical_not"})
+#: Elements of a head, where nothing tells: the fused kernel keeps one sum of float32 for them.
+_HEAD_SIZE = 64
 _PLAIN_ATTENTION = ("aten::_softmax", "aten::_safe_softmax")
 
 
@@ -36,12 +41,14 @@ class Upcasts:
 
     Attributes:
         stay: rows that remain float32.
+        gone: rows that are no more: another kernel runs.
         free: of every row: an input that autograd no longer keeps goes earlier.
         like, size_bytes, start, end: of each copy that is added.
         parts: what was found, and how often.
     """
 
     stay: Flags
+    gone: Flags
     free: Places
     like: list[int] = field(default_factory=list)
     size_bytes: list[int] = field(default_factory=list)
@@ -57,15 +64,16 @@ class Upcasts:
         self.end.append(max(end, start))
 
     def applied(self, requests: Requests) -> Requests:
-        """With the copies and the lives of inputs."""
+        """With the copies, the lives of inputs, and without what is gone."""
         requests = requests.moved(free=self.free)
-        return requests.added(
+        requests = requests.added(
             np.array(self.like, np.int64),
             size_bytes=np.array(self.size_bytes, np.int64),
             start=np.array(self.start),
             free=np.array(self.end),
             category="temporary",
         )
+        return requests.chosen(np.concatenate([~self.gone, np.ones(len(self.like), np.bool_)]))
 
 
 def find_upcasts(requests: Requests, calls: Calls, float32: Flags) -> Upcasts:
@@ -85,7 +93,8 @@ class _Finder:
         self._requests, self._calls, self._float32 = requests, calls, float32
         self._start, self._free, self._size = requests.start, requests.free, requests.size_bytes
         self._forward = calls.phase.are({"forward"})
-        self.found = Upcasts(np.zeros(len(requests), np.bool_), requests.free.copy())
+        none = np.zeros(len(requests), np.bool_)
+        self.found = Upcasts(none, none.copy(), requests.free.copy())
         backward = np.flatnonzero(calls.phase.are({"backward"}))
         self._backward_starts = self._start[backward]
         belongs = np.flatnonzero(calls.forward_root != NONE)
@@ -97,14 +106,18 @@ class _Finder:
         rows = np.flatnonzero(self._calls.top_operator.are({_ATTENTION}) & self._forward)
         plain = self._calls.operator.are(_PLAIN_ATTENTION)
         for call in _runs(self._calls.root[rows], rows):
-            if not plain[call].any():
-                continue
-            self._count("attention as plain operators")
-            self._keep(call)
             large = call[self._size[call] > 8]
             scaled = [row for row in large if self._calls.operator.text(row) == "aten::mul"][:2]
             out = [row for row in large if self._calls.operator.text(row) == "aten::bmm"][-1:]
+            if not plain[call].any():
+                continue
             scores = large[plain[large]][-1]
+            if not self._requests.on_cpu and scaled and out and self._can_be_fused(call):
+                self._count("attention by the fused kernel, which has none of float32")
+                self._fuse(call, int(scaled[0]), int(scores), int(out[0]))
+                continue
+            self._count("attention as plain operators")
+            self._keep(call)
             end = float(after(self._start[call[-1]]))
             begin = float(before(self._start[call[0]]))
             for row in scaled:
@@ -121,6 +134,46 @@ class _Finder:
             self.found.add(scores, int(self._size[scores]) // 2, float(self._start[call[-1]]), end)
             self._cast_back(out[0], end)
             self._release_inputs(call, end)
+
+    def _can_be_fused(self, call: Int64s) -> bool:
+        """The fused kernel takes no mask but the causal one, which is made as a triangle."""
+        names = {self._calls.operator.text(row) for row in call.tolist()}
+        return "aten::tril" in names or not names & _MASKING
+
+    def _fuse(self, call: Int64s, query: int, scores: int, out: int) -> None:
+        """Keeps the result, which lies as the next layer wants it, and adds sums of the rows.
+
+        Autograd keeps query, key and value themselves, and no scores.
+        """
+        size, found = int(self._size[query]), self.found
+        found.gone[call] = True
+        found.gone[out] = False
+        copy = int(call[-1]) + 1
+        if (
+            copy < len(self._size)
+            and self._calls.operator.text(copy) == "aten::clone"
+            and self._size[copy] == self._size[out]
+        ):
+            found.gone[copy] = True
+            found.free[out] = found.free[copy]
+        trained = self._crosses_backward(scores)
+        sums_end = float(self._free[scores] if trained else after(self._start[out]))
+        found.add(out, size // _HEAD_SIZE, float(before(self._start[out])), sums_end)
+        if not trained:
+            return
+        module = self._calls.module.text(call[0])
+        mine = self._calls.module.fit(lambda text: text.startswith(module)) & self._float32
+        alive = (self._start < self._start[call[0]]) & (self._free > self._start[call[0]])
+        alive &= mine & (self._start > self._start[call[0]] - 10 * len(call) - 100)
+        found.free[alive] = np.maximum(found.free[alive], self._free[scores])
+        rows = self._of_roots(self._calls.root[call])
+        if not len(rows):
+            return
+        following = self._start[min(int(rows[-1]) + 1, len(self._start) - 1)]
+        found.gone[rows[self._free[rows] < following]] = True
+        begin, end = float(before(self._start[rows[0]])), float(self._start[rows[-1]])
+        for size_bytes in (size // _HEAD_SIZE, size, size // 2, size // 2):
+            found.add(query, size_bytes, begin, end)
 
     def norms(self) -> None:
         named = self._calls.module_class.fit(lambda text: text.endswith(("RMSNorm", "T5LayerNorm")))
