@@ -33,7 +33,7 @@ def apply(requests: Requests, text: str) -> Change:
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
         raise MemtraceError(f"--dtype {text}: the weights are {recorded.weights[0]}, not float32")
-    upcasts = find_upcasts(requests, calls, recorded.float32)
+    upcasts = find_upcasts(requests, calls, recorded.float32, dtype)
     halved = recorded.float32 & ~upcasts.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
     if requests.on_cpu and dtype == "float16":
@@ -52,7 +52,7 @@ def _assumptions(requests: Requests, recorded: RecordedDtypes, upcasts: Upcasts)
     told = ["the whole program is cast (model.to), not run under autocast"]
     if upcasts.parts:
         parts = ", ".join(f"{part} ({count:,})" for part, count in upcasts.parts.items())
-        told.append(f"still computed in float32, on copies: {parts}")
+        told.append(f"float32 in part, or by other kernels: {parts}")
     unknown = int(requests.size_bytes[recorded.unknown].sum())
     if unknown:
         told.append(f"left as they were, of no known dtype: {unknown:,} B of allocations")

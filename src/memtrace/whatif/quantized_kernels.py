@@ -98,6 +98,7 @@ _INT8_DYNAMIC_CPU = (
 )  # fmt: skip
 _INT8_DYNAMIC_CUDA = (
     *_QUANTIZE_INPUT,
+    Temporary("weight", 1, 14, 16),  # _int_mm of CUDA takes them by columns
     Temporary("output", 4, 15, 24),
     Temporary("output", ACTIVATION, 21, RESULT + 4),
 )
@@ -118,14 +119,14 @@ SCHEMES: dict[str, Scheme] = {
         "torchao", 8, 0,
         {
             "cpu": Kernel(1, _INT8_WEIGHT_ONLY, activation_scales=1, verified=True),
-            "cuda": Kernel(1, _INT8_WEIGHT_ONLY, activation_scales=1),
+            "cuda": Kernel(1, _INT8_WEIGHT_ONLY, activation_scales=1, verified=True),
         },
     ),
     "int8-dynamic": Scheme(
         "torchao", 8, 0,
         {
             "cpu": Kernel(1, _INT8_DYNAMIC_CPU, activation_scales=1, verified=True),
-            "cuda": Kernel(1, _INT8_DYNAMIC_CUDA, activation_scales=1),
+            "cuda": Kernel(1, _INT8_DYNAMIC_CUDA, activation_scales=1, verified=True),
         },
     ),
     "int4": Scheme(

@@ -15,6 +15,8 @@ leaves it is copied back. Autograd keeps the copy, and no more the input.
   is not |
 | losses | what follows a model's call until the backward, transformers' loss functions | logits are
   upcast: by transformers, by autocast and by the usual training loop |
+| clamps of T5, in float16 | the sums at the end of its layers | transformers clamps what may be
+  infinite there |
 | means, on the CPU | aten::mean | torch sums a float32 copy |
 """
 
@@ -32,6 +34,7 @@ _ATTENTION = "aten::scaled_dot_product_attention"
 _MASKING = frozenset({"aten::where", "aten::add", "aten::masked_fill", "aten::logical_not"})
 #: Elements of a head, where nothing tells: the fused kernel keeps one sum of float32 for them.
 _HEAD_SIZE = 64
+_CLAMPED = frozenset({"T5LayerSelfAttention", "T5LayerCrossAttention", "T5LayerFF"})
 _PLAIN_ATTENTION = ("aten::_softmax", "aten::_safe_softmax")
 
 
@@ -61,7 +64,7 @@ class Upcasts:
         self.like.append(like)
         self.size_bytes.append(size_bytes)
         self.start.append(start)
-        self.end.append(max(end, start))
+        self.end.append(max(end, start + 1 / 64))
 
     def applied(self, requests: Requests) -> Requests:
         """With the copies, the lives of inputs, and without what is gone."""
@@ -76,13 +79,15 @@ class Upcasts:
         return requests.chosen(np.concatenate([~self.gone, np.ones(len(self.like), np.bool_)]))
 
 
-def find_upcasts(requests: Requests, calls: Calls, float32: Flags) -> Upcasts:
+def find_upcasts(requests: Requests, calls: Calls, float32: Flags, dtype: str) -> Upcasts:
     """By the table above; `float32`: rows that are float32 as recorded."""
     finder = _Finder(requests, calls, float32)
     finder.attention()
     finder.norms()
     finder.rotary_embeddings()
     finder.losses()
+    if dtype == "float16":
+        finder.clamps()
     if requests.on_cpu:
         finder.means()
     return finder.found
@@ -229,6 +234,14 @@ class _Finder:
                 self._cast_after(int(grads[-1]))
             if self._crosses_backward(source):
                 self.found.free[source] = before(np.array(self._next_backward(first)))
+
+    def clamps(self) -> None:
+        rows = self._calls.module_class.are(_CLAMPED) & self._calls.operator.are({"aten::add"})
+        for row in np.flatnonzero(rows & self._forward & self._float32).tolist():
+            self._count("sums of T5, clamped")
+            begin = float(after(self._start[row]))
+            end = float(self._free[row]) if self._crosses_backward(row) else begin
+            self.found.add(row, int(self._size[row]) // 2, begin, end)
 
     def means(self) -> None:
         rows = self._calls.operator.are({"aten::mean"}) & self._float32 & ~self.found.stay
