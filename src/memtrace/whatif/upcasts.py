@@ -148,7 +148,7 @@ class _Finder:
     def _fuse(self, call: Int64s, query: int, scores: int, out: int) -> None:
         """Keeps the result, which lies as the next layer wants it, and adds sums of the rows.
 
-        Autograd keeps query, key and value themselves, and no scores.
+        Autograd keeps query, key, value and the result themselves, and no scores.
         """
         size, found = int(self._size[query]), self.found
         found.gone[call] = True
@@ -166,6 +166,7 @@ class _Finder:
         found.add(out, size // _HEAD_SIZE, float(before(self._start[out])), sums_end)
         if not trained:
             return
+        found.free[out] = max(found.free[out], sums_end)
         module = self._calls.module.text(call[0])
         mine = self._calls.module.fit(lambda text: text.startswith(module)) & self._float32
         alive = (self._start < self._start[call[0]]) & (self._free > self._start[call[0]])
