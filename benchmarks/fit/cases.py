@@ -5,6 +5,7 @@ A line is one case; `program.py` has the options. On CUDA are run those whose mo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ class Case:
         """The model, whether it is trained, and what is asked."""
         mode = "train" if "--train" in self.base else "infer"
         asked = " ".join(f"{name} {text}" for name, texts in self.what_if.items() for text in texts)
-        return f"{self.model} {mode}: {asked}"
+        sizes = "x".join(re.findall(r"--(?:batch|sequence) (\S+)", self.base))
+        return f"{self.model} {mode} {sizes}: {asked}"
 
 
 #: Model -> batch and sequence length at which it is run in another dtype.
@@ -156,6 +158,33 @@ def _optimizers() -> Iterator[Case]:
         )
 
 
+_SCHEMES = ("int8-weight-only", "int8-dynamic", "fp8-weight-only", "nf4")
+#: At a small batch weights and what unpacks them are the peak, at a large one activations.
+_QUANTIZED = {
+    "llama": ("--batch 1 --sequence 64", "--batch 4 --sequence 128"),
+    "gpt2": ("--batch 4 --sequence 128",),
+    "bert": ("--batch 1 --sequence 64", "--batch 4 --sequence 128"),
+    "vit": ("--batch 8",),
+    "mlp": ("--batch 1 --sequence 16", "--batch 8 --sequence 64"),
+    "t5": ("--batch 4 --sequence 128",),
+    "lora": ("--batch 4 --sequence 128",),
+}
+
+
+def _quantized() -> Iterator[Case]:
+    for model, all_sizes in _QUANTIZED.items():
+        for base in all_sizes:
+            for scheme in _SCHEMES:
+                yield Case(
+                    "quantize", model, base, {"quantize": (scheme,)}, f"{base} --quantize {scheme}"
+                )
+    half = "--batch 4 --sequence 128 --dtype bfloat16"
+    real = f"{half} --quantize int8-weight-only"
+    yield Case("quantize", "llama", half, {"quantize": ("int8-weight-only",)}, real)
+    both = {"dtype": ("bf16",), "quantize": ("int8-weight-only",)}
+    yield Case("quantize", "llama", "--batch 4 --sequence 128", both, real)
+
+
 CASES: tuple[Case, ...] = (
-    *_dtypes(), *_scalings(), *_drops(), *_checkpoints(), *_optimizers(),
+    *_dtypes(), *_quantized(), *_scalings(), *_drops(), *_checkpoints(), *_optimizers(),
 )  # fmt: skip

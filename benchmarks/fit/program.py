@@ -2,7 +2,7 @@
 
     python benchmarks/fit/program.py --model gpt2 --train --batch 2,4 --sequence 64 --device cuda
 
-Calls the model once (trains it for one step) per batch size, each twice.
+Calls the model (trains it for one step) per batch size, each time twice.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--batch", default="2", help="one or more sizes: 2,4")
+    parser.add_argument("--calls", type=int, default=2, help="of each batch size")
     parser.add_argument("--sequence", default="64", help="one length, or one for each batch")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "sgd", "momentum"))
@@ -91,13 +92,13 @@ def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimi
 def steps(
     options: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Two of each batch size."""
+    """As many as asked for of each batch size."""
     dtype = getattr(torch, options.dtype)
     batches = [int(b) for b in options.batch.split(",")]
     lengths = [int(s) for s in options.sequence.split(",")]
     lengths = lengths * len(batches) if len(lengths) == 1 else lengths
     for batch, length in zip(batches, lengths, strict=True):
-        for _ in range(2):
+        for _ in range(options.calls):
             inputs = {
                 name: value.to(dtype if value.is_floating_point() else value.dtype)
                 .to(options.device)

@@ -48,6 +48,15 @@ WHAT_IFS: tuple[WhatIf, ...] = (
         "memtrace.whatif.optimizer",
     ),
     WhatIf(
+        "dtype", "fp16|bf16", "Run in half precision: float32 tensors at half their bytes.",
+        "memtrace.whatif.dtype",
+    ),
+    WhatIf(
+        "quantize", "SCHEME",
+        "Quantise linear layers: int8-weight-only, int8-dynamic, int4, nf4, fp8-weight-only.",
+        "memtrace.whatif.quantize",
+    ),
+    WhatIf(
         "pruned", "SHARE",
         "A share of the weights pruned, such as 50%.",
         "memtrace.whatif.pruned",

@@ -1,0 +1,72 @@
+"""What if the program ran in half precision: float32 tensors at half their bytes.
+
+Which they are: `recorded_dtypes.py`. What stays float32 in a program in half precision, and what
+it then copies: `upcasts.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from memtrace.analyse.counters import Int64s
+from memtrace.errors import MemtraceError
+from memtrace.replay.requests import Requests
+from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.change import Change
+from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
+from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
+from memtrace.whatif.upcasts import Upcasts, find_upcasts
+
+DTYPES = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
+
+
+def apply(requests: Requests, text: str) -> Change:
+    """`text`: fp16 or bf16.
+
+    Raises:
+        MemtraceError: another dtype, or no weight of the program is float32.
+    """
+    dtype = DTYPES.get(text)
+    if dtype is None:
+        raise MemtraceError(f"--dtype {text}: there are fp16 and bf16")
+    calls = Calls(requests)
+    recorded = recorded_dtypes(requests, calls)
+    if recorded.weights and FLOAT32 not in recorded.weights:
+        raise MemtraceError(f"--dtype {text}: the weights are {recorded.weights[0]}, not float32")
+    upcasts = find_upcasts(requests, calls, recorded.float32, dtype)
+    halved = recorded.float32 & ~upcasts.stay
+    size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
+    if requests.on_cpu and dtype == "float16":
+        unfold_convolutions(requests, calls, upcasts)
+    return Change(
+        requests=upcasts.applied(requests.resized(size)),
+        what=f"{FLOAT32} as {dtype}",
+        assumptions=(
+            *_assumptions(requests, recorded, upcasts),
+            *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
+        ),
+    )
+
+
+def _assumptions(requests: Requests, recorded: RecordedDtypes, upcasts: Upcasts) -> tuple[str, ...]:
+    told = ["the whole program is cast (model.to), not run under autocast"]
+    if upcasts.parts:
+        parts = ", ".join(f"{part} ({count:,})" for part, count in upcasts.parts.items())
+        told.append(f"float32 in part, or by other kernels: {parts}")
+    unknown = int(requests.size_bytes[recorded.unknown].sum())
+    if unknown:
+        told.append(f"left as they were, of no known dtype: {unknown:,} B of allocations")
+    return tuple(told)
+
+
+def _of_the_cpu(calls: Calls, dtype: str) -> tuple[str, ...]:
+    if dtype == "bfloat16":
+        return ("oneDNN's scratch of products in bfloat16 (0.1 to 1 MB a thread) is not counted",)
+    told = []
+    if calls.operator.are({CONVOLUTION}).any():
+        told.append("the CPU has no kernels of float16 for convolutions: their input is unfolded")
+    if calls.operator.are({"aten::mkldnn_rnn_layer"}).any():
+        told.append(
+            "recurrent layers are predicted as oneDNN runs them in float32, at half the bytes"
+        )
+    return tuple(told)
