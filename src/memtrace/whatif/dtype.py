@@ -11,9 +11,9 @@ import numpy as np
 from memtrace.analyse.counters import Int64s
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
-from memtrace.whatif.operator_calls import Calls
 from memtrace.whatif.change import Change
 from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
+from memtrace.whatif.operator_calls import Calls
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
 from memtrace.whatif.upcasts import Upcasts, find_upcasts
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from memtrace.analyse.counters import integers
 from memtrace.replay.requests import Requests, after, before
-from memtrace.whatif.calls import Calls
+from memtrace.whatif.operator_calls import Calls
 from memtrace.whatif.upcasts import Upcasts
 
 FLOAT16_BYTES = 2

@@ -14,8 +14,8 @@ import numpy as np
 from memtrace.analyse.counters import Int64s, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
-from memtrace.whatif.operator_calls import NONE, Calls
 from memtrace.whatif.change import Change
+from memtrace.whatif.operator_calls import NONE, Calls
 from memtrace.whatif.quantized_kernels import RESULT, SCHEMES, Kernel, Scheme, Temporary
 
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear"})
