@@ -113,7 +113,7 @@ def _gpus(trace_path: str | None, options: dict[str, Any]) -> Answer:
 
 def _sums(options: dict[str, Any]) -> Answer:
     from memtrace.fit.arithmetic import add_up
-    from memtrace.fit.quantities import parse_count
+    from memtrace.quantities import parse_count
     from memtrace.report.arithmetic import arithmetic_document, arithmetic_page
 
     given = asked(options)
@@ -144,8 +144,8 @@ def _verification(trace_path: str | None, options: dict[str, Any]) -> Answer:
 
 
 def _workers(trace_path: str | None, options: dict[str, Any]) -> Answer:
-    from memtrace.fit.quantities import parse_size
     from memtrace.fit.workers import find_density
+    from memtrace.quantities import parse_size
     from memtrace.report.workers import workers_document, workers_page
 
     sizes = [parse_size(text, "--instance") for text in options["instances"] or _INSTANCES]

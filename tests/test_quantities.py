@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memtrace.errors import MemtraceError
-from memtrace.fit.quantities import parse_count, parse_size
+from memtrace.quantities import parse_count, parse_size
 
 
 @pytest.mark.parametrize(
