@@ -51,8 +51,9 @@ def serve(requests: Requests, *, on_gpu: bool) -> Served:
     outcome = serve_on_gpu(requests, device=_ROOMY)
     replayer = Replayer(requests, device=_ROOMY)
     held = max(outcome.peak(of).total_bytes for of in ("allocated", "active"))
-    there = equals(requests.rows, "origin", "preexisting")  # before the first request
-    held = max(held, int(integers(requests.rows, "block_bytes")[there].sum()))
+    if not requests.changed:  # what is there before the first request lies where it lay
+        there = equals(requests.rows, "origin", "preexisting")
+        held = max(held, int(integers(requests.rows, "block_bytes")[there].sum()))
     reserved = outcome.peak("reserved").total_bytes
 
     def completes(addresses: Addresses) -> Callable[[int], bool]:
