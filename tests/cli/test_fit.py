@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from fit.made_up import server, worker
 from memtrace.cli.main import group, main
 
-
 KEYS = {
     "trace", "process", "pid", "rank", "device", "what_ifs", "least_bytes", "most_bytes",
     "mapped_bytes", "error_percent", "allocated_bytes", "seq", "context", "kv_cache", "gpus",

@@ -127,6 +127,9 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(MemtraceError, match="the first line must name the columns"):
         read_catalogue(str(file))
+    file.write_text(f"gpu,source\nt4,{'x' * 200_000}\n")
+    with pytest.raises(MemtraceError, match=r"line 2: field larger than field limit"):
+        read_catalogue(str(file))
     file.write_text("gpu,colour\n")
     with pytest.raises(MemtraceError, match="line 1: no column 'colour'"):
         read_catalogue(str(file))
