@@ -11,6 +11,17 @@ from click.testing import CliRunner
 from fit.made_up import server, worker
 from memtrace.cli.main import group, main
 
+KEYS = {
+    "trace", "process", "pid", "rank", "device", "what_ifs", "least_bytes", "most_bytes",
+    "mapped_bytes", "error_percent", "allocated_bytes", "seq", "context", "kv_cache", "gpus",
+    "batches", "cheapest", "stages", "categories", "modules", "assumptions", "lost_records",
+}  # fmt: skip
+GPU_KEYS = {
+    "gpu", "product", "nvml_bytes", "cuda_bytes", "bandwidth_gbps", "compute_capability", "as_of",
+    "source", "prices", "usable_bytes", "fits", "headroom_bytes", "stages", "largest_batch",
+    "context_tokens", "relative_price", "notes",
+}  # fmt: skip
+
 
 @pytest.fixture
 def gpu(tmp_path: Path) -> Path:
@@ -44,6 +55,8 @@ def test_all_gpus_when_none_is_named(gpu: Path) -> None:
         "h100", "t4",
     ]  # fmt: skip
     entry = document["gpus"][names.index("l4")]
+    assert set(document) == KEYS
+    assert set(entry) == GPU_KEYS
     assert entry["fits"] == "yes"
     assert entry["headroom_bytes"] == entry["usable_bytes"] - document["most_bytes"]
     assert entry["usable_bytes"] == entry["cuda_bytes"] - document["context"]["high_bytes"]

@@ -40,3 +40,12 @@ def test_the_cpu_as_it_is_and_as_a_gpu(tmp_path: Path) -> None:
     served = serve(requests, on_gpu=True)
     assert served.outcome.peak().total_bytes == 3 * MIB + 1024
     assert served.low_bytes == (2 + 20) * MIB
+
+
+def test_what_was_there_before_the_recording_counts(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    p.segment("cuda:0", 20 * MIB, address=0x7F00_0000_0000)
+    p.alloc("cuda:0", 5 * MIB, action="preexisting", address=0x7F00_0000_0000)
+    served = serve(read_requests(open_trace(builder.write())), on_gpu=True)
+    assert served.low_bytes >= 5 * MIB

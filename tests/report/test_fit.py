@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+
+import pytest
 
 from fit.made_up import GIB, server, worker
 from memtrace.fit.arithmetic import add_up
@@ -12,7 +15,7 @@ from memtrace.fit.judge import judge
 from memtrace.fit.verify import verify
 from memtrace.fit.workers import find_density
 from memtrace.report.arithmetic import arithmetic_page
-from memtrace.report.fit import fit_page
+from memtrace.report.fit import fit_page, price_title, prices_text
 from memtrace.report.page import Block, write_page
 from memtrace.report.verification import verification_page
 from memtrace.report.workers import kubernetes_resources, kubernetes_yaml, workers_page
@@ -36,10 +39,10 @@ memtrace: /x.memtrace: where it fits, as recorded
   beside it the CUDA context and libraries: 400.0 MiB, as sampled on Simulated H100
   KV cache: 4 tensors x 4 x 64 x 2 bytes = 2.00 KiB a token; at most 2 x 128 tokens
 
-  GPU      Fits     Usable   Headroom    Share    Context   GB/s         Price/h        x
-  t4       no    14.17 GiB  -1.83 GiB  -13.0 %  1,355,008    320  0.35-0.526 USD  0.8-1.2
-  l4       yes   21.64 GiB   5.64 GiB   26.0 %  3,313,152    300  0.44-0.805 USD  1.0-1.8
-  a100-40  yes   38.99 GiB  22.99 GiB   58.9 %  7,861,504  1,555   1.29-2.93 USD  2.9-6.7
+  GPU      Fits     Usable   Headroom    Share    Context       USD/h        x
+  t4       no    14.17 GiB  -1.83 GiB  -13.0 %  1,355,008  0.35-0.526  0.8-1.2
+  l4       yes   21.64 GiB   5.64 GiB   26.0 %  3,313,152  0.44-0.805  1.0-1.8
+  a100-40  yes   38.99 GiB  22.99 GiB   58.9 %  7,861,504   1.29-2.93  2.9-6.7
   t4: no bfloat16 below compute capability 8.0, this is 7.5
   context: tokens that each of 2 sequences may have, all else as it was
   no largest batch: every call of Model has batch size 2, so nothing tells what follows it:
@@ -59,6 +62,33 @@ What holds the peak:
 Assumed:
   the CUDA context and libraries are as large on every GPU
 """)
+
+
+def test_a_narrow_terminal_has_the_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    found = judge(server(tmp_path / "x.memtrace"), list(read_catalogue().values()))
+    stream = Terminal()
+    write_page(fit_page(found), stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith("  a100-80 ")]
+    assert "yes" in row
+    assert "1.39-3.673" in row
+
+
+def test_prices_in_several_currencies_say_so(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("gpu,price_per_hour,currency\nt4,0.3,EUR\n")
+    gpus = choose(read_catalogue(str(tmp_path / "own.csv")), "t4,l4")
+    assert price_title(gpus) == ("Price/h", None)
+    assert [prices_text(gpu, None) for gpu in gpus] == ["0.30 EUR", "0.44-0.805 USD"]
+    assert price_title(gpus[1:]) == ("USD/h", "USD")
 
 
 def test_workers(tmp_path: Path) -> None:
@@ -119,9 +149,9 @@ memtrace: 7,000,000,000 parameters
   fp32, Adam  weights 4 + gradients 4 + Adam 8 = 16                   7 B x 16 = 112.0 GB  104.3 GiB
   fp16, Adam  weights 2 + gradients 2 + fp32 weights 4 + Adam 8 = 16  7 B x 16 = 112.0 GB  104.3 GiB
 
-  GPU       CUDA has  fp32  fp16  int8  int4  fp32, Adam  fp16, Adam        Price/h        x
-  t4       14.56 GiB  no    yes   yes   yes   no          no               0.35 USD      1.0
-  a100-80  79.15 GiB  yes   yes   yes   yes   no          no          2.00-3.00 USD  5.7-8.6
+  GPU       CUDA has  fp32  fp16  int8  int4  fp32, Adam  fp16, Adam      USD/h        x
+  t4       14.56 GiB  no    yes   yes   yes   no          no               0.35      1.0
+  a100-80  79.15 GiB  yes   yes   yes   yes   no          no          2.00-3.00  5.7-8.6
 """)
 
 

@@ -96,18 +96,21 @@ def _chosen_gpus(options: dict[str, Any]) -> list[Gpu]:
 
 def _gpus(trace_path: str | None, options: dict[str, Any]) -> Answer:
     from memtrace.fit.judge import judge
+    from memtrace.progress import progress
     from memtrace.report.fit import fit_page
     from memtrace.report.fit_json import fit_document
 
     gpus = _chosen_gpus(options)
-    found = judge(
-        open_argument(trace_path),
-        gpus,
-        asked=asked(options),
-        device=options["device"],
-        process=options["process"],
-        top=options["top"],
-    )
+    trace = open_argument(trace_path)
+    with progress("replaying"):
+        found = judge(
+            trace,
+            gpus,
+            asked=asked(options),
+            device=options["device"],
+            process=options["process"],
+            top=options["top"],
+        )
     return fit_page(found), fit_document(found)
 
 

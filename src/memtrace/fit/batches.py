@@ -44,15 +44,22 @@ def _largest(need: Callable[[int], int], needs: dict[int, int], capacity: int) -
         need(min(_GROWTH * max(needs), LARGEST))
     fails = min(batch for batch, size in needs.items() if size > capacity)
     holds = max((batch for batch, size in needs.items() if size <= capacity), default=0)
-    by_line = holds > 0
+    tries = 0
     while fails - holds > 1:
-        guess = (holds + fails) // 2
-        if by_line and needs[fails] > needs[holds]:
-            share = (capacity - needs[holds]) / (needs[fails] - needs[holds])
-            guess = min(max(holds + int(share * (fails - holds)), holds + 1), fails - 1)
+        guess = _guess(needs, capacity, holds, fails, tries)
         if need(guess) <= capacity:
             holds = guess
         else:
             fails = guess
-        by_line = holds > 0 and not by_line  # every other time by halves: a line may be far off
+        tries += 1
     return holds
+
+
+def _guess(needs: dict[int, int], capacity: int, holds: int, fails: int, tries: int) -> int:
+    """Where a line would have it, then right beside that, then in the middle, and so on."""
+    turn = tries % 3
+    if turn == 2 or not holds or needs[fails] <= needs[holds]:
+        return (holds + fails) // 2
+    share = (capacity - needs[holds]) / (needs[fails] - needs[holds])
+    guess = holds + int(share * (fails - holds)) + turn
+    return min(max(guess, holds + 1), fails - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -134,20 +134,28 @@ def relative_prices(gpus: Iterable[Gpu], base: Gpu | None) -> dict[str, tuple[fl
     return found
 
 
-def _merge(known: dict[str, Gpu], lines: Iterable[str], path: str) -> dict[str, Gpu]:
+def _rows(lines: Iterable[str], path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row with the words for where it is."""
     reader = csv.DictReader(lines)
-    names = reader.fieldnames or []
-    wrong = [name for name in names if name not in COLUMNS]
-    if "gpu" not in names or wrong:
-        what = f"no column {wrong[0]!r}" if wrong else "the first line must name the columns"
-        raise MemtraceError(f"{path}, line 1: {what}; the columns are {','.join(COLUMNS)}")
+    try:
+        names = reader.fieldnames or []
+        wrong = [name for name in names if name not in COLUMNS]
+        if "gpu" not in names or wrong:
+            what = f"no column {wrong[0]!r}" if wrong else "the first line must name the columns"
+            raise MemtraceError(f"{path}, line 1: {what}; the columns are {','.join(COLUMNS)}")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise MemtraceError(f"{where}: {len(names)} values are needed, one for each column")
+            yield where, {name: value.strip() for name, value in row.items()}
+    except csv.Error as error:
+        raise MemtraceError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _merge(known: dict[str, Gpu], lines: Iterable[str], path: str) -> dict[str, Gpu]:
     found = dict(known)
     prices: dict[str, list[Price]] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise MemtraceError(f"{where}: {len(names)} values are needed, one for each column")
-        cells = {name: str(value).strip() for name, value in row.items()}
+    for where, cells in _rows(lines, path):
         name = cells["gpu"].lower()
         if not name or "," in name or "=" in name:
             raise MemtraceError(f"{where}: a GPU needs a name without commas and =")

@@ -268,7 +268,7 @@ def _assumptions(
     if requests.on_cpu:
         lines.append(
             "an estimate from tensors of the CPU: with cuBLAS's workspaces, and an optimizer that "
-            "takes all parameters at once; other kernels may have other temporaries"
+            "takes all parameters at once; other kernels (of attention above all) are not known"
         )
         if kind_of_work(requests) == "cudnn":
             lines.append("cuDNN's workspaces are not counted: they depend on what it chooses")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from memtrace.analyse.counters import equals, integers
 from memtrace.fit.gpu_kernels import as_on_gpu
 from memtrace.replay.device import Device
 from memtrace.replay.engine import Addresses, Replayer
@@ -49,7 +50,11 @@ def serve(requests: Requests, *, on_gpu: bool) -> Served:
         requests = replace(as_on_gpu(requests), device="cuda:0", changed=True)
     outcome = serve_on_gpu(requests, device=_ROOMY)
     replayer = Replayer(requests, device=_ROOMY)
-    held, reserved = (outcome.peak(of).total_bytes for of in ("active", "reserved"))
+    held = max(outcome.peak(of).total_bytes for of in ("allocated", "active"))
+    if not requests.changed:  # what is there before the first request lies where it lay
+        there = equals(requests.rows, "origin", "preexisting")
+        held = max(held, int(integers(requests.rows, "block_bytes")[there].sum()))
+    reserved = outcome.peak("reserved").total_bytes
 
     def completes(addresses: Addresses) -> Callable[[int], bool]:
         return lambda size: (
@@ -62,8 +67,8 @@ def serve(requests: Requests, *, on_gpu: bool) -> Served:
 
 def _least(completes: Callable[[int], bool], low: int, high: int) -> int:
     """Between what cannot be less and what is enough, in whole steps; found by halving."""
-    low, high = low // _STEP_BYTES, -(-high // _STEP_BYTES)  # exclusive, inclusive
-    low -= 1
+    low = -(-low // _STEP_BYTES) - 1  # not enough
+    high = max(-(-high // _STEP_BYTES), low + 1)
     while high - low > 1:
         middle = (low + high) // 2
         if completes(middle * _STEP_BYTES):

@@ -194,12 +194,12 @@ def _largest(line: Line, points: list[tuple[int, Use]], capacity: int) -> int | 
     loads = [use.needed_bytes for _, use in points if use.needed_bytes > use.called_bytes]
     if min(loads, default=0) > capacity:
         return 0
-    if line.at(MOST) <= capacity:
+    if round(line.at(MOST)) <= capacity:
         return None
     holds, fails = 0, MOST
     while fails - holds > 1:
         middle = (holds + fails) // 2
-        holds, fails = (middle, fails) if line.at(middle) <= capacity else (holds, middle)
+        holds, fails = (middle, fails) if round(line.at(middle)) <= capacity else (holds, middle)
     return holds
 
 

@@ -11,6 +11,7 @@ from memtrace.report.fit import (
     ANSWER_STYLES,
     assumption_lines,
     price_lines,
+    price_title,
     prices_text,
     times_text,
 )
@@ -83,16 +84,17 @@ def _sum_row(each: Sum) -> tuple[str, ...]:
 
 
 def _gpus_grid(found: Arithmetic) -> Grid:
+    title, currency = price_title(found.gpus)
     columns = (
-        Column("GPU"),
-        Column("CUDA has", right=True),
+        Column("GPU", wide=True),
+        Column("CUDA has", right=True, spare=True),
         *(Column(_name(each)) for each in found.sums),
-        Column("Price/h", right=True),
-        Column("x", right=True),
+        Column(title, right=True),
+        Column("x", right=True, spare=True),
     )
     relative = relative_prices(found.gpus, cheapest_of(found.gpus))
     rows = tuple(
-        (gpu.name, size(gpu.cuda_bytes), *found.fits[gpu.name], prices_text(gpu),
+        (gpu.name, size(gpu.cuda_bytes), *found.fits[gpu.name], prices_text(gpu, currency),
          times_text(relative.get(gpu.name)))
         for gpu in found.gpus
     )  # fmt: skip

@@ -143,24 +143,24 @@ def assumption_lines(assumptions: Sequence[str]) -> list[Line]:
 
 def _gpus_grid(found: Fit) -> Grid:
     context, batch = found.kv_cache is not None, bool(found.batches.recorded)
+    title, currency = price_title([verdict.gpu for verdict in found.verdicts])
     columns = (
-        Column("GPU"),
+        Column("GPU", wide=True),
         Column("Fits"),
-        Column("Usable", right=True),
+        Column("Usable", right=True, spare=True),
         Column("Headroom", right=True),
-        Column("Share", right=True),
+        Column("Share", right=True, spare=True),
         *([Column("Batch", right=True)] if batch else []),
         *([Column("Context", right=True)] if context else []),
-        Column("GB/s", right=True, spare=True),
-        Column("Price/h", right=True),
-        Column("x", right=True),
+        Column(title, right=True),
+        Column("x", right=True, spare=True),
     )
-    rows = tuple(_gpu_row(verdict, batch, context) for verdict in found.verdicts)
+    rows = tuple(_gpu_row(verdict, batch, context, currency) for verdict in found.verdicts)
     styles = {(i, 1): ANSWER_STYLES[verdict.fits] for i, verdict in enumerate(found.verdicts)}
     return Grid(columns, rows, indent=2, styles=styles)
 
 
-def _gpu_row(verdict: Verdict, batch: bool, context: bool) -> tuple[str, ...]:
+def _gpu_row(verdict: Verdict, batch: bool, context: bool, currency: str | None) -> tuple[str, ...]:
     gpu = verdict.gpu
     share = 1000 * verdict.headroom_bytes // verdict.usable_bytes if verdict.usable_bytes > 0 else 0
     batches = [f"{verdict.largest_batch:,}"] if batch else []
@@ -173,21 +173,29 @@ def _gpu_row(verdict: Verdict, batch: bool, context: bool) -> tuple[str, ...]:
         percent(share),
         *batches,
         *tokens,
-        _NONE if gpu.bandwidth_gbps is None else f"{gpu.bandwidth_gbps:,.0f}",
-        prices_text(gpu),
+        prices_text(gpu, currency),
         times_text(verdict.relative_price),
     )
 
 
-def prices_text(gpu: Gpu) -> str:
-    """From the cheapest to the most expensive of the first currency: "0.35-0.526 USD"."""
+def price_title(gpus: Sequence[Gpu]) -> tuple[str, str | None]:
+    """What the column of prices is called, and the currency that its cells need not tell."""
+    currencies = {gpu.cheapest.currency for gpu in gpus if gpu.cheapest}
+    if len(currencies) == 1:
+        currency = currencies.pop()
+        return f"{currency}/h", currency
+    return "Price/h", None
+
+
+def prices_text(gpu: Gpu, currency: str | None) -> str:
+    """From the cheapest to the most expensive of the first currency: "0.35-0.526"."""
     if gpu.cheapest is None:
         return _NONE
     same = [price for price in gpu.prices if price.currency == gpu.cheapest.currency]
     words = amount(same[0].per_hour)
     if same[-1].per_hour != same[0].per_hour:
         words += f"-{amount(same[-1].per_hour)}"
-    return f"{words} {gpu.cheapest.currency}"
+    return words if currency else f"{words} {gpu.cheapest.currency}"
 
 
 def times_text(relative: tuple[float, float] | None) -> str:

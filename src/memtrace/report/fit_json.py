@@ -1,6 +1,18 @@
 """The machine's form of `memtrace fit`. Keys are stable: they are added to, never renamed.
 
-Units are in the names, as in report.as_json: `*_bytes`, `share_percent`; prices are an hour's.
+Units are in the names, as in report.as_json; prices are those of an hour.
+
+    trace, process, pid, rank, device, what_ifs (in words): what is judged;
+    least_bytes, most_bytes: with less it does not complete, with so much it does; mapped_bytes: of
+        that, weights in mapped files; error_percent: of the prediction; allocated_bytes, seq: the
+        peak, and its event;
+    context: low_bytes, high_bytes of the CUDA context and libraries, sampled or assumed;
+    kv_cache: token_bytes (of one sequence), tensors, sequences, tokens, held_bytes at the peak;
+    gpus: each a row of the catalogue with its prices, and usable_bytes, fits (yes, no, uncertain),
+        headroom_bytes, stages (by name: the same three), largest_batch, context_tokens,
+        relative_price (lowest, highest, to the cheapest that fits), notes;
+    batches: recorded ones, error_percent with that of the batch, why_not; cheapest: a GPU's name;
+    stages, categories, modules: what is held; assumptions.
 """
 
 from __future__ import annotations

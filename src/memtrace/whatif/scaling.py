@@ -142,10 +142,12 @@ class Scaling:
             for paired in self._paired:
                 self._improve(best, paired, targets)
         no_call = best.evidence == len(Evidence)
-        # What was there before the first call, and is found at no other, is the program's load.
-        loaded = self.recorded.start < self.calls.start[0]
-        loaded &= ~equals(self.recorded.rows, "category", "input")
-        no_call |= loaded & (best.evidence == Evidence.UNKNOWN)
+        # What was there before the first call, and is found at no other, is the program's load;
+        # a kernel's workspace is made once.
+        once = self.recorded.start < self.calls.start[0]
+        once &= ~equals(self.recorded.rows, "category", "input")
+        once |= equals(self.recorded.rows, "category", "workspace")
+        no_call |= once & (best.evidence == Evidence.UNKNOWN)
         best.evidence[no_call] = Evidence.EXACT
         return best
 
@@ -220,7 +222,9 @@ class Scaling:
                 f"every call of {self.calls.root} has {DIMENSIONS[name][1]} {value:,} "
                 f"(recorded: {told}), and what happens between calls goes with it"
             )
-        lines.append("the program goes the same way: its kernels and their workspaces are the same")
+        lines.append(
+            "the program goes the same way: no kernel is another one, or needs another workspace"
+        )
         for kind, words in _WORDS.items():
             chosen = live & (evidence == kind)
             total = int(changed.size_bytes[chosen].sum())
