@@ -26,7 +26,7 @@ from memtrace.whatif.change import Change
 from memtrace.whatif.described import Words, described
 from memtrace.whatif.modules import flags_of, rows_of
 from memtrace.whatif.optimizer_steps import backwards, rows_for, states
-from memtrace.whatif.runs import Run, runs_of
+from memtrace.whatif.runs import Run, Timeline
 
 _ZERO = re.compile(r"zero([123]):(\d+)")
 _LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
@@ -161,11 +161,12 @@ Ordered = list[tuple[str, Run]]
 
 def _ordered(units: dict[str, _Unit], requests: Requests) -> list[Ordered]:
     """The runs of the layers, in order, of one forward or one backward each."""
+    timeline = Timeline(requests)
     runs = [
         (path, run)
         for path in units
         if path
-        for run in runs_of(requests, rows_of(requests, path))
+        for run in timeline.runs(rows_of(requests, path))
         if np.isfinite(run.end)
     ]
     runs.sort(key=lambda pair: pair[1].begin)
