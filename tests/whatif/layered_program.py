@@ -41,12 +41,24 @@ class Model(nn.Module):
         return self.head(x)
 
 
+def shared(model: nn.Module, ranks: int) -> None:
+    """The model of one rank, its layers as units."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    mesh = torch.distributed.init_device_mesh("cpu", (ranks,))
+    for module in (*model.layers, model):
+        fully_shard(module, mesh=mesh)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--drop", type=int, action="append", default=[])
     parser.add_argument("--checkpoint", type=int, action="append", default=[])
     parser.add_argument("--optimizer", default="adamw")
+    parser.add_argument("--ranks", type=int)
     options = parser.parse_args()
     model = Model()
     for index in sorted(options.drop, reverse=True):
@@ -54,6 +66,8 @@ def main() -> None:
     for index in options.checkpoint:
         layer = model.layers[index]
         layer.forward = lambda x, of=layer.forward: checkpoint(of, x, use_reentrant=False)
+    if options.ranks:
+        shared(model, options.ranks)
     if not options.train:
         with torch.no_grad():
             for _ in range(2):

@@ -9,7 +9,7 @@ from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.checkpoint_module import apply
 from memtrace.whatif.modules import rows_of
-from memtrace.whatif.runs import runs_of
+from memtrace.whatif.runs import Timeline
 from whatif.layered_runs import changes, first_step, peak_bytes, requests_of, without_scalars
 
 TRAINED = "--train --optimizer sgd"
@@ -44,8 +44,10 @@ def test_what_is_made_in_the_backward_is_what_torch_makes_there() -> None:
 
 def _in_backward(requests: Requests) -> list[int]:
     """Sizes of what the layer asks for between the first of its backward and the layer before."""
-    backward = [run for run in runs_of(requests, rows_of(requests, "layers.0")) if run.backward]
-    after = [run for run in runs_of(requests, rows_of(requests, "layers.2")) if run.backward]
+    backward = [
+        run for run in Timeline(requests).runs(rows_of(requests, "layers.0")) if run.backward
+    ]
+    after = [run for run in Timeline(requests).runs(rows_of(requests, "layers.2")) if run.backward]
     found = without_scalars(requests)
     asked = (found.start >= after[-1].end - 1) & (found.start < backward[-1].begin)
     order = np.argsort(found.start[asked], kind="stable")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from memtrace.errors import MemtraceError
-from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import Requests
 from memtrace.whatif.optimizer import apply
 from whatif.layered_runs import SCALAR_BYTES, peak_bytes, requests_of
@@ -59,39 +58,6 @@ def test_8_bit_states_are_a_byte_an_element_and_scales() -> None:
     assert states["state2 of layers.0.norm.bias"] == 64 * 4
     assert "absmax1 of layers.0.norm.bias" not in states
     assert sum(label.startswith("qmap") for label in states) == 2
-
-
-def test_states_of_a_rank_are_its_share() -> None:
-    recorded = requests_of(ADAMW)
-    shared = apply(recorded, "zero1:4").requests
-    states = _states(recorded)
-    assert _states(shared) == {label: -(-size // 4) for label, size in states.items()}
-    assert peak_bytes(shared) < peak_bytes(recorded)
-
-
-def test_each_stage_of_zero_keeps_less_between_steps() -> None:
-    recorded = requests_of(ADAMW)
-    begin = _optimizer_begins(recorded)[-1]
-    kept = []
-    for stage in (1, 2, 3):
-        change = apply(recorded, f"zero{stage}:4")
-        outcome = serve_on_host(change.requests)
-        kept.append(outcome.peak(start=begin, end=begin).total_bytes)
-    gradients = _held(recorded, "gradient", begin)
-    weights = _held(recorded, "weight", begin)
-    assert kept[0] - kept[1] == pytest.approx(gradients * 3 / 4, rel=0.001)
-    assert kept[1] - kept[2] == pytest.approx(weights * 3 / 4, rel=0.001)
-
-
-def _optimizer_begins(requests: Requests) -> list[float]:
-    marks = requests.trace.marks.to_pylist()
-    return [mark["seq"] - 0.25 for mark in marks if mark["kind"] == "optimizer_begin"]
-
-
-def _held(requests: Requests, category: str, place: float) -> int:
-    table = requests.held(requests.live_at(place), requests.size_bytes)
-    rows = zip(table["category"].to_pylist(), table["bytes"].to_pylist(), strict=True)
-    return sum(size for held, size in rows if held == category)
 
 
 @pytest.mark.parametrize(

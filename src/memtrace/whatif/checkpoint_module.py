@@ -15,7 +15,7 @@ from memtrace.analyse.counters import Flags, Int64s
 from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.change import Change
 from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
-from memtrace.whatif.runs import Before, Run, forward_of, run_at, runs_of
+from memtrace.whatif.runs import Before, Run, Timeline, forward_of, run_at
 
 #: Of the CPU's generator, kept for the forward that is done again: torch.get_rng_state().
 _RNG_STATE_BYTES = 5056
@@ -26,7 +26,8 @@ def apply(requests: Requests, text: str) -> Change:
     paths = choose_modules(requests, text)
     which = named(paths)
     free = requests.free.copy()
-    repeats = [repeat for path in paths for repeat in _repeats(requests, path, free)]
+    timeline = Timeline(requests)
+    repeats = [repeat for path in paths for repeat in _repeats(requests, timeline, path, free)]
     if not repeats:
         nothing = f"no backward of {which} is in the trace: checkpointing it changes nothing"
         return Change(requests, f"{which} checkpointed", (nothing,))
@@ -74,10 +75,10 @@ class _Repeat:
         )
 
 
-def _repeats(requests: Requests, path: str, free: Places) -> list[_Repeat]:
+def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) -> list[_Repeat]:
     """What is done again of a module; what else is freed at other places then goes to `free`."""
     inside = rows_of(requests, path)
-    runs = runs_of(requests, inside)
+    runs = timeline.runs(inside)
     if not runs:
         return []
     let_go = run_at(runs, requests.free)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from memtrace.replay.requests import Requests
 
-Words = str | None | Sequence[str | None]
+Words = str | None | Sequence[str | int | None]
 
 
 def described(requests: Requests, rows: int, words: Mapping[str, Words]) -> Requests:
@@ -18,8 +18,11 @@ def described(requests: Requests, rows: int, words: Mapping[str, Words]) -> Requ
     first = table.num_rows - rows
     for column, said in words.items():
         each = [said] * rows if said is None or isinstance(said, str) else said
-        new = pa.array(each, pa.string()).dictionary_encode()
         old = table.column(column).slice(0, first)
-        both = pa.chunked_array([*old.chunks, new.cast(old.type)]).unify_dictionaries()
+        if pa.types.is_dictionary(old.type):
+            new = pa.array(each, pa.string()).dictionary_encode()
+            both = pa.chunked_array([*old.chunks, new.cast(old.type)]).unify_dictionaries()
+        else:
+            both = pa.chunked_array([*old.chunks, pa.array(each, old.type)])
         table = table.set_column(table.schema.get_field_index(column), column, both)
     return replace(requests, rows=table)

@@ -9,7 +9,7 @@ from memtrace.replay.requests import Places, Requests, before
 from memtrace.whatif.change import Change
 from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
 from memtrace.whatif.optimizer_steps import rows_for
-from memtrace.whatif.runs import Before, Run, forward_of, run_at, runs_of
+from memtrace.whatif.runs import Before, Run, Timeline, forward_of, run_at
 
 #: What a module has made that nothing after it is given.
 _ITS_OWN = ("weight", "buffer", "gradient", "optimizer_state", "kv_cache")
@@ -34,7 +34,7 @@ def apply(requests: Requests, text: str) -> Change:
 
 def _without(requests: Requests, path: str) -> tuple[Requests, bool]:
     inside = rows_of(requests, path)
-    runs = runs_of(requests, inside)
+    runs = Timeline(requests).runs(inside)
     for run in runs:
         inside[run.rows] = True
     free, fits = _joined(requests, inside, runs)

@@ -53,45 +53,62 @@ class Run:
         return (places >= self.begin) & (places < self.end)
 
 
-def runs_of(requests: Requests, inside: Flags) -> tuple[Run, ...]:
-    """The runs of a module, in order; what autograd adds up between them is of no module.
+class Timeline:
+    """Requests in the order of their threads: where modules ran."""
 
-    Args:
-        inside: the rows that are the module's.
-    """
-    phase = phases(requests)
-    step = integers(requests.rows, "step", missing=_NO_STEP)
-    thread = integers(requests.rows, "thread_id", missing=-1)
-    nameless = flags_of(requests.rows, "module", lambda word: word is None)
-    wanted = inside & ((phase == _FORWARD) | (phase == _BACKWARD))
-    between = nameless & (phase == _BACKWARD)
+    def __init__(self, requests: Requests) -> None:
+        self._start = requests.start
+        self._phase = _phases(requests)
+        self._step = integers(requests.rows, "step", missing=_NO_STEP)
+        self._thread = integers(requests.rows, "thread_id", missing=-1)
+        self._order = np.lexsort((requests.start, self._thread))
+        self._at = np.empty(len(self._order), np.int64)
+        self._at[self._order] = np.arange(len(self._order))
+        nameless = flags_of(requests.rows, "module", lambda word: word is None)
+        # What autograd adds up between requests of a module is of no module.
+        self._between = nameless & (self._phase == _BACKWARD)
+        known = np.flatnonzero(self._phase != _OTHER)
+        known = known[np.argsort(requests.start[known], kind="stable")]
+        changes = (np.diff(self._phase[known]) != 0) | (np.diff(self._step[known]) != 0)
+        self._changes = np.append(requests.start[known[1:][changes]], np.inf)
 
-    order = np.lexsort((requests.start, thread))
-    skipped = order[wanted[order] | ~between[order]]
-    chosen = np.flatnonzero(wanted[skipped])
-    if not len(chosen):
-        return ()
-    rows = skipped[chosen]
-    breaks = np.diff(chosen) > 1
-    for key in (thread, step, phase):
-        breaks |= np.diff(key[rows]) != 0
-    firsts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-    lasts = np.concatenate([firsts[1:], [len(rows)]]) - 1
+    def runs(self, inside: Flags) -> tuple[Run, ...]:
+        """The runs of a module, whose rows are `inside`, in order."""
+        wanted = inside & ((self._phase == _FORWARD) | (self._phase == _BACKWARD))
+        looked_at = self._order[(wanted | ~self._between)[self._order]]
+        chosen = np.flatnonzero(wanted[looked_at])
+        if not len(chosen):
+            return ()
+        rows = looked_at[chosen]
+        breaks = np.diff(chosen) > 1
+        for key in (self._thread, self._step, self._phase):
+            breaks |= np.diff(key[rows]) != 0
+        firsts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        lasts = np.concatenate([firsts[1:], [len(rows)]]) - 1
+        found = [
+            Run(
+                rows=self._order[self._at[first] : self._at[last] + 1],
+                step=int(self._step[first]),
+                backward=bool(self._phase[first] == _BACKWARD),
+                begin=float(self._start[first]),
+                end=float(end),
+            )
+            for first, last, end in zip(
+                rows[firsts], rows[lasts], self._ends(rows[lasts]), strict=True
+            )
+        ]
+        return tuple(sorted(found, key=lambda run: run.begin))
 
-    at = np.empty(len(order), np.int64)
-    at[order] = np.arange(len(order))
-    ends = _ends(requests, order, at[rows[lasts]], phase, step)
-    found = [
-        Run(
-            rows=order[at[rows[first]] : at[rows[last]] + 1],
-            step=int(step[rows[first]]),
-            backward=bool(phase[rows[first]] == _BACKWARD),
-            begin=float(requests.start[rows[first]]),
-            end=float(end),
+    def _ends(self, rows: Int64s) -> Places:
+        """The place of the next request of the thread, or of the next phase or step on any."""
+        following = self._order[np.minimum(self._at[rows] + 1, len(self._order) - 1)]
+        same = (following != rows) & (self._thread[following] == self._thread[rows])
+        on_thread = np.where(same, self._start[following], np.inf)
+        change = np.searchsorted(self._changes, self._start[rows], side="right")
+        found: Places = np.minimum(
+            on_thread, self._changes[np.minimum(change, len(self._changes) - 1)]
         )
-        for first, last, end in zip(firsts, lasts, ends, strict=True)
-    ]
-    return tuple(sorted(found, key=lambda run: run.begin))
+        return found
 
 
 def run_at(runs: Sequence[Run], places: Places) -> Int64s:
@@ -138,27 +155,8 @@ class Before:
         return int(rows[held][-1]) if held.any() else None
 
 
-def phases(requests: Requests) -> Int64s:
-    """Of each row, as a number: forward, backward, optimizer, other."""
+def _phases(requests: Requests) -> Int64s:
     found = np.full(len(requests), _OTHER, np.int64)
     for word, number in _PHASES.items():
         found[flags_of(requests.rows, "phase", partial(eq, word))] = number
-    return found
-
-
-def _ends(requests: Requests, order: Int64s, lasts: Int64s, phase: Int64s, step: Int64s) -> Places:
-    """The place of the next request of the thread, or of the next phase or step on any."""
-    row = order[lasts]
-    thread = integers(requests.rows, "thread_id", missing=-1)
-    following = order[np.minimum(lasts + 1, len(order) - 1)]
-    same = (lasts + 1 < len(order)) & (thread[following] == thread[row])
-    on_thread = np.where(same, requests.start[following], np.inf)
-
-    known = np.flatnonzero(phase != _OTHER)
-    known = known[np.argsort(requests.start[known], kind="stable")]
-    changes = np.flatnonzero((np.diff(phase[known]) != 0) | (np.diff(step[known]) != 0)) + 1
-    starts = np.append(requests.start[known][changes], np.inf)
-    found: Places = np.minimum(
-        on_thread, starts[np.searchsorted(starts, requests.start[row], "right")]
-    )
     return found

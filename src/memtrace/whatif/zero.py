@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import eq
@@ -26,7 +26,7 @@ from memtrace.whatif.change import Change
 from memtrace.whatif.described import Words, described
 from memtrace.whatif.modules import flags_of, rows_of
 from memtrace.whatif.optimizer_steps import backwards, rows_for, states
-from memtrace.whatif.runs import Run, runs_of
+from memtrace.whatif.runs import Run, Timeline
 
 _ZERO = re.compile(r"zero([123]):(\d+)")
 _LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
@@ -37,6 +37,9 @@ _SCALAR_BYTES = 8
 # together and shared; then the next one's are gathered.
 _SCATTERED, _GONE, _PUT_TOGETHER, _WHOLE_GONE, _SHARED = -0.25, -0.24, -0.23, -0.22, -0.21
 _GATHERED, _COPIED, _NEXT_COPIED, _NEXT_GATHERED = -0.20, -0.15, -0.10, -0.08
+
+#: Streams of their own, beside those of the recording.
+_GATHERS, _REDUCES = 1, 2
 
 
 def stage_of(text: str) -> tuple[int, int] | None:
@@ -63,7 +66,7 @@ def shard(requests: Requests, stage: int, ranks: int) -> Change:
     assumptions = [
         f"each of {ranks} ranks does the same work; states of the optimizer are shared evenly"
     ]
-    more = _More()
+    more: list[_Extra] = []
     if stage > 1:
         units = _units(requests)
         ordered = _ordered(units, requests)
@@ -78,7 +81,7 @@ def shard(requests: Requests, stage: int, ranks: int) -> Change:
                 "those outside of layers stay whole from forward to backward"
             )
     size_bytes[shared] = -(-size_bytes[shared] // ranks)
-    changed = more.added_to(requests.resized(size_bytes).moved(free=free))
+    changed = _with(requests.resized(size_bytes).moved(free=free), more)
     return Change(changed, f"ZeRO stage {stage} over {ranks} ranks", tuple(assumptions))
 
 
@@ -91,31 +94,39 @@ class _Unit:
     size_bytes: int
 
 
-@dataclass
-class _More:
-    """Requests that are made besides."""
+@dataclass(frozen=True)
+class _Extra:
+    """A request that is made besides; `stream`: 0 is the one of what it is like."""
 
-    rows: dict[str, list[tuple[int, int, float, float]]] = field(default_factory=dict)
-    labels: dict[str, list[str]] = field(default_factory=dict)
+    like: int
+    size_bytes: int
+    start: float
+    free: float
+    label: str
+    category: str = "temporary"
+    stream: int = 0
 
-    def add(
-        self, like: int, size_bytes: int, start: float, free: float, label: str,
-        *, category: str = "temporary",
-    ) -> None:  # fmt: skip
-        """One of a size in bytes that lives from a place to another."""
-        self.rows.setdefault(category, []).append((like, size_bytes, start, free))
-        self.labels.setdefault(category, []).append(label)
 
-    def added_to(self, requests: Requests) -> Requests:
-        """The requests and these."""
-        for category, rows in self.rows.items():
-            like, size_bytes, start, free = (np.array(column) for column in zip(*rows, strict=True))
-            requests = requests.added(
-                like, size_bytes=size_bytes, start=start, free=free, category=category
-            )
-            words: dict[str, Words] = {"label": self.labels[category], "operator": None}
-            requests = described(requests, len(rows), words)
-        return requests
+def _with(requests: Requests, extras: Sequence[_Extra]) -> Requests:
+    streams = integers(requests.rows, "stream")
+    unused = int(streams.max(initial=0))
+    for category in dict.fromkeys(extra.category for extra in extras):
+        chosen = [extra for extra in extras if extra.category == category]
+        requests = requests.added(
+            np.array([extra.like for extra in chosen], np.int64),
+            size_bytes=np.array([extra.size_bytes for extra in chosen], np.int64),
+            start=np.array([extra.start for extra in chosen]),
+            free=np.array([extra.free for extra in chosen]),
+            category=category,
+        )
+        words: dict[str, Words] = {"label": [extra.label for extra in chosen], "operator": None}
+        if not requests.on_cpu:
+            words["stream"] = [
+                unused + extra.stream if extra.stream else int(streams[extra.like])
+                for extra in chosen
+            ]
+        requests = described(requests, len(chosen), words)
+    return requests
 
 
 def _units(requests: Requests) -> dict[str, _Unit]:
@@ -150,11 +161,12 @@ Ordered = list[tuple[str, Run]]
 
 def _ordered(units: dict[str, _Unit], requests: Requests) -> list[Ordered]:
     """The runs of the layers, in order, of one forward or one backward each."""
+    timeline = Timeline(requests)
     runs = [
         (path, run)
         for path in units
         if path
-        for run in runs_of(requests, rows_of(requests, path))
+        for run in timeline.runs(rows_of(requests, path))
         if np.isfinite(run.end)
     ]
     runs.sort(key=lambda pair: pair[1].begin)
@@ -169,15 +181,16 @@ def _share_gradients(
     ordered: Sequence[Ordered],
     ranks: int,
     free: Places,
-    more: _More,
+    more: list[_Extra],
 ) -> None:
     def share(path: str, rows: Int64s, end: float, until: float) -> None:
         like, size_bytes = int(rows[0]), int(requests.size_bytes[rows].sum())
         of = path or "the root"
-        more.add(like, size_bytes, end + _PUT_TOGETHER, until, f"gradients of {of}, to be shared")
+        put_together = f"gradients of {of}, to be shared"
+        more.append(_Extra(like, size_bytes, end + _PUT_TOGETHER, until, put_together))
         part, last = -(-size_bytes // ranks), float(requests.free[rows].max())
         label = f"shared grad of {of}"
-        more.add(like, part, end + _SHARED, last, label, category="gradient")
+        more.append(_Extra(like, part, end + _SHARED, last, label, "gradient", _REDUCES))
         free[rows] = end + _WHOLE_GONE
 
     for begin, end in backwards(requests):
@@ -201,14 +214,15 @@ def _share_gradients(
 
 
 def _gather_weights(
-    requests: Requests, units: dict[str, _Unit], ordered: Sequence[Ordered], more: _More
+    requests: Requests, units: dict[str, _Unit], ordered: Sequence[Ordered], more: list[_Extra]
 ) -> None:
     def gather(path: str, begin: float, copied: float, gone: float, start: float) -> None:
         unit = units[path]
+        label = f"buffer of weights of {path or 'the root'}"
         like = int(unit.weights[0])
-        of = path or "the root"
-        more.add(like, unit.size_bytes, begin, copied, f"buffer of weights of {of}")
-        more.add(like, unit.size_bytes, start, gone, f"gathered weights of {of}")
+        more.append(_Extra(like, unit.size_bytes, begin, copied, label, stream=_GATHERS))
+        for row, size_bytes in zip(unit.weights, requests.size_bytes[unit.weights], strict=True):
+            more.append(_Extra(int(row), int(size_bytes), start, gone, "gathered weights"))
 
     passes = backwards(requests)
     for group in ordered:
