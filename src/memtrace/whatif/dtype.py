@@ -11,11 +11,13 @@ import numpy as np
 from memtrace.analyse.counters import Int64s
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
+from memtrace.whatif.attention import attend
 from memtrace.whatif.calls import Calls
 from memtrace.whatif.change import Change
 from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
+from memtrace.whatif.precision_change import PrecisionChange
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
-from memtrace.whatif.upcasts import Upcasts, find_upcasts
+from memtrace.whatif.upcasts import upcast
 
 DTYPES = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 
@@ -33,25 +35,29 @@ def apply(requests: Requests, text: str) -> Change:
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
         raise MemtraceError(f"--dtype {text}: the weights are {recorded.weights[0]}, not float32")
-    upcasts = find_upcasts(requests, calls, recorded.float32, dtype)
-    halved = recorded.float32 & ~upcasts.stay
+    change = PrecisionChange(requests, calls, recorded.float32)
+    attend(change)
+    upcast(change, dtype)
+    halved = recorded.float32 & ~change.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
     if requests.on_cpu and dtype == "float16":
-        unfold_convolutions(requests, calls, upcasts)
+        unfold_convolutions(change)
     return Change(
-        requests=upcasts.applied(requests.resized(size)),
+        requests=change.applied(requests.resized(size)),
         what=f"{FLOAT32} as {dtype}",
         assumptions=(
-            *_assumptions(requests, recorded, upcasts),
+            *_assumptions(requests, recorded, change),
             *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
         ),
     )
 
 
-def _assumptions(requests: Requests, recorded: RecordedDtypes, upcasts: Upcasts) -> tuple[str, ...]:
+def _assumptions(
+    requests: Requests, recorded: RecordedDtypes, change: PrecisionChange
+) -> tuple[str, ...]:
     told = ["the whole program is cast (model.to), not run under autocast"]
-    if upcasts.parts:
-        parts = ", ".join(f"{part} ({count:,})" for part, count in upcasts.parts.items())
+    if change.parts:
+        parts = ", ".join(f"{part} ({count:,})" for part, count in change.parts.items())
         told.append(f"float32 in part, or by other kernels: {parts}")
     unknown = int(requests.size_bytes[recorded.unknown].sum())
     if unknown:
