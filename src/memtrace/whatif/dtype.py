@@ -19,6 +19,7 @@ from memtrace.whatif.precision_change import PrecisionChange
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
 from memtrace.whatif.upcasts import upcast
 
+_LAYERS = frozenset({"aten::linear", "aten::conv2d", "aten::matmul"})
 DTYPES = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 
 
@@ -26,12 +27,13 @@ def apply(requests: Requests, text: str) -> Change:
     """`text`: fp16 or bf16.
 
     Raises:
-        MemtraceError: another dtype, or no weight of the program is float32.
+        MemtraceError: another dtype, or the program is in half precision already.
     """
     dtype = DTYPES.get(text)
     if dtype is None:
         raise MemtraceError(f"--dtype {text}: there are fp16 and bf16")
     calls = Calls(requests)
+    _refuse_autocast(requests, calls, text)
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
         raise MemtraceError(f"--dtype {text}: the weights are {recorded.weights[0]}, not float32")
@@ -50,6 +52,15 @@ def apply(requests: Requests, text: str) -> Change:
             *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
         ),
     )
+
+
+def _refuse_autocast(requests: Requests, calls: Calls, text: str) -> None:
+    """Under autocast layers cast their inputs and weights: products are half as large already."""
+    casts = calls.operator.are({"aten::_to_copy"}) & calls.top_operator.are(_LAYERS)
+    if (casts & (requests.size_bytes > 8)).any():
+        raise MemtraceError(
+            f"--dtype {text}: the program ran under autocast, in part in half already"
+        )
 
 
 def _assumptions(
