@@ -73,11 +73,12 @@ def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimi
         drop(model, path)
     for path in options.checkpoint:
         checkpoint(model, path)
-    model = model.to(getattr(torch, options.dtype)).to(options.device)
-    if options.quantize:
+    model = model.to(getattr(torch, options.dtype))
+    if options.quantize:  # on the host: the weights arrive packed
         from quantised import quantise
 
         quantise(model, options.quantize)
+    model = model.to(options.device)
     model.train(options.train)
     if not options.train:
         return model, None

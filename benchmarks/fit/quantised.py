@@ -1,4 +1,7 @@
-"""Models quantised by the libraries that people use, in place: what --quantize is held against."""
+"""Models quantised by the libraries that people use, in place: what --quantize is held against.
+
+Needs torchao 0.18.0, and bitsandbytes 0.50.2 for nf4: beside the torch that is there (--no-deps).
+"""
 
 from __future__ import annotations
 

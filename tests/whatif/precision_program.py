@@ -1,9 +1,9 @@
 """A small model in a dtype: what becomes of float32 in it is torch's own doing.
 
-    python precision_program.py float32|float16|bfloat16 plain|infer|train
+    python precision_program.py float32|float16|bfloat16 plain|autocast|infer|train
 
-`plain` has layers of float32 alone; the other two an RMS norm, attention with dropout, and a loss
-on logits in float32.
+`plain` has layers of float32 alone, and `autocast` runs them in bfloat16; the other two have an RMS
+norm, attention with dropout, and a loss on logits in float32.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     """Two calls, or two steps of training."""
     dtype, mode = getattr(torch, sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
-    if mode == "plain":
+    if mode in ("plain", "autocast"):
         layers = [nn.Linear(128, 512), nn.GELU(), nn.LayerNorm(512), nn.Linear(512, 128)]
         model: nn.Module = nn.Sequential(*layers).to(dtype)
     else:
@@ -58,7 +58,7 @@ def main() -> None:
     for _ in range(2):
         x = torch.randn(4, 128, 128).to(dtype)
         if mode != "train":
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, mode == "autocast"):
                 model(x)
             continue
         model(x).float().pow(2).mean().backward()

@@ -69,6 +69,11 @@ def test_what_is_of_no_known_dtype_stays_and_is_told_of(tmp_path: Path) -> None:
     assert any("1,000 B" in line for line in change.assumptions)
 
 
+def test_autocast_is_refused(folder: Path) -> None:
+    with pytest.raises(MemtraceError, match="ran under autocast"):
+        apply_all(of_run(folder, "float32", "autocast"), {"dtype": ("bf16",)})
+
+
 def test_a_dtype_that_is_none_and_weights_that_are_half_already(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "t.memtrace")
     process = builder.process()

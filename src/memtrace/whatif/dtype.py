@@ -11,12 +11,15 @@ import numpy as np
 from memtrace.analyse.counters import Int64s
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
+from memtrace.whatif.attention import attend
 from memtrace.whatif.change import Change
 from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
 from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.precision_change import PrecisionChange
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
-from memtrace.whatif.upcasts import Upcasts, find_upcasts
+from memtrace.whatif.upcasts import upcast
 
+_LAYERS = frozenset({"aten::linear", "aten::conv2d", "aten::matmul"})
 DTYPES = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 
 
@@ -24,34 +27,48 @@ def apply(requests: Requests, text: str) -> Change:
     """`text`: fp16 or bf16.
 
     Raises:
-        MemtraceError: another dtype, or no weight of the program is float32.
+        MemtraceError: another dtype, or the program is in half precision already.
     """
     dtype = DTYPES.get(text)
     if dtype is None:
         raise MemtraceError(f"--dtype {text}: there are fp16 and bf16")
     calls = Calls(requests)
+    _refuse_autocast(requests, calls, text)
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
         raise MemtraceError(f"--dtype {text}: the weights are {recorded.weights[0]}, not float32")
-    upcasts = find_upcasts(requests, calls, recorded.float32, dtype)
-    halved = recorded.float32 & ~upcasts.stay
+    change = PrecisionChange(requests, calls, recorded.float32)
+    attend(change)
+    upcast(change, dtype)
+    halved = recorded.float32 & ~change.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
     if requests.on_cpu and dtype == "float16":
-        unfold_convolutions(requests, calls, upcasts)
+        unfold_convolutions(change)
     return Change(
-        requests=upcasts.applied(requests.resized(size)),
+        requests=change.applied(requests.resized(size)),
         what=f"{FLOAT32} as {dtype}",
         assumptions=(
-            *_assumptions(requests, recorded, upcasts),
+            *_assumptions(requests, recorded, change),
             *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
         ),
     )
 
 
-def _assumptions(requests: Requests, recorded: RecordedDtypes, upcasts: Upcasts) -> tuple[str, ...]:
+def _refuse_autocast(requests: Requests, calls: Calls, text: str) -> None:
+    """Under autocast layers cast their inputs and weights: products are half as large already."""
+    casts = calls.operator.are({"aten::_to_copy"}) & calls.top_operator.are(_LAYERS)
+    if (casts & (requests.size_bytes > 8)).any():
+        raise MemtraceError(
+            f"--dtype {text}: the program ran under autocast, in part in half already"
+        )
+
+
+def _assumptions(
+    requests: Requests, recorded: RecordedDtypes, change: PrecisionChange
+) -> tuple[str, ...]:
     told = ["the whole program is cast (model.to), not run under autocast"]
-    if upcasts.parts:
-        parts = ", ".join(f"{part} ({count:,})" for part, count in upcasts.parts.items())
+    if change.parts:
+        parts = ", ".join(f"{part} ({count:,})" for part, count in change.parts.items())
         told.append(f"float32 in part, or by other kernels: {parts}")
     unknown = int(requests.size_bytes[recorded.unknown].sum())
     if unknown:

@@ -13,42 +13,36 @@ import numpy as np
 
 from memtrace.analyse.counters import integers
 from memtrace.replay.requests import Requests, after, before
-from memtrace.whatif.operator_calls import Calls
-from memtrace.whatif.upcasts import Upcasts
+from memtrace.whatif.precision_change import PrecisionChange, runs
 
 FLOAT16_BYTES = 2
 CONVOLUTION = "aten::mkldnn_convolution"
 _BACKWARD = "aten::convolution_backward"
 
 
-def unfold_convolutions(requests: Requests, calls: Calls, changes: Upcasts) -> None:
-    """Adds the unfolded inputs to the changes, and takes the reordered copies away.
-
-    Args:
-        requests: as recorded, in float32.
-    """
+def unfold_convolutions(change: PrecisionChange) -> None:
+    """Adds the unfolded inputs, and takes the reordered copies away."""
+    requests, calls = change.requests, change.calls
     filters = _filters(requests)
     chosen = calls.operator.are({CONVOLUTION, _BACKWARD}) & calls.module.are(filters)
     rows = np.flatnonzero(chosen)
-    _, first = np.unique(calls.root[rows], return_index=True)
     unfolded: dict[str, int] = {}
-    for call in np.split(rows, np.sort(first)[1:]) if len(rows) else []:
+    for call in runs(calls.root[rows], rows):
         module = calls.module.text(call[0])
-        channels, filter_elements = filters[module]
-        forward = calls.operator.text(call[0]) == CONVOLUTION
-        kept = call[requests.free[call].argmax()] if forward else call[-1]
-        if forward:
-            changes.gone[call[call != kept]] = True
-            elements = int(requests.size_bytes[kept]) // (4 * channels) * filter_elements
+        if calls.operator.text(call[0]) == CONVOLUTION:
+            kept = int(call[requests.free[call].argmax()])
+            change.gone[call[call != kept]] = True
+            channels, filter_elements = filters[module]
+            elements = change.size(kept) // (4 * channels) * filter_elements
             unfolded[module] = elements * FLOAT16_BYTES
-            begin = before(requests.start[kept])
+            begin = float(before(requests.start[kept]))
         else:
-            # Gradients of the weight and the bias outlive the call, and so does the input's.
-            following = min(int(kept) + 1, len(requests) - 1)
-            changes.gone[call[requests.free[call] < requests.start[following]]] = True
-            begin = requests.start[kept]
-        size = unfolded.get(module, 0)
-        changes.add(int(kept), size, float(begin), float(after(requests.start[kept])))
+            # What outlives the call are gradients: of the weight, the bias and the input.
+            kept = int(call[-1])
+            change.gone[call[requests.free[call] < change.passes.next_start(kept)]] = True
+            begin = change.start(kept)
+        end = float(after(requests.start[kept]))
+        change.add(kept, unfolded.get(module, 0), begin, end)
 
 
 def _filters(requests: Requests) -> dict[str, tuple[int, int]]:

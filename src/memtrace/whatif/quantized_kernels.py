@@ -145,6 +145,9 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "fp8-weight-only": Scheme(
         "torchao", 8, 0,
-        {"cpu": Kernel(4, _FP8_WEIGHT_ONLY, verified=True), "cuda": Kernel(4, _FP8_WEIGHT_ONLY)},
+        {
+            "cpu": Kernel(4, _FP8_WEIGHT_ONLY, verified=True),
+            "cuda": Kernel(4, _FP8_WEIGHT_ONLY, verified=True),
+        },
     ),
 }  # fmt: skip

@@ -182,33 +182,39 @@ def _spread(chosen: Flags, values: Flags) -> Flags:
     return found
 
 
+def _called(calls: Calls, operators: frozenset[str]) -> Flags:
+    """Rows of these operators of which it is known in which call."""
+    found: Flags = calls.operator.are(operators) & (calls.call != NONE)
+    return found
+
+
 def _indices(requests: Requests, calls: Calls) -> Flags:
-    chosen = calls.operator.are(WITH_INDICES)
+    chosen = _called(calls, WITH_INDICES)
     largest = _largest_of_call(requests, calls, chosen)
     _, call, several = np.unique(calls.call[chosen], return_inverse=True, return_counts=True)
     return _spread(chosen, (requests.size_bytes[chosen] == largest) & (several[call] > 1))
 
 
 def _masks(requests: Requests, calls: Calls) -> Flags:
-    chosen = calls.operator.are(_DROPOUT)
+    chosen = _called(calls, _DROPOUT)
     largest = _largest_of_call(requests, calls, chosen)
     return _spread(chosen, requests.size_bytes[chosen] * 4 == largest)
 
 
 def _sums_of_attention(calls: Calls) -> Flags:
-    chosen = calls.operator.are(_ATTENTION)
+    chosen = _called(calls, _ATTENTION)
     first = _first_of_call(calls, chosen)
     return _spread(chosen, ~first)
 
 
 def _statistics(requests: Requests, calls: Calls) -> Flags:
-    chosen = calls.operator.are(_NORMS)
+    chosen = _called(calls, _NORMS)
     largest = _largest_of_call(requests, calls, chosen)
     return _spread(chosen, requests.size_bytes[chosen] < largest)
 
 
 def _workspaces(calls: Calls) -> Flags:
-    chosen = calls.operator.are(_PRODUCTS)
+    chosen = _called(calls, _PRODUCTS)
     return _spread(chosen, ~_first_of_call(calls, chosen))
 
 
