@@ -30,6 +30,7 @@ COMMANDS: dict[str, list[str]] = {
     "leaks": ["leaks"],
     "fragmentation": ["fragmentation"],
     "oom": ["oom"],
+    "replay": ["replay"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
     "attribute": ["attribute"],

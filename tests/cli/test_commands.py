@@ -54,7 +54,7 @@ def test_every_command_file_is_registered() -> None:
     files = {f"memtrace.cli.{file.stem}" for file in folder.glob("*.py")}
     shared = {
         f"memtrace.cli.{name}"
-        for name in ("__init__", "destination", "main", "options", "registry")
+        for name in ("__init__", "destination", "main", "options", "registry", "what_if_options")
     }
     assert files - shared == {spec.module for spec in COMMANDS}
 
