@@ -10,6 +10,8 @@ std::vector<BlockIndex> CachingAllocator::seed_ranges(std::span<const HeldRange>
   std::vector<BlockIndex> tails;
   size_t at = 0;
   for (const HeldRange& range : ranges) {
+    if (range.size_bytes == 0)
+      continue;
     const auto pool = static_cast<uint16_t>(2 * range.pool + (range.small ? 0 : 1));
     BlockIndex last = kNoBlock;
     uint32_t reservation = kNoReservation;

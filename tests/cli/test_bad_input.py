@@ -31,6 +31,7 @@ COMMANDS: dict[str, list[str]] = {
     "fragmentation": ["fragmentation"],
     "oom": ["oom"],
     "fit": ["fit"],
+    "replay": ["replay"],
     "export": ["export", "--to", "perfetto", "-o", "made.pf"],
     "recover": ["recover"],
     "attribute": ["attribute"],

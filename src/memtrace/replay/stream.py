@@ -25,6 +25,8 @@ _FIRST = np.array(
     [name not in ("free_requested", "free_completed") for name in _core.REQUEST_KINDS]
 )
 DEFAULT_POOL = "default"
+# More than any device has, and little enough that no sum of sizes overflows.
+_MOST_BYTES = 1 << 50
 
 Numbers = npt.NDArray[Any]
 
@@ -75,7 +77,7 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
     stream = integers(rows, "stream", missing=0).astype(np.uint64)
     pools = _PoolNumbers()
     pool = pools.of_column(rows["pool"])
-    size = requests.size_bytes.astype(np.uint64)
+    size = np.clip(requests.size_bytes, 0, _MOST_BYTES).astype(np.uint64)
     address = integers(rows, "address", missing=0).astype(np.uint64)
     nothing = np.zeros(len(marks), np.uint64)
     parts = [
@@ -121,7 +123,10 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
                 np.uint32,
             ),
             size_bytes=column(
-                "size", np.array([f.asked_bytes for f in failed], np.uint64), nothing, np.uint64
+                "size",
+                np.array([min(max(f.asked_bytes, 0), _MOST_BYTES) for f in failed], np.uint64),
+                nothing,
+                np.uint64,
             ),
             stream=np.searchsorted(known, handles).astype(np.uint16),
             pool=column(

@@ -76,9 +76,11 @@ class Sweep:
 
     @property
     def saved_bytes(self) -> int:
-        """By how much less is reserved with the best setting; 0: nothing is better."""
+        """How much less is reserved with the best setting; 0: none is better, or the own fail."""
         best = self.best
-        return 0 if best is None else self.own.reserved_bytes - best.reserved_bytes
+        if best is None or not self.own.completes:
+            return 0
+        return self.own.reserved_bytes - best.reserved_bytes
 
 
 def sweep(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memtrace.analyse.counters import MEASURES
@@ -133,8 +133,7 @@ def _end(found: Replay) -> Iterator[Line]:
     )
     retries = sorted({run.retries for run in found.runs})
     if retries != [0]:
-        times = " to ".join(f"{number:,}" for number in retries)
-        yield Line(f"  the device was full {times} times, and cached memory went back to it")
+        yield Line(f"  the device was full {_times(retries)}, and cached memory went back to it")
     yield from _failures(found, run)
 
 
@@ -158,6 +157,11 @@ def _failures(found: Replay, run: Run) -> Iterator[Line]:
             f"the first of {failed_text(found.requests, passed)}; it is freed at once here",
             GOOD,
         )
+
+
+def _times(numbers: Sequence[int]) -> str:
+    """How often, by all predictions: "once", "3 to 4 times"."""
+    return "once" if [*numbers] == [1] else " to ".join(f"{one:,}" for one in numbers) + " times"
 
 
 def _sweep(found: Sweep) -> Iterator[Block]:
@@ -210,7 +214,7 @@ def _least(found: LeastCapacity) -> Iterator[Line]:
     run = high.run
     if run.retries:
         yield Line(
-            f"  there the device is full {run.retries:,} times, and cached memory goes back to it"
+            f"  there the device is full {_times([run.retries])}, and cached memory goes back to it"
         )
     if high.fails is not None:
         yield Line(f"  with 1 MiB less it fails at {failed_text(found.requests, high.fails)}")
