@@ -86,6 +86,7 @@ def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) ->
     forward = forward_of(runs)
     given = (let_go >= 0) & (requests.start < begins[let_go]) & ~inside
     given &= ~flags_of(requests.rows, "phase", lambda word: word == "backward")
+    rows = np.flatnonzero(given)
     held = Before(requests, inside)
     found = []
     for number, run in enumerate(runs):
@@ -95,7 +96,7 @@ def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) ->
         saved = let_go[call.rows] == number
         ended = float(requests.free[call.rows[saved]].max()) if saved.any() else run.begin
         # What it was given is kept to do it again, until the last that it saved has gone.
-        kept = given & ((let_go == number) | (let_go == forward[number]))
+        kept = rows[(let_go[rows] == number) | (let_go[rows] == forward[number])]
         free[kept] = np.maximum(free[kept], ended)
         free[call.rows[saved]] = call.leave
         given_on = call.rows[(requests.free[call.rows] >= call.end) & ~saved]
