@@ -7,14 +7,15 @@ operator that saves the last (early stop).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from memtrace.analyse.counters import Flags, Int64s
+from memtrace.analyse.counters import Flags, Int64s, integers
 from memtrace.replay.requests import Places, Requests
 from memtrace.whatif.change import Change
-from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of
+from memtrace.whatif.modules import choose_modules, flags_of, named, rows_of, workspaces
 from memtrace.whatif.runs import Before, Run, Timeline, forward_of, run_at
 
 #: Of the CPU's generator, kept for the forward that is done again: torch.get_rng_state().
@@ -41,6 +42,7 @@ def apply(requests: Requests, text: str) -> Change:
             free=np.concatenate([repeat.free for repeat in chosen]),
             category=category,
         )
+    changed = _with_workspaces(changed, requests, repeats)
     assumptions = (
         (
             f"what {which} saves is freed as its forward ends, not before, and done again for its "
@@ -54,15 +56,46 @@ def apply(requests: Requests, text: str) -> Change:
     return Change(changed, f"{which} checkpointed", assumptions)
 
 
+def _with_workspaces(changed: Requests, requests: Requests, repeats: Sequence[_Repeat]) -> Requests:
+    """With workspaces that the backward's thread has not asked for, as the forward's has.
+
+    torch keeps them by thread. On the CPU there are none.
+    """
+    rows = np.flatnonzero(workspaces(requests))
+    threads = integers(requests.rows, "thread_id", missing=-1)
+    known = {(int(threads[row]), int(requests.size_bytes[row])) for row in rows}
+    operators = requests.rows.column("operator").take(rows).to_pylist()
+    for repeat in sorted(repeats, key=lambda repeat: float(repeat.start.min(initial=np.inf))):
+        used = set(requests.rows.column("operator").take(repeat.like).to_pylist())
+        for row, operator in zip(rows.tolist(), operators, strict=True):
+            size_bytes = int(requests.size_bytes[row])
+            if operator not in used or (repeat.thread, size_bytes) in known:
+                continue
+            known.add((repeat.thread, size_bytes))
+            changed = changed.added(
+                np.array([row]),
+                size_bytes=np.array([size_bytes]),
+                start=repeat.start[:1],
+                free=requests.free[row : row + 1],
+            )
+    return changed
+
+
 @dataclass(frozen=True)
 class _Repeat:
-    """What a forward that is done again asks for; `saved`: held for the backward."""
+    """What a forward that is done again asks for.
+
+    Attributes:
+        saved: which of it is held for the backward.
+        thread: of the backward.
+    """
 
     like: Int64s
     size_bytes: Int64s
     start: Places
     free: Places
     saved: Flags
+    thread: int
 
     def only(self, saved: bool) -> _Repeat:
         chosen = self.saved == saved
@@ -72,6 +105,7 @@ class _Repeat:
             self.start[chosen],
             self.free[chosen],
             self.saved[chosen],
+            self.thread,
         )
 
 
@@ -86,6 +120,7 @@ def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) ->
     forward = forward_of(runs)
     given = (let_go >= 0) & (requests.start < begins[let_go]) & ~inside
     given &= ~flags_of(requests.rows, "phase", lambda word: word == "backward")
+    rows = np.flatnonzero(given)
     held = Before(requests, inside)
     found = []
     for number, run in enumerate(runs):
@@ -95,7 +130,7 @@ def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) ->
         saved = let_go[call.rows] == number
         ended = float(requests.free[call.rows[saved]].max()) if saved.any() else run.begin
         # What it was given is kept to do it again, until the last that it saved has gone.
-        kept = given & ((let_go == number) | (let_go == forward[number]))
+        kept = rows[(let_go[rows] == number) | (let_go[rows] == forward[number])]
         free[kept] = np.maximum(free[kept], ended)
         free[call.rows[saved]] = call.leave
         given_on = call.rows[(requests.free[call.rows] >= call.end) & ~saved]
@@ -107,12 +142,13 @@ def _repeats(requests: Requests, timeline: Timeline, path: str, free: Places) ->
         gave = held.last(call, int(requests.size_bytes[given_on[-1]]))
         if gave is not None:
             free[gave] = max(free[gave], ended)
-        found.append(_again(requests, call, saved, run.entry, ended))
+        found.append(_again(requests, call, saved, run, ended))
     return found
 
 
-def _again(requests: Requests, call: Run, saved: Flags, end: float, ended: float) -> _Repeat:
-    """A forward done again, all of it right before a place."""
+def _again(requests: Requests, call: Run, saved: Flags, backward: Run, ended: float) -> _Repeat:
+    """A forward done again, all of it right before its backward."""
+    end = backward.entry
     begin, length = end - 0.2, 0.19
     rows = call.rows[: int(np.flatnonzero(saved)[-1]) + 1] if saved.any() else call.rows[:0]
     saved = saved[: len(rows)]
@@ -130,4 +166,5 @@ def _again(requests: Requests, call: Run, saved: Flags, end: float, ended: float
         start = np.append([call.entry, begin], start)
         free = np.append([ended, end - 0.005], free)
         saved = np.append([True, False], saved)
-    return _Repeat(like, size_bytes, start, free, saved)
+    thread = requests.rows.column("thread_id")[int(backward.rows[0])].as_py()
+    return _Repeat(like, size_bytes, start, free, saved, -1 if thread is None else thread)

@@ -29,13 +29,22 @@ def flags_of(table: pa.Table, column: str, holds: Callable[[str | None], bool]) 
 
 
 def rows_of(requests: Requests, path: str) -> Flags:
-    """What was allocated by a module or one inside it, for it, or for its backward."""
+    """What was allocated by a module or one inside it, for it, or for its backward.
+
+    A workspace that torch keeps for cuBLAS is no module's: whoever is first to need it asks for it.
+    """
     inside = path + "."
-    return flags_of(
+    found = flags_of(
         requests.rows,
         "module",
         lambda word: word is not None and (word == path or word.startswith(inside)),
     )
+    return found & ~workspaces(requests)
+
+
+def workspaces(requests: Requests) -> Flags:
+    """What torch keeps for cuBLAS and the like."""
+    return flags_of(requests.rows, "category", lambda word: word == "workspace")
 
 
 def choose_modules(requests: Requests, text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s, integers
 from memtrace.replay.requests import Places, Requests, before
-from memtrace.whatif.modules import flags_of
+from memtrace.whatif.modules import flags_of, workspaces
 
 _NO_STEP = -1
 #: So far back is looked for what a run was given.
@@ -66,7 +66,8 @@ class Timeline:
         self._at[self._order] = np.arange(len(self._order))
         nameless = flags_of(requests.rows, "module", lambda word: word is None)
         # What autograd adds up between requests of a module is of no module.
-        self._between = nameless & (self._phase == _BACKWARD)
+        self._workspaces = workspaces(requests)
+        self._between = (nameless & (self._phase == _BACKWARD)) | self._workspaces
         known = np.flatnonzero(self._phase != _OTHER)
         known = known[np.argsort(requests.start[known], kind="stable")]
         changes = (np.diff(self._phase[known]) != 0) | (np.diff(self._step[known]) != 0)
@@ -87,7 +88,7 @@ class Timeline:
         lasts = np.concatenate([firsts[1:], [len(rows)]]) - 1
         found = [
             Run(
-                rows=self._order[self._at[first] : self._at[last] + 1],
+                rows=self._rows(first, last),
                 step=int(self._step[first]),
                 backward=bool(self._phase[first] == _BACKWARD),
                 begin=float(self._start[first]),
@@ -98,6 +99,10 @@ class Timeline:
             )
         ]
         return tuple(sorted(found, key=lambda run: run.begin))
+
+    def _rows(self, first: int, last: int) -> Int64s:
+        rows = self._order[self._at[first] : self._at[last] + 1]
+        return rows[~self._workspaces[rows]]
 
     def _ends(self, rows: Int64s) -> Places:
         """The place of the next request of the thread, or of the next phase or step on any."""

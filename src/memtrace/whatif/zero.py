@@ -224,7 +224,7 @@ def _gather_weights(
         for row, size_bytes in zip(unit.weights, requests.size_bytes[unit.weights], strict=True):
             more.append(_Extra(int(row), int(size_bytes), start, gone, "gathered weights"))
 
-    passes = backwards(requests)
+    passes, begins = backwards(requests), _begins(requests)
     for group in ordered:
         for at, (path, run) in enumerate(group):
             last = at + 1 == len(group)
@@ -236,7 +236,7 @@ def _gather_weights(
             gather(path, begin, copied, run.end + _GONE, run.begin + _COPIED)
         first, step = group[0][1].begin, group[0][1].step
         if "" in units and not group[0][1].backward:
-            begin = _begin_of(requests, step, first)
+            begin = begins.get(step, first)
             ends = [end for start, end in passes if start >= group[-1][1].begin]
             gather(
                 "", begin + _GATHERED, first + _NEXT_COPIED,
@@ -244,7 +244,9 @@ def _gather_weights(
             )  # fmt: skip
 
 
-def _begin_of(requests: Requests, step: int, before: float) -> float:
-    """The place of the first request of a model's call."""
-    start = requests.start[integers(requests.rows, "step", missing=-1) == step]
-    return float(start.min()) if len(start) else before
+def _begins(requests: Requests) -> dict[int, float]:
+    """The place of the first request of each call of a model."""
+    steps = integers(requests.rows, "step", missing=-1)
+    order = np.argsort(requests.start, kind="stable")
+    numbers, first = np.unique(steps[order], return_index=True)
+    return dict(zip(numbers.tolist(), requests.start[order[first]].tolist(), strict=True))
