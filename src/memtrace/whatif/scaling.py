@@ -155,14 +155,15 @@ class Scaling:
         rows = paired.rows
         keys = np.stack([paired.fit, paired.call, self.recorded.size_bytes[rows]], axis=1)
         distinct, which = np.unique(keys, axis=0, return_inverse=True)
-        known: dict[tuple[int, Shape, Shape, int], Estimate] = {}
+        known: dict[tuple[object, ...], Estimate] = {}
         values = np.empty((len(distinct), 4), np.int64)
         for i, (number, call, size_bytes) in enumerate(distinct.tolist()):
             recorded, target = self.calls.shapes[call], targets[call]
-            key = (number, recorded, target, size_bytes)
+            law = paired.fits[number]
+            # A law's size is that of the target, wherever it was recorded.
+            key = (number, target, *(() if law.laws else (recorded, size_bytes)))
             found = known.get(key)
             if found is None:
-                law = paired.fits[number]
                 found = law.at(target, recorded=recorded, size_bytes=size_bytes)
                 known[key] = found
             values[i] = (found.size_bytes, found.low_bytes, found.high_bytes, found.evidence)
