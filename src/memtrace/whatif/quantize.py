@@ -16,7 +16,7 @@ from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.calls import NONE, Calls
 from memtrace.whatif.change import Change
-from memtrace.whatif.quantized_kernels import RESULT, SCHEMES, Kernel, Scheme, Temporary
+from memtrace.whatif.quantized_kernels import FEW_ROWS, RESULT, SCHEMES, Kernel, Scheme, Temporary
 
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear"})
 _PRODUCTS = frozenset({"aten::addmm", "aten::mm", "aten::bmm", "aten::_addmm_activation"})
@@ -190,7 +190,7 @@ def _run(
             "row": number,
         }
         for one in kernel.temporaries:
-            if _is_made(one, weight, first):
+            if _is_made(one, weight, first) and (number <= FEW_ROWS or not one.few_rows):
                 each = one.element_bytes or weight.element_bytes
                 start, free = (
                     float(requests.start[row]) + (step - RESULT) * _STEP

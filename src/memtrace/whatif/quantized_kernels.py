@@ -18,6 +18,8 @@ Elements = Literal["weight", "packed", "input", "output", "row"]
 #: In place of the bytes of an element: as many as an activation's has.
 ACTIVATION = 0
 RESULT = 30
+#: _int_mm of CUDA takes more rows than these; torchao then multiplies in float32.
+FEW_ROWS = 16
 #: Steps that come after the result: all of them lie before the next event.
 LAST = 39
 
@@ -28,6 +30,7 @@ class Temporary:
     born, dies: steps.
     bias: only of layers with one (True), or without (False); None: of both.
     first_call: only of a layer's first call.
+    few_rows: only where M is at most FEW_ROWS.
     """
 
     elements: Elements
@@ -36,6 +39,7 @@ class Temporary:
     dies: int
     bias: bool | None = None
     first_call: bool = False
+    few_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ _INT8_DYNAMIC_CPU = (
 )  # fmt: skip
 _INT8_DYNAMIC_CUDA = (
     *_QUANTIZE_INPUT,
-    Temporary("weight", 1, 14, 16),  # _int_mm of CUDA takes them by columns
+    Temporary("weight", 1, 14, 17),  # _int_mm of CUDA takes them by columns
+    Temporary("weight", 4, 15, 16, few_rows=True),
     Temporary("output", 4, 15, 24),
     Temporary("output", ACTIVATION, 21, RESULT + 4),
 )
