@@ -96,6 +96,26 @@ def test_a_head_that_shares_the_embeddings_weight_is_a_packed_copy_more(tmp_path
     assert any("shared with an embedding" in line for line in change.assumptions)
 
 
+def test_on_cuda_the_workspace_of_products_with_a_bias_goes_with_them(tmp_path: Path) -> None:
+    for other in (False, True):
+        builder = TraceBuilder(tmp_path / f"{other}.memtrace")
+        process = builder.process()
+        weight = process.alloc("cuda:0", 4 * OUTPUTS * INPUTS)
+        process.name(weight, "fc.weight", kind="weight", shape=[OUTPUTS, INPUTS], dtype="float32")
+        inside = {"module": "fc", "module_class": "Linear", "operator": "aten::addmm"}
+        with process.call("aten::addmm") as call:
+            process.alloc("cuda:0", 4 * ROWS * OUTPUTS, operator_call_id=call, **inside)
+            for size_bytes in (8 << 20, 1 << 20):
+                kept = {"operator_call_id": call, "category": "workspace"}
+                process.alloc("cuda:0", size_bytes, **inside, **kept)
+        if other:
+            process.alloc("cuda:0", 512, operator="aten::addmm", module="h", module_class="Conv1D")
+        requests = read_requests(memtrace.open(builder.write()), device="cuda:0")
+        changed, _ = apply_all(requests, {"quantize": ("int8-weight-only",)})
+        assert changed.size_bytes.tolist().count(8 << 20) == 1
+        assert changed.size_bytes.tolist().count(1 << 20) == other
+
+
 def test_a_layer_without_a_product_of_its_own_is_packed_and_told_of(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "t.memtrace")
     process = builder.process()

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from memtrace.analyse.counters import Int64s, integers
+from memtrace.analyse.counters import Flags, Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.change import Change
 from memtrace.whatif.operator_calls import NONE, Calls
-from memtrace.whatif.quantized_kernels import RESULT, SCHEMES, Kernel, Scheme, Temporary
+from memtrace.whatif.quantized_kernels import FEW_ROWS, RESULT, SCHEMES, Kernel, Scheme, Temporary
 
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear"})
 _PRODUCTS = frozenset({"aten::addmm", "aten::mm", "aten::bmm", "aten::_addmm_activation"})
@@ -84,10 +84,13 @@ def apply(requests: Requests, text: str) -> Change:
         raise MemtraceError(f"--quantize {text}: no weight of an nn.Linear is known in this trace")
     kernel = scheme.kernels["cpu" if requests.on_cpu else "cuda"]
     size, kept = _packed(requests, weights, shared, scheme, kernel)
-    temporaries, called = _run(requests, calls, weights, kernel)
-    changed = kept.to(requests.resized(size))
+    temporaries, called = _run(requests, calls, weights, scheme, kernel)
+    changed = temporaries.to(kept.to(requests.resized(size)), "temporary")
+    unused = np.zeros(len(changed), np.bool_)
+    if not kernel.adds_bias:
+        unused[: len(requests)] = _workspaces_of_biases(requests, calls, weights)
     return Change(
-        requests=temporaries.to(changed, "temporary"),
+        requests=changed.chosen(~unused),
         what=f"weights as {text} ({scheme.library})",
         assumptions=_assumptions(requests, weights, shared, called, scheme, kernel),
     )
@@ -165,7 +168,7 @@ def _packed(
 
 
 def _run(
-    requests: Requests, calls: Calls, weights: Sequence[_Weight], kernel: Kernel
+    requests: Requests, calls: Calls, weights: Sequence[_Weight], scheme: Scheme, kernel: Kernel
 ) -> tuple[_Added, set[str]]:
     """What the kernel allocates in each call of each layer; and the layers that are called."""
     by_module = {weight.module: weight for weight in weights}
@@ -181,12 +184,13 @@ def _run(
             continue
         elements = {
             "weight": weight.outputs * weight.inputs,
+            "packed": scheme.packed_bytes(weight.outputs, weight.inputs),
             "input": number * weight.inputs,
             "output": number * weight.outputs,
             "row": number,
         }
         for one in kernel.temporaries:
-            if _is_made(one, weight, first):
+            if _is_made(one, weight, first) and (number <= FEW_ROWS or not one.few_rows):
                 each = one.element_bytes or weight.element_bytes
                 start, free = (
                     float(requests.start[row]) + (step - RESULT) * _STEP
@@ -194,6 +198,17 @@ def _run(
                 )
                 added.add(row, elements[one.elements] * each, start, free)
     return added, called
+
+
+def _workspaces_of_biases(requests: Requests, calls: Calls, weights: Sequence[_Weight]) -> Flags:
+    """cuBLASLt's workspace for products with a bias, where these layers alone had any."""
+    products = calls.operator.are({"aten::addmm"})
+    if requests.on_cpu or not calls.module.are({one.module for one in weights})[products].all():
+        return np.zeros(len(requests), np.bool_)
+    kept = equals(requests.rows, "category", "workspace")
+    largest = requests.size_bytes[kept].max(initial=0)
+    found: Flags = kept & products & (requests.size_bytes < largest)
+    return found
 
 
 def _is_made(one: Temporary, weight: _Weight, first: bool) -> bool:

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-#: weight: N * K; input: M * K; output: M * N; row: M.
-Elements = Literal["weight", "input", "output", "row"]
+#: weight: N * K; packed: its bytes as packed; input: M * K; output: M * N; row: M.
+Elements = Literal["weight", "packed", "input", "output", "row"]
 
 #: In place of the bytes of an element: as many as an activation's has.
 ACTIVATION = 0
 RESULT = 30
+#: _int_mm of CUDA takes more rows than these; torchao then multiplies in float32.
+FEW_ROWS = 16
 #: Steps that come after the result: all of them lie before the next event.
 LAST = 39
 
@@ -28,6 +30,7 @@ class Temporary:
     born, dies: steps.
     bias: only of layers with one (True), or without (False); None: of both.
     first_call: only of a layer's first call.
+    few_rows: only where M is at most FEW_ROWS.
     """
 
     elements: Elements
@@ -36,6 +39,7 @@ class Temporary:
     dies: int
     bias: bool | None = None
     first_call: bool = False
+    few_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,15 @@ class Kernel:
     scale_bytes: of one scale, with its zero point; besides `activation_scales`, each as large as
         an activation's element.
     verified: held against runs on this kind of device.
+    adds_bias: in the product, as nn.Linear does; else after it, and cuBLAS then needs no workspace
+        for that.
     """
 
     scale_bytes: float
     temporaries: tuple[Temporary, ...] = ()
     activation_scales: int = 0
     verified: bool = False
+    adds_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ _INT8_DYNAMIC_CPU = (
 )  # fmt: skip
 _INT8_DYNAMIC_CUDA = (
     *_QUANTIZE_INPUT,
-    Temporary("weight", 1, 14, 16),  # _int_mm of CUDA takes them by columns
+    Temporary("weight", 1, 14, 17),  # _int_mm of CUDA takes them by columns
+    Temporary("weight", 4, 15, 16, few_rows=True),
     Temporary("output", 4, 15, 24),
     Temporary("output", ACTIVATION, 21, RESULT + 4),
 )
@@ -110,7 +118,8 @@ _FP8_WEIGHT_ONLY = (
 )
 _NF4_CPU = (
     Temporary("weight", 4, 1, 5, first_call=True), Temporary("weight", 1, 2, 6, first_call=True),
-    Temporary("weight", 1, 3, 7, first_call=True),
+    Temporary("weight", 1, 3, 7, first_call=True), Temporary("packed", 1, 4, 6, first_call=True),
+    Temporary("packed", 1, 5, 8, first_call=True),
     Temporary("input", 2, 10, RESULT + 2), Temporary("output", 2, 11, RESULT + 1),
 )  # fmt: skip
 
@@ -138,7 +147,9 @@ SCHEMES: dict[str, Scheme] = {
         "bitsandbytes", 4, 64,
         {
             "cpu": Kernel(2, _NF4_CPU, verified=True),
-            "cuda": Kernel(1 + 4 / 256, (Temporary("weight", ACTIVATION, 1, RESULT + 1),)),
+            "cuda": Kernel(
+                1 + 4 / 256, (Temporary("weight", ACTIVATION, 1, RESULT + 1),), adds_bias=True
+            ),
         },
         note="on a CPU the kernel of bfloat16, to which the weights are packed in the first call;"
         " on CUDA scales that are quantised in turn",
