@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import memtrace
 import simcuda
 from exact.recording import PROGRAMS, constants, program_names
+from memtrace.errors import MemtraceError
 from memtrace.replay.conf import AllocatorConf, parse_conf
 from memtrace.replay.device import recorded_device
 from memtrace.replay.engine import Replayer, Run, verify
@@ -146,9 +147,13 @@ def with_settings(program: str, source: list[Requests], folder: Path) -> Iterato
     """Each of CONFS."""
     for text in CONFS:
         conf: AllocatorConf = parse_conf(text)
+        try:
+            runs = [Replayer(requests).both(conf) for requests in source]
+        except MemtraceError:  # what the program sets itself is refused with it
+            continue
         real = record(program, folder, conf=text)
-        for requests in source:
-            yield from compare(requests, text, Replayer(requests).both(conf), real, program)
+        for requests, found in zip(source, runs, strict=True):
+            yield from compare(requests, text, found, real, program)
 
 
 def with_less(program: str, source: list[Requests], folder: Path) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from memtrace.errors import MemtraceError
 from memtrace.replay.conf import AllocatorConf, parse_conf
 from memtrace.replay.device import Device
 from memtrace.replay.engine import Replayer, Run, verify
@@ -55,7 +56,7 @@ class Sweep:
 
     Attributes:
         own: the recording's own settings.
-        tried: CONFS, in that order.
+        tried: CONFS, in that order, without those that torch refuses beside the program's own.
     """
 
     requests: Requests
@@ -76,7 +77,7 @@ class Sweep:
 
     @property
     def saved_bytes(self) -> int:
-        """By how much less is reserved with the best setting; 0: none is better, or the own fail."""
+        """By how much less is reserved with the best setting; 0: none is, or the own fail."""
         best = self.best
         if best is None or not self.own.completes:
             return 0
@@ -97,14 +98,18 @@ def sweep(
     """
     replayer = Replayer(requests, device=device)
 
-    def attempt(text: str | None) -> Tried:
+    def attempt(text: str | None) -> Tried | None:
         conf = None if text is None else parse_conf(text)
-        return Tried(conf, replayer.both(conf, memory_fraction=memory_fraction))
+        try:
+            return Tried(conf, replayer.both(conf, memory_fraction=memory_fraction))
+        except MemtraceError:  # what the program sets itself does not go with it
+            return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
         own, *tried = pool.map(attempt, [None, *confs])
+    assert own is not None
     if device is None and memory_fraction is None and not requests.changed:
         verification = verify(requests)
         if verification.divergence is None:
             own = Tried(None, (verification.run,))
-    return Sweep(requests, replayer.device, own, tuple(tried))
+    return Sweep(requests, replayer.device, own, tuple(one for one in tried if one is not None))
