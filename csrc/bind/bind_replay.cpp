@@ -67,6 +67,7 @@ class ReplayRequests {
     if (const std::string reason = replay::defect(requests_); !reason.empty())
       throw py::value_error(reason);
   }
+  ~ReplayRequests() = default;
   ReplayRequests(const ReplayRequests&) = delete;
   ReplayRequests& operator=(const ReplayRequests&) = delete;
 

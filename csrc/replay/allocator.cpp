@@ -1,13 +1,14 @@
 #include "replay/allocator.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace memtrace::replay {
 
-CachingAllocator::CachingAllocator(const AllocatorSettings& settings, const Driver& driver,
+CachingAllocator::CachingAllocator(const AllocatorSettings& settings, Driver driver,
                                    uint64_t total_bytes, uint16_t streams, uint16_t pools)
-    : settings_(settings), driver_(driver), total_bytes_(total_bytes), pools_(size_t{2} * pools),
-      uses_(pools) {
+    : settings_(settings), driver_(std::move(driver)), total_bytes_(total_bytes),
+      pools_(size_t{2} * pools), uses_(pools) {
   for (size_t i = 0; i < pools_.size(); ++i) {
     pools_[i].small = i % 2 == 0;
     pools_[i].free.resize(streams);

@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 namespace memtrace::replay {
@@ -66,21 +66,21 @@ struct HeldBlock {
 class CachingAllocator {
  public:
   // `total_bytes` of the device: what fractions are of, and what a reservation's extent follows.
-  CachingAllocator(const AllocatorSettings& settings, const Driver& driver, uint64_t total_bytes,
+  CachingAllocator(const AllocatorSettings& settings, Driver driver, uint64_t total_bytes,
                    uint16_t streams, uint16_t pools);
 
   // The block, or kNoBlock when the allocation failed. `pool`: 0 is the default one.
   BlockIndex malloc(uint64_t size_bytes, uint16_t stream, uint16_t pool, uint32_t allocation);
   // Both do nothing for a block that is no longer the allocation's.
-  void free_requested(BlockIndex block, uint32_t allocation);
-  void free_completed(BlockIndex block, uint32_t allocation);
+  void free_requested(BlockIndex index, uint32_t allocation);
+  void free_completed(BlockIndex index, uint32_t allocation);
 
   void set_settings(const AllocatorSettings& settings) { settings_ = settings; }
   void set_memory_fraction(double fraction);
   void empty_cache() { release_cached(); }
   // While a capture, or the use of a memory pool, is under way.
   void begin_capture() { ++captures_; }
-  void end_capture() { captures_ -= captures_ > 0; }
+  void end_capture() { captures_ -= captures_ > 0 ? 1 : 0; }
   void ref_pool(uint16_t pool);
   void unref_pool(uint16_t pool);
   // A MemPool has died: its use ends, and if nobody else uses it, its cached memory goes back.
@@ -105,9 +105,10 @@ class CachingAllocator {
   const Driver& driver() const { return driver_; }
 
   // For tests: every chain of neighbours adds up, and lists hold what is free. Empty: it does.
-  std::string inconsistency() const;
+  std::string_view inconsistency() const;
 
  private:
+  friend class Seeder;
   struct Pool {
     std::vector<OrderedBlocks> free, unmapped; // by stream
     int64_t searches = 0;                      // counted while garbage collection is armed
@@ -133,7 +134,7 @@ class CachingAllocator {
   void complete_all(std::optional<uint16_t> pool);
   void raise_reserved(uint64_t bytes);
   bool collects() const { return allowed_bytes_ && settings_.garbage_collection_threshold > 0; }
-  bool whole(const Block& block) const {
+  static bool whole(const Block& block) {
     return block.previous == kNoBlock && block.next == kNoBlock;
   }
   BlockIndex best_fit(uint16_t pool, uint16_t stream, uint64_t bytes);
@@ -153,6 +154,9 @@ class CachingAllocator {
   void release_cached();
   bool release_oversize(uint16_t pool, uint16_t stream, uint64_t rounded_bytes);
   void collect_garbage();
+
+  // consistency.cpp
+  static std::string_view discord(const Block& block, const Block& next);
 
   // seed.cpp
   std::vector<BlockIndex> seed_ranges(std::span<const HeldRange> ranges,

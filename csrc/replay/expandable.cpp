@@ -103,7 +103,7 @@ bool CachingAllocator::map(BlockIndex index, uint64_t bytes) {
   merge(index, block.previous);
   merge(index, block.next);
   put_free(index);
-  segments_ += reservation.mapped_bytes == 0;
+  segments_ += reservation.mapped_bytes == 0 ? 1 : 0;
   reservation.mapped_bytes += bytes;
   raise_reserved(bytes);
   driver_.tell(asked);
@@ -145,7 +145,7 @@ void CachingAllocator::unmap(BlockIndex index) {
   put_unmapped(index);
   const SegmentEvent given{SegmentAction::unmap, block.stream, first, last - first};
   reservations_[number].mapped_bytes -= given.size_bytes;
-  segments_ -= reservations_[number].mapped_bytes == 0;
+  segments_ -= reservations_[number].mapped_bytes == 0 ? 1 : 0;
   bytes_.reserved -= given.size_bytes;
   driver_.tell(given);
   if (whole(block)) {

@@ -75,7 +75,7 @@ bool CachingAllocator::release_oversize(uint16_t pool, uint16_t stream, uint64_t
 // Age is the number of searches in the pool since the block became free.
 void CachingAllocator::collect_garbage() {
   const auto limit = static_cast<uint64_t>(settings_.garbage_collection_threshold *
-                                           static_cast<double>(*allowed_bytes_));
+                                           static_cast<double>(allowed_bytes_.value_or(0)));
   if (bytes_.reserved <= limit)
     return;
   const uint64_t wanted = bytes_.reserved - limit;

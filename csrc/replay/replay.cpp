@@ -154,7 +154,7 @@ class Replayer {
       const uint64_t retries = allocator_.retries();
       const size_t pending = allocator_.pending();
       const BlockIndex block = allocate(at);
-      out_.early_waits += allocator_.retries() > retries && pending > 0;
+      out_.early_waits += allocator_.retries() > retries && pending > 0 ? 1 : 0;
       settle(at, block);
       break;
     }
@@ -229,36 +229,44 @@ class Replayer {
 
 } // namespace
 
+namespace {
+
+// Below what the detail of such a request must be.
+size_t details(const Requests& requests, RequestKind kind) {
+  if (kind <= RequestKind::failed_malloc)
+    return requests.allocations;
+  if (kind == RequestKind::memory_fraction)
+    return requests.fractions.size();
+  return kind == RequestKind::settings ? requests.settings.size() : SIZE_MAX;
+}
+
+} // namespace
+
 const char* defect(const Requests& requests) {
   const size_t size = requests.size();
-  if (requests.detail.size() != size || requests.size_bytes.size() != size ||
-      requests.stream.size() != size || requests.pool.size() != size ||
-      (!requests.address.empty() && requests.address.size() != size))
+  const auto fits = [&](size_t stream, size_t pool) {
+    return stream < requests.streams && pool < requests.pools;
+  };
+  for (const size_t length : {requests.detail.size(), requests.size_bytes.size(),
+                              requests.stream.size(), requests.pool.size()})
+    if (length != size)
+      return "columns of requests differ in length";
+  if (!requests.address.empty() && requests.address.size() != size)
     return "columns of requests differ in length";
   for (size_t at = 0; at < size; ++at) {
     if (requests.kind[at] >= kRequestKinds)
       return "a request of no known kind";
-    if (requests.stream[at] >= requests.streams || requests.pool[at] >= requests.pools)
-      return "a stream or a pool out of range";
-    const RequestKind kind = requests.kind_at(at);
-    const bool has_allocation = kind <= RequestKind::failed_malloc;
-    const size_t most = has_allocation                         ? requests.allocations
-                        : kind == RequestKind::memory_fraction ? requests.fractions.size()
-                        : kind == RequestKind::settings        ? requests.settings.size()
-                                                               : SIZE_MAX;
-    if (requests.detail[at] >= most)
-      return "a detail of a request out of range";
+    if (!fits(requests.stream[at], requests.pool[at]) ||
+        requests.detail[at] >= details(requests, requests.kind_at(at)))
+      return "a stream, a pool or a detail of a request out of range";
   }
-  for (const HeldRange& range : requests.ranges)
-    if (range.stream >= requests.streams || range.pool >= requests.pools)
-      return "a stream or a pool of a held range out of range";
-  for (const HeldBlock& block : requests.blocks)
-    if (block.allocation >= requests.allocations)
-      return "an allocation of a held block out of range";
-  for (const SegmentEvent& event : requests.segment_events)
-    if (event.stream >= requests.streams)
-      return "a stream of a segment event out of range";
-  return "";
+  const bool held =
+      std::ranges::all_of(requests.ranges,
+                          [&](const HeldRange& one) { return fits(one.stream, one.pool); }) &&
+      std::ranges::all_of(requests.blocks, [&](const HeldBlock& one) {
+        return one.allocation < requests.allocations;
+      });
+  return held ? "" : "a stream, a pool or an allocation of what was held out of range";
 }
 
 Outcome replay(const Requests& requests, const Options& options) {

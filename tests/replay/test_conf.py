@@ -138,3 +138,11 @@ def test_torch_reads_and_refuses_the_same() -> None:
         }, text
     refused = dict(zip(REFUSED, found[len(READ) :], strict=True))
     assert {text for text, torchs in refused.items() if torchs is not None} == set()
+
+
+def test_a_call_of_the_programs_that_torch_would_refuse_is_told() -> None:
+    first = parse_conf("large_segment_size_mb:64")
+    with pytest.raises(MemtraceError, match="the program then sets 'max_split_size_mb:32' itself"):
+        first.changed_by(parse_conf("max_split_size_mb:32"))
+    both = parse_conf("large_segment_size_mb:20,max_split_size_mb:32")
+    assert first.changed_by(both).max_split_bytes == 32 * MIB

@@ -53,6 +53,9 @@ class AllocatorConf:
     def changed_by(self, call: AllocatorConf) -> AllocatorConf:
         """After torch.cuda.memory._set_allocator_settings: what that does not name and torch does
         not reset stays as it was.
+
+        Raises:
+            MemtraceError: torch refuses the call.
         """
         persist = {
             "expandable_segments": "expandable_segments",
@@ -60,7 +63,13 @@ class AllocatorConf:
             "max_non_split_rounding_mb": "max_non_split_rounding_bytes",
         }
         kept = {name: getattr(self, name) for key, name in persist.items() if key not in call.named}
-        return replace(call, **kept)
+        after = replace(call, **kept)
+        if (after.max_split_bytes or after.large_segment_bytes) < after.large_segment_bytes:
+            raise _wrong(
+                self.text,
+                f"the program then sets {call.text!r} itself, which torch refuses with it",
+            )
+        return after
 
     def settings_text(self) -> str:
         """As the text of a `settings` mark (hook/cuda.py), which the native side reads."""
