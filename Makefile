@@ -111,7 +111,8 @@ format:
 	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet memray
+	$(PIP) memray
+	$(PIP) --no-deps torchao==0.18.0 bitsandbytes==0.50.2
 	$(BIN)/python benchmarks/record/whole_program.py
 	$(BIN)/python benchmarks/record/event_instructions.py
 	$(BIN)/python benchmarks/record/stack_walk.py
@@ -122,11 +123,17 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/analyse/reading.py
 	$(BIN)/python benchmarks/export/perfetto.py
 	$(BIN)/python benchmarks/page/large_page.py
+	$(BIN)/python benchmarks/replay/speed.py
+	$(BIN)/python benchmarks/fit/held_cases.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
-bench-cuda-sim: $(CUDA_VENV)/.installed
+bench-cuda-sim: $(CUDA_VENV)/.installed $(VENV)/.installed
+	$(CUDA_PIP) --no-deps torchao==0.18.0
 	$(CUDA_BIN)/python benchmarks/record/cuda_history.py
 	$(CUDA_BIN)/python benchmarks/exact/first_divergence.py
+	$(CUDA_BIN)/python benchmarks/replay/predictions.py
+	$(BIN)/python benchmarks/fit/held_cases.py --device cuda --python $(CUDA_BIN)/python
+	$(CUDA_BIN)/python benchmarks/fit/cpu_as_gpu.py
 
 # RIVALS="--mosaic DIR --flamegraph FILE": how to get these, the benchmark says.
 bench-rivals: $(VENV)/.installed

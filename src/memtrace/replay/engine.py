@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from memtrace.analyse.counters import MEASURES, equals, integers
+from memtrace.analyse.counters import MEASURES, equals, highest, integers
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.errors import MemtraceError
@@ -139,6 +139,7 @@ class Replay:
         conf: the settings; None: the recording's own, as they changed in it.
         runs: with addresses that rise and that fall; one, where it is the verified recording.
         verification: of the recording itself; None: the requests were changed.
+        recorded: the recording's own peaks, by measure, in bytes.
         caveats: where this is not exact, and why; one line each.
     """
 
@@ -147,6 +148,7 @@ class Replay:
     device: Device
     runs: tuple[Run, ...]
     verification: Verification | None
+    recorded: dict[str, int] = field(default_factory=dict)
     caveats: tuple[str, ...] = field(default=())
 
     @property
@@ -273,8 +275,14 @@ def replay(
         replayer = Replayer(requests, device=device)
         device = replayer.device
         runs = replayer.both(conf, memory_fraction=memory_fraction)
-    found = Replay(requests, conf, device, runs, verification)
+    found = Replay(requests, conf, device, runs, verification, _recorded_peaks(requests))
     return replace(found, caveats=tuple(caveats_of(found)))
+
+
+def _recorded_peaks(requests: Requests) -> dict[str, int]:
+    key, device = requests.process.key, requests.device
+    peaks = ((of, highest(requests.trace, process=key, device=device, of=of)) for of in MEASURES)
+    return {of: peak.total_bytes for of, peak in peaks if peak is not None}
 
 
 def verify(requests: Requests, *, device: Device | None = None) -> Verification:

@@ -95,13 +95,6 @@ def _verified(found: Replay) -> Iterator[Line]:
     )
 
 
-def _recorded(found: Replay, of: str) -> int | None:
-    verification = found.verification
-    if verification is None or verification.divergence is not None:
-        return None
-    return verification.run.peaks[of].total_bytes
-
-
 def _peaks(found: Replay) -> Grid:
     columns = [Column("Peak of"), Column("Recorded", right=True)]
     if not found.as_recorded:
@@ -109,7 +102,7 @@ def _peaks(found: Replay) -> Grid:
     rows = []
     for of in MEASURES:
         low, high = (peak.total_bytes for peak in found.peak(of))
-        recorded = _recorded(found, of)
+        recorded = found.recorded.get(of)
         row = [of, "" if recorded is None else size(recorded)]
         if not found.as_recorded:
             row += [bytes_text(low, high), "" if recorded is None else _change(recorded, high)]

@@ -58,15 +58,11 @@ def replay_document(answer: Answer) -> dict[str, Any]:
 
 def _peak(found: Replay, of: str) -> dict[str, Any]:
     low, high = found.peak(of)
-    verification = found.verification
-    whole = verification is not None and verification.divergence is None
     return {
         "low_bytes": low.total_bytes,
         "high_bytes": high.total_bytes,
         "place": high.place,
-        "recorded_bytes": verification.run.peaks[of].total_bytes
-        if verification is not None and whole
-        else None,
+        "recorded_bytes": found.recorded.get(of),
     }
 
 

@@ -42,7 +42,8 @@ def curve_lines(curve: Curve) -> list[str]:
     if line is None:
         return ["fewer than two runs ended well: no line"]
     of = "allocated" if curve.device == "cpu" else "reserved"
-    words = f"{of}: {size(round(line.fixed_bytes))} + {size(round(line.each_bytes))} per {item}"
+    fixed, each = size(round(line.fixed_bytes)), size(round(line.each_bytes))
+    words = f"{of} in calls: {fixed} + {each} per {item}"
     if line.squared_bytes:
         words += f" + {size(round(line.squared_bytes))} per {item} squared"
     off = f"off by {line.residual:.2%} at most over {line.points} runs"
