@@ -46,7 +46,7 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   OperatorCall& call = touch_call(state);
   if (stack != 0)
     call.stack = stack; // operators are C++: the same as when the call began, but for callbacks
-  if (call.context & ~kRecordsGraph)
+  if (call.context_place != 0)
     begin_context(state, call, recording);
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
@@ -61,7 +61,7 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   event.op_name = call.owner;
   event.top_name = call.top;
   event.order = facts.order;
-  event.context = call.context;
+  event.context = state.context_of(call) | (call.records_graph ? kRecordsGraph : 0);
   state.log->publish({state.thread, facts.pool, facts.device, facts.action});
 }
 

@@ -24,6 +24,14 @@ bool is_a(PyObject* object, PyTypeObject* type) noexcept {
   return type != nullptr && PyObject_TypeCheck(object, type);
 }
 
+// False: neither a container nor of a class made in Python, as torch's, the caches' and the
+// program's own are.
+bool may_hold_tensors(PyObject* object) noexcept {
+  constexpr unsigned long kFlags = Py_TPFLAGS_HEAPTYPE | Py_TPFLAGS_TUPLE_SUBCLASS |
+                                   Py_TPFLAGS_LIST_SUBCLASS | Py_TPFLAGS_DICT_SUBCLASS;
+  return (Py_TYPE(object)->tp_flags & kFlags) != 0;
+}
+
 PyTypeObject* class_in(PyObject* modules, const Key& module, const Key& name) noexcept {
   PyObject* home = module.in(modules);
   if (!home || !PyModule_Check(home))
@@ -145,7 +153,8 @@ void CallTensors::read_result(PyObject* result, const CallTensors& given) {
 }
 
 void CallTensors::object(PyObject* object, unsigned depth) {
-  if (!object || object == Py_None || depth > kMostDepth || ++visits_ > kMostVisits)
+  if (!object || object == Py_None || depth > kMostDepth || ++visits_ > kMostVisits ||
+      !may_hold_tensors(object))
     return;
   if (is_a(object, classes_->tensor))
     return tensor(object, depth);
@@ -203,9 +212,11 @@ void CallTensors::dict(PyObject* dict, unsigned depth) {
 }
 
 void CallTensors::attributes(PyObject* object, unsigned depth) {
-  PyObject* const dict = ++objects_ <= kMostObjects ? dict_of(object) : nullptr;
-  PyObject *key = nullptr, *value = nullptr;
-  for (Py_ssize_t at = 0; dict && visits_ <= kMostVisits && PyDict_Next(dict, &at, &key, &value);) {
+  if (++objects_ > kMostObjects)
+    return;
+  Attributes attributes(object);
+  for (PyObject *key = nullptr, *value = nullptr;
+       visits_ <= kMostVisits && attributes.next(key, value);) {
     Name name(*this);
     name.field(text_of(key));
     this->object(value, depth);
@@ -220,15 +231,18 @@ void CallTensors::cache(PyObject* cache, unsigned depth) {
       return;
     caches_.push_back(cache);
   }
-  PyObject* const dict = ++objects_ <= kMostObjects ? dict_of(cache) : nullptr;
+  if (++objects_ > kMostObjects)
+    return;
   const bool around = std::exchange(in_cache_, true);
-  PyObject *key = nullptr, *value = nullptr;
-  for (Py_ssize_t at = 0; dict && PyDict_Next(dict, &at, &key, &value);)
+  Attributes attributes(cache);
+  for (PyObject *key = nullptr, *value = nullptr; attributes.next(key, value);)
     cache_part(key, value, depth);
   in_cache_ = around;
 }
 
 void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
+  if (!may_hold_tensors(value))
+    return;
   // Nothing else that it refers to (a model's configuration) is part of it.
   const bool is_list = PyList_Check(value);
   if (!is_list && !is_a(value, classes_->tensor) && !PyTuple_Check(value) && !PyDict_Check(value) &&
@@ -285,10 +299,10 @@ void CallTensors::tensor(PyObject* object, unsigned depth) {
   PyErr_Clear();
   if (local && is_a(local.get(), classes_->tensor) && depth <= kMostDepth)
     return this->tensor(local.get(), depth + 1);
-  PyObject* const dict = dict_of(object);
   const size_t before = found_.size();
-  PyObject *key = nullptr, *value = nullptr;
-  for (Py_ssize_t at = 0; dict && depth <= kMostDepth && PyDict_Next(dict, &at, &key, &value);)
+  Attributes attributes(object);
+  for (PyObject *key = nullptr, *value = nullptr;
+       depth <= kMostDepth && attributes.next(key, value);)
     if (is_a(value, classes_->tensor) && ++visits_ <= kMostVisits)
       this->tensor(value, depth + 1);
   if (found_.size() != before)
@@ -356,7 +370,7 @@ PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {
   if (!is_a(module, classes.module))
     return module;
   static const Key modules("_modules"), original("_orig_mod");
-  PyObject* const inner = original.in(modules.in(dict_of(module)));
+  PyObject* const inner = original.in(modules.of(module));
   return inner && is_a(inner, classes.module) ? inner : module;
 }
 

@@ -39,8 +39,9 @@ void record_alloc(void* address, size_t size_bytes) noexcept {
   write_event(scope, {ticks_after(), reinterpret_cast<uint64_t>(address), size_bytes, 0, 0, kHost,
                       kCpu, Action::alloc});
   // An operator asks when it ends; where none are recorded, this is where no lock is held.
-  if (scope.state().depth == 0 && scope.recording().stacks) [[unlikely]]
-    request_root_scan(*scope.recording().stacks);
+  const StackTable* stacks = scope.recording().stacks;
+  if (scope.state().depth == 0 && stacks && stacks->has_new_roots()) [[unlikely]]
+    request_root_scan();
 }
 
 void record_free(void* address) noexcept {

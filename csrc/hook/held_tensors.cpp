@@ -116,16 +116,17 @@ void hold(const at::Tensor& tensor, std::string_view name, bool has_own_name) {
       {WeakTensor(tensor.getIntrusivePtr()), std::string(name), has_own_name, 0, {}, {}});
 }
 
-// A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves.
-at::Tensor local_tensor(const at::Tensor& tensor) {
+// A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves: undefined.
+// They are not copied: a further reference to a tensor of Python's costs as much as all the rest.
+at::Tensor shard_of(const at::Tensor& tensor) {
   if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
-    return tensor;
+    return {};
   const OwnedObject wrapper(THPVariable_Wrap(tensor));
   static const Key name("_local_tensor");
   const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name.text()) : nullptr);
   PyErr_Clear();
   if (!local || !THPVariable_Check(local.get()))
-    return tensor;
+    return {};
   return THPVariable_Unpack(local.get());
 }
 
@@ -141,10 +142,10 @@ void write_if_new(const HookScope& scope, Written& written, const at::Tensor& te
                   const char* kind) {
   const c10::StorageImpl* storage = storage_of(tensor);
   if (storage && written.renew(storage, tensor))
-    TensorWriter(scope).write(*tensor.unsafeGetTensorImpl(), name, intern(scope, kind));
+    write_tensor(scope, *tensor.unsafeGetTensorImpl(), name, intern(scope, kind));
 }
 
-// `local` as local_tensor() gives it.
+// `local`: its shard's, if it has shards.
 void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Tensor& local) {
   if (parameter.gradient_name == 0)
     parameter.gradient_name = intern(scope, "grad of " + parameter.name);
@@ -157,7 +158,8 @@ void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Te
 }
 
 struct Gradient {
-  at::Tensor parameter, gradient;
+  WeakTensor parameter;
+  at::Tensor gradient;
 };
 
 // Takes references alone: other threads may wait for it.
@@ -166,19 +168,20 @@ std::vector<Gradient> held_gradients() {
   if (g_held)
     for (const Parameter& parameter : g_held->parameters)
       if (const auto impl = parameter.tensor.lock(); impl && impl->grad().defined())
-        found.push_back({at::Tensor(impl), impl->grad()});
+        found.push_back({parameter.tensor, impl->grad()});
   return found;
 }
 
 void look_at_all(std::vector<Gradient> gradients) {
   // Python may collect here, and run code of the program's.
   for (Gradient& each : gradients)
-    each.gradient = local_tensor(each.gradient);
+    if (at::Tensor shard = shard_of(each.gradient); shard.defined())
+      each.gradient = std::move(shard);
   const HookScope scope;
   if (!scope)
     return;
-  for (const auto& [tensor, gradient] : gradients) {
-    auto [at, end] = held().places.equal_range(tensor.unsafeGetTensorImpl());
+  for (const auto& [parameter, gradient] : gradients) {
+    auto [at, end] = held().places.equal_range(parameter._unsafe_get_target());
     for (; at != end; ++at)
       look_at_gradient(scope, held().parameters[at->second], gradient);
   }
@@ -250,8 +253,11 @@ struct StateOf {
   }
 
   void visit(PyObject* key, PyObject* value, int nesting) const {
-    if (THPVariable_Check(value))
-      return tensor(key, local_tensor(THPVariable_Unpack(value)));
+    if (THPVariable_Check(value)) {
+      const at::Tensor& whole = THPVariable_Unpack(value);
+      const at::Tensor shard = shard_of(whole);
+      return tensor(key, shard.defined() ? shard : whole);
+    }
     if (nesting == kMostNesting)
       return;
     if (PyDict_Check(value)) {
@@ -273,9 +279,11 @@ struct StateOf {
       return;
     const StorageKey place{storage, tensor.unsafeGetTensorImpl()->storage_offset()};
     Written& written = held().states[place];
-    if (written.renew(place.storage, tensor))
-      TensorWriter(scope).write(*tensor.unsafeGetTensorImpl(), intern(scope, name(key)),
-                                intern(scope, "optimizer_state"));
+    if (!written.renew(place.storage, tensor))
+      return;
+    const at::Tensor alive(tensor.getIntrusivePtr()); // a key's __str__ may be the program's
+    write_tensor(scope, *alive.unsafeGetTensorImpl(), intern(scope, name(key)),
+                 intern(scope, "optimizer_state"));
   }
 };
 
@@ -328,7 +336,7 @@ void look_at_optimizer(PyObject* param_groups) noexcept {
     std::vector<Gradient> gradients;
     each_parameter(param_groups, [&](const at::Tensor& tensor, auto...) {
       if (const at::Tensor& gradient = tensor.unsafeGetTensorImpl()->grad(); gradient.defined())
-        gradients.push_back({tensor, gradient});
+        gradients.push_back({WeakTensor(tensor.getIntrusivePtr()), gradient});
     });
     look_at_all(std::move(gradients));
   });

@@ -21,10 +21,9 @@ class Walk {
     static const Key parameters("_parameters"), buffers("_buffers"), modules("_modules");
     if (depth > kMostDepth || ++modules_ > kMostModules)
       return;
-    PyObject* const dict = dict_of(module);
-    tensors(parameters.in(dict));
-    tensors(buffers.in(dict));
-    PyObject* const children = modules.in(dict);
+    tensors(parameters.of(module));
+    tensors(buffers.of(module));
+    PyObject* const children = modules.of(module);
     PyObject *key = nullptr, *child = nullptr;
     for (Py_ssize_t at = 0;
          children && PyDict_Check(children) && PyDict_Next(children, &at, &key, &child);)

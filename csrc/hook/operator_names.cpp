@@ -3,6 +3,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <pthread.h>
@@ -36,9 +37,8 @@ bool is_factory(std::string_view name) noexcept {
   return std::ranges::find(kFactories, name) != std::end(kFactories);
 }
 
-OptimizerScope optimizer_scope(at::RecordScope scope, std::string_view name) noexcept {
-  if (scope != at::RecordScope::USER_SCOPE)
-    return OptimizerScope::none;
+// Of a scope of the user's.
+OptimizerScope optimizer_scope(std::string_view name) noexcept {
   if (name.starts_with(kOptimizerStep))
     return OptimizerScope::step;
   return name.starts_with(kZeroGrad) ? OptimizerScope::zero_grad : OptimizerScope::none;
@@ -60,6 +60,18 @@ const char* keep_text(const char* name) {
   if (g_kept->size() >= kMostKeptNames)
     return nullptr;
   return g_kept->emplace(name, std::make_unique<std::string>(name)).first->second->c_str();
+}
+
+NameSet& set_of_text(ThreadState& state, std::string_view name) noexcept {
+  constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
+  uint64_t hash = name.size();
+  for (size_t at = 0; at < name.size(); at += sizeof hash) {
+    uint64_t word = 0;
+    std::memcpy(&word, name.data() + at, std::min(sizeof word, name.size() - at));
+    hash = (hash ^ word) * kSpread;
+    hash ^= hash >> 32;
+  }
+  return state.texts[hash * kSpread >> (64 - ThreadState::kNameSetBits)];
 }
 
 class DeregistrationCount final : public c10::OpRegistrationListener {
@@ -89,35 +101,42 @@ void prepare_operator_names() {
 
 // Into the first place of its set; the others move on, and the last one is forgotten. A name that
 // is not kept goes into the thread's spare slot, until the next one.
-[[gnu::noinline]] const NameSlot& learn_name(ThreadState& state, NameSet& set,
-                                             const at::RecordFunction& function,
-                                             Recording& recording) noexcept {
-  const char* name = function.name();
-  const size_t size = std::strlen(name);
-  const char* text = nullptr;
-  uint32_t generation = 0;
+[[gnu::noinline]] const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer,
+                                               const at::RecordFunction& function,
+                                               Recording& recording) noexcept {
+  const std::string_view name = function.name();
+  NameSlot learnt{};
+  NameSet* set = nullptr;
   try {
-    text = keep_text(name);
     // Read first: what is deregistered meanwhile makes this one old at once.
-    const uint32_t now = g_schema_generation.load(std::memory_order_relaxed);
-    if (text && function.operator_name())
-      generation = now;
+    const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
+    if (function.operator_name()) {
+      learnt.pointer = name.data();
+      learnt.schema_generation = generation;
+      set = &by_pointer;
+    } else {
+      NameSet& by_text = set_of_text(state, name);
+      for (const NameSlot& slot : by_text)
+        if (slot.text && name == slot.text) [[likely]]
+          return slot;
+      learnt.text = keep_text(function.name());
+      set = learnt.text ? &by_text : nullptr;
+    }
   } catch (...) {
     recording.lose(Loss::text_no_space);
   }
-  auto* const old = std::ranges::find(set, name, &NameSlot::pointer);
-  if (text) // an older text of the same pointer gives way, else the last
-    std::rotate(std::begin(set), old == std::end(set) ? std::end(set) - 1 : old,
-                old == std::end(set) ? std::end(set) : old + 1);
-  NameSlot& slot = text ? set[0] : state.spare_name;
-  slot = {name,
-          text,
-          recording.api.intern(recording.api.recorder, name, size),
-          generation,
-          is_factory({name, size}),
-          generation != 0,
-          optimizer_scope(function.scope(), {name, size})};
-  return slot;
+  learnt.id = recording.api.intern(recording.api.recorder, name.data(), name.size());
+  learnt.factory = is_factory(name);
+  learnt.optimizer = optimizer_scope(name);
+  if (!set)
+    return state.spare_name = learnt;
+  // An older one of the same pointer gives way, else the last.
+  auto* old =
+      learnt.pointer ? std::ranges::find(*set, learnt.pointer, &NameSlot::pointer) : std::end(*set);
+  if (old == std::end(*set))
+    --old;
+  std::rotate(std::begin(*set), old, old + 1);
+  return (*set)[0] = learnt;
 }
 
 } // namespace memtrace

@@ -2,8 +2,9 @@
 //
 // Each thread has a cache by pointer (ThreadState::names). The name of an operator with a schema
 // lies in torch's dispatcher and stays until the operator is deregistered, which the dispatcher
-// tells: until then the pointer is enough. Any other name may come back at the same place with
-// another text, so its text is compared as well, which costs twice as much.
+// tells: until then the pointer is enough. Any other name (a node of autograd makes its own at each
+// run) may come back at the same place with another text: it is found by its text alone
+// (ThreadState::texts), which costs some hundred instructions.
 #pragma once
 
 #include "hook/thread_state.h"
@@ -12,7 +13,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 
 namespace memtrace {
 
@@ -22,9 +22,9 @@ inline std::atomic<uint32_t> g_schema_generation{1};
 // Once, before the first name is asked for. Under the GIL.
 void prepare_operator_names();
 
-// A name that the cache does not know, or not any more.
-const NameSlot& learn_name(ThreadState& state, NameSet& set, const at::RecordFunction& function,
-                           Recording& recording) noexcept;
+// A name that has no schema, or that the cache by pointer does not know, or not any more.
+const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer,
+                             const at::RecordFunction& function, Recording& recording) noexcept;
 
 inline const NameSlot& name_of(ThreadState& state, const at::RecordFunction& function,
                                Recording& recording) noexcept {
@@ -34,10 +34,9 @@ inline const NameSlot& name_of(ThreadState& state, const at::RecordFunction& fun
   NameSet& set = state.names[hash >> (64 - ThreadState::kNameSetBits)];
   const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
   for (const NameSlot& slot : set)
-    if (slot.pointer == name &&
-        (slot.schema_generation == generation || std::strcmp(slot.text, name) == 0)) [[likely]]
+    if (slot.pointer == name && slot.schema_generation == generation) [[likely]]
       return slot;
-  return learn_name(state, set, function, recording);
+  return name_by_text(state, set, function, recording);
 }
 
 } // namespace memtrace

@@ -63,24 +63,24 @@ bool start_call(const at::RecordFunction& function) noexcept {
   if (state.calls[state.depth].function <= address) [[unlikely]]
     drop_stale(state, address); // a nested call lies lower on the C stack
   const NameSlot& name = name_of(state, function, scope.recording());
-  const OperatorCall& parent = state.calls[state.depth];
-  OperatorCall& call = state.calls[++state.depth];
+  OperatorCall& parent = state.calls[state.depth++];
+  OperatorCall& call = *(&parent + 1); // sooner than by its own number
   const at::RecordScope kind = function.scope();
   const bool user = kind == at::RecordScope::USER_SCOPE;
   call.function = address;
   call.sequence_number = function.seqNr();
-  call.forward_thread = function.forwardThreadId();
+  call.forward_thread = static_cast<uint32_t>(function.forwardThreadId());
   call.call = ++state.last_call;
   call.name = name.id;
   call.owner = (user || (name.factory && parent.owner != 0)) ? parent.owner : name.id;
   call.top = (parent.top != 0 || user) ? parent.top : name.id;
   call.stack = 0;
   call.nodes_below = 0;
-  call.context = parent.context | (call.sequence_number >= 0 ? kRecordsGraph : 0);
   call.context_place = parent.context_place;
   call.kind = ContextKind::none;
   call.scope = static_cast<uint8_t>(kind);
-  call.has_schema = name.has_schema;
+  call.records_graph = parent.records_graph || call.sequence_number >= 0;
+  call.has_schema = name.schema_generation != 0;
   call.touched = false;
   call.context_is_written = false;
   call.start_ticks = ticks_before();
@@ -108,7 +108,9 @@ bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
   OperatorCall& call = state.calls[state.depth];
   if (call.function != address_of(function)) // another recording has begun
     return OptimizerScope::none;
-  const OptimizerScope optimizer = name_of(state, function, scope.recording()).optimizer;
+  const OptimizerScope optimizer = is_scope(call, at::RecordScope::USER_SCOPE)
+                                       ? name_of(state, function, scope.recording()).optimizer
+                                       : OptimizerScope::none;
   if (is_scope(call, at::RecordScope::BACKWARD_FUNCTION)) {
     call.kind = ContextKind::node;
     call.graph_task = torch::autograd::get_current_graph_task_id();
@@ -119,10 +121,8 @@ bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
   } else {
     return optimizer;
   }
-  call.context = call.call & ~kRecordsGraph;
-  call.context_place = state.depth;
-  if (call.sequence_number >= 0 && call.kind != ContextKind::node)
-    call.context |= kRecordsGraph;
+  call.context_place = static_cast<uint8_t>(state.depth);
+  call.records_graph = call.sequence_number >= 0 && call.kind != ContextKind::node;
   if (call.kind == ContextKind::node && call.graph_task != state.graph_task)
     begin_backward(scope, call.graph_task, call.forward_thread);
   if (call.kind == ContextKind::optimizer)
@@ -134,7 +134,7 @@ bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
 
 void write_span(ThreadState& state, const Recording& recording, const OperatorCall& call,
                 uint32_t parent_call, uint32_t nodes) noexcept {
-  if (call.context & ~kRecordsGraph)
+  if (call.context_place != 0)
     begin_context(state, call, recording);
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
@@ -150,7 +150,7 @@ void write_span(ThreadState& state, const Recording& recording, const OperatorCa
   span.stack = call.stack;
   span.scope = call.scope;
   span.nodes = static_cast<uint16_t>(std::min<uint32_t>(nodes, UINT16_MAX));
-  span.context = call.context & ~kRecordsGraph;
+  span.context = state.context_of(call);
   state.log->publish({state.thread, 0, kCpu, Action::operator_span});
 }
 
@@ -180,6 +180,26 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
   return false;
 }
 
+// A call in which memory changed, or that made `nodes` nodes of its own.
+[[gnu::noinline]] void record_call(const HookScope& scope, OperatorCall& call, uint32_t nodes) {
+  ThreadState& state = scope.state();
+  OperatorCall& parent = *(&call - 1);
+  const Recording& recording = scope.recording();
+  if (nodes != 0)
+    take_stack(recording, call);
+  if (call.touched) {
+    parent.touched = true;
+    // A user's scope is Python code: what was allocated in it has no one place.
+    if (parent.stack == 0 && !is_scope(parent, at::RecordScope::USER_SCOPE))
+      parent.stack = call.stack;
+  }
+  write_span(state, recording, call, parent.call, nodes);
+  // No allocator lock is held here: the moment for what is not hot.
+  flush_full_window(state, recording);
+  if (recording.stacks && recording.stacks->has_new_roots()) [[unlikely]]
+    request_root_scan();
+}
+
 // What the call was: of it that is a context itself.
 ContextKind end_call(const at::RecordFunction& function) noexcept {
   const HookScope scope;
@@ -191,7 +211,7 @@ ContextKind end_call(const at::RecordFunction& function) noexcept {
       [[unlikely]]
     return ContextKind::none;
   OperatorCall& call = state.calls[state.depth--];
-  OperatorCall& parent = state.calls[state.depth];
+  OperatorCall& parent = *(&call - 1);
   if (call.call == 0) // began before this recording
     return ContextKind::none;
   const uint32_t nodes = nodes_made(call);
@@ -199,22 +219,8 @@ ContextKind end_call(const at::RecordFunction& function) noexcept {
   parent.nodes_below += nodes;
   if (call.kind == ContextKind::node)
     state.ended_node = {call.sequence_number, call.forward_thread, parent.call, call.graph_task};
-  if (!call.touched && !owns_nodes)
-    return call.kind;
-  if (owns_nodes)
-    take_stack(scope.recording(), call);
-  if (call.touched) {
-    parent.touched = true;
-    // A user's scope is Python code: what was allocated in it has no one place.
-    if (parent.stack == 0 && !is_scope(parent, at::RecordScope::USER_SCOPE))
-      parent.stack = call.stack;
-  }
-  const Recording& recording = scope.recording();
-  write_span(state, recording, call, parent.call, owns_nodes ? nodes : 0);
-  // No allocator lock is held here: the moment for what is not hot.
-  flush_full_window(state, recording);
-  if (recording.stacks)
-    request_root_scan(*recording.stacks);
+  if (call.touched || owns_nodes)
+    record_call(scope, call, owns_nodes ? nodes : 0);
   return call.kind;
 }
 

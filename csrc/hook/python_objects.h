@@ -1,7 +1,7 @@
 // Looking into objects of the program without running its code. Under the GIL; all borrowed.
 #pragma once
 
-#include <Python.h>
+#include "hook/instance_attributes.h"
 
 namespace memtrace {
 
@@ -18,16 +18,14 @@ class Key {
       PyErr_Clear();
     return found;
   }
+  // The object's own attribute of this name, or null.
+  PyObject* of(PyObject* object) const noexcept {
+    return text_ ? Attributes(object).find(text_) : nullptr;
+  }
   PyObject* text() const noexcept { return text_; }
 
  private:
   PyObject* text_;
 };
-
-// An object's instance dictionary, or null.
-inline PyObject* dict_of(PyObject* object) noexcept {
-  PyObject** dict = _PyObject_GetDictPtr(object);
-  return dict && *dict && PyDict_Check(*dict) ? *dict : nullptr;
-}
 
 } // namespace memtrace

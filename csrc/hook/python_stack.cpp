@@ -54,7 +54,6 @@ struct StackTable::Tables {
   size_t prune_instances_at = 4096;
   std::vector<uint32_t> innermost; // module by stack id
   std::vector<uint32_t> new_roots;
-  std::atomic<bool> has_new_roots{false};
   // Of the stack in hand.
   std::vector<StackFrame> frames;
   std::vector<Origin> origins;
@@ -149,7 +148,6 @@ void StackTable::Tables::read(const RawFrame* innermost) {
   if (outermost && !outermost->root && !frame) {
     outermost->root = true;
     new_roots.push_back(outermost->id);
-    has_new_roots.store(true, std::memory_order_relaxed);
   }
 }
 
@@ -218,6 +216,8 @@ uint32_t StackTable::first_sight(const void* innermost, StackHash hash) noexcept
       return id;
     Tables& tables = *tables_;
     tables.read(static_cast<const RawFrame*>(innermost));
+    if (!tables.new_roots.empty())
+      has_new_roots_.store(true, std::memory_order_relaxed);
     tables.drop_runner();
     if (tables.frames.empty())
       return 0;
@@ -249,13 +249,9 @@ uint32_t StackTable::innermost_module(uint32_t stack) noexcept {
   return stack < tables_->innermost.size() ? tables_->innermost[stack] : 0;
 }
 
-bool StackTable::has_new_roots() const noexcept {
-  return tables_->has_new_roots.load(std::memory_order_relaxed);
-}
-
 std::vector<uint32_t> StackTable::take_new_roots() {
   const std::lock_guard lock(g_first_sight);
-  tables_->has_new_roots.store(false, std::memory_order_relaxed);
+  has_new_roots_.store(false, std::memory_order_relaxed);
   return std::exchange(tables_->new_roots, {});
 }
 

@@ -11,6 +11,7 @@
 //   - a table is never destroyed: threads may still be in take() after a recording has stopped.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -57,7 +58,7 @@ class StackTable {
   // Modules seen outermost in some stack since the last call. Any thread, no GIL needed.
   std::vector<uint32_t> take_new_roots();
   // True when take_new_roots() has something: one relaxed load, to poll from a hot place.
-  bool has_new_roots() const noexcept;
+  bool has_new_roots() const noexcept { return has_new_roots_.load(std::memory_order_relaxed); }
 
   // Under the GIL. A new reference to the module behind an id, nullptr (no exception set) when it
   // has died. Safe: its death is watched, and a module in the middle of dying has no references
@@ -75,6 +76,7 @@ class StackTable {
   uint32_t first_sight(const void* innermost, StackHash hash) noexcept;
 
   StackCache stacks_;
+  std::atomic<bool> has_new_roots_{false};
   TextSink& sink_;
   std::unique_ptr<Tables> tables_;
 };

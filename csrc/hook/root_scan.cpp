@@ -1,7 +1,6 @@
 #include "hook/root_scan.h"
 
 #include "hook/own_call.h"
-#include "hook/python_stack.h"
 
 #include <atomic>
 
@@ -30,8 +29,8 @@ void set_root_callback(PyObject* callback) {
   Py_XDECREF(old);
 }
 
-void request_root_scan(const StackTable& stacks) noexcept {
-  if (!stacks.has_new_roots() || g_pending.load(std::memory_order_relaxed) || !g_wanted.load())
+void request_root_scan() noexcept {
+  if (g_pending.load(std::memory_order_relaxed) || !g_wanted.load())
     return;
   if (g_pending.exchange(true))
     return;

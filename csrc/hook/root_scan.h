@@ -10,14 +10,11 @@
 
 namespace memtrace {
 
-class StackTable;
-
 // Under the GIL. `callback` is called without arguments; null: none. See own_call.h for what it
 // raises.
 void set_root_callback(PyObject* callback);
-// From a hook, where no allocator lock is held; without the GIL. One relaxed load when there is
-// nothing new.
-void request_root_scan(const StackTable& stacks) noexcept;
+// From a hook, where no allocator lock is held; without the GIL. When StackTable::has_new_roots().
+void request_root_scan() noexcept;
 // In a forked child: a call that was pending in the parent is not pending here.
 void forget_root_scan() noexcept;
 

@@ -5,11 +5,14 @@
 
 #include <ATen/core/grad_mode.h>
 #include <algorithm>
+#include <array>
 #include <c10/core/TensorImpl.h>
 #include <cstring>
 #include <string>
 #include <string_view>
 #include <unordered_set>
+#include <utility>
+#include <vector>
 
 namespace memtrace {
 namespace {
@@ -32,17 +35,52 @@ void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
   write_record(scope, note);
 }
 
+// The text ids of a call's names, each at its place: mostly they are those of the call before.
+class NameIds {
+ public:
+  uint32_t at(const HookScope& scope, size_t place, std::string_view name) {
+    if (std::exchange(recording_, &scope.recording()) != &scope.recording())
+      known_.clear();
+    if (place >= known_.size())
+      known_.resize(place + 1);
+    Known& known = known_[place];
+    if (known.id == 0 || known.name != name)
+      known = {std::string(name), intern(scope, name)};
+    return known.id;
+  }
+
+ private:
+  struct Known {
+    std::string name;
+    uint32_t id = 0;
+  };
+  const Recording* recording_ = nullptr;
+  std::vector<Known> known_;
+};
+
+enum class Part : uint8_t { inputs, caches, outputs };
+
+// Under the GIL. Never freed: threads may end after static destructors.
+NameIds& names_of(Part part) {
+  static auto* const names = new std::array<NameIds, 3>;
+  return (*names)[static_cast<size_t>(part)];
+}
+
 // Those that are `wanted`.
 template <typename Wanted>
-void tensors(const HookScope& scope, const CallTensors& tensors, std::string_view kind,
-             const Wanted& wanted) {
-  const uint32_t plain = intern(scope, kind);
-  const uint32_t cache = tensors.saw_cache() ? intern(scope, "kv_cache") : 0;
-  TensorWriter writer(scope);
-  for (const CallTensor& found : tensors.found())
+void tensors(const HookScope& scope, const CallTensors& tensors, Part part, const Wanted& wanted) {
+  if (tensors.found().empty() && tensors.left_out() == 0)
+    return;
+  NameIds& names = names_of(part);
+  const uint32_t plain = names.at(scope, 0, part == Part::outputs ? "output" : "input");
+  const uint32_t cache = tensors.saw_cache() ? names.at(scope, 1, "kv_cache") : 0;
+  size_t place = 2;
+  for (const CallTensor& found : tensors.found()) {
     if (wanted(found))
-      writer.write(*found.tensor, intern(scope, tensors.name(found)),
+      write_tensor(scope, *found.tensor, names.at(scope, place, tensors.name(found)),
                    found.in_cache ? cache : plain);
+    ++place;
+  }
   if (tensors.left_out() > 0)
     note(scope, Action::mark, 0, intern(scope, "tensors_left_out"),
          intern(scope, std::to_string(tensors.left_out())));
@@ -95,7 +133,7 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
   if (!scope || &scope.recording() != recording)
     return;
   note(scope, Action::step_begin, step, intern(scope, class_name(root_class)), intern(scope, text));
-  tensors(scope, inputs, "input", [](const CallTensor&) { return true; });
+  tensors(scope, inputs, Part::inputs, [](const CallTensor&) { return true; });
 }
 
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
@@ -108,9 +146,9 @@ void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
   const HookScope scope;
   if (!scope || &scope.recording() != recording)
     return;
-  tensors(scope, caches, "input", [](const CallTensor&) { return true; });
+  tensors(scope, caches, Part::caches, [](const CallTensor&) { return true; });
   // A cache that was given and is given back is named as the argument.
-  tensors(scope, outputs, "output", [&](const CallTensor& tensor) {
+  tensors(scope, outputs, Part::outputs, [&](const CallTensor& tensor) {
     return !tensor.in_cache || !in_caches.contains(storage_facts(*tensor.tensor).address);
   });
   const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;

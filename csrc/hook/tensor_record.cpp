@@ -4,6 +4,7 @@
 #include <c10/core/TensorImpl.h>
 #include <cctype>
 #include <utility>
+#include <vector>
 
 namespace memtrace {
 namespace {
@@ -31,6 +32,41 @@ std::string dtype_name(c10::ScalarType type) {
   return name;
 }
 
+// Its dtype, by torch's own name, and its shape: "float32 2x8x64", "float32".
+std::string layout_of(const c10::TensorImpl& tensor) {
+  std::string layout = dtype_name(c10::typeMetaToScalarType(tensor.dtype()));
+  char before = ' ';
+  for (const int64_t size : tensor.sizes_default()) {
+    (layout += before) += std::to_string(size);
+    before = 'x';
+  }
+  return layout;
+}
+
+uint32_t layout_id(const HookScope& scope, const c10::TensorImpl& tensor) {
+  struct Known {
+    const Recording* recording = nullptr;
+    caffe2::TypeMeta dtype;
+    std::vector<int64_t> sizes;
+    uint32_t id = 0;
+  };
+  // Some of the last ones; the next tensor is often laid out alike. Under the GIL. Never freed:
+  // threads may end after static destructors.
+  static auto* const known = new std::array<Known, 16>;
+  static size_t last = 0;
+  for (size_t i = 0; i < known->size(); ++i)
+    if (const Known& each = (*known)[(last + i) % known->size()];
+        each.id != 0 && each.recording == &scope.recording() && each.dtype == tensor.dtype() &&
+        tensor.sizes_default() == each.sizes) {
+      last = (last + i) % known->size();
+      return each.id;
+    }
+  const uint32_t id = intern(scope, layout_of(tensor));
+  Known& oldest = (*known)[last = (last + known->size() - 1) % known->size()];
+  oldest = {&scope.recording(), tensor.dtype(), tensor.sizes_default().vec(), id};
+  return id;
+}
+
 } // namespace
 
 StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept {
@@ -49,25 +85,8 @@ StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept {
   return facts;
 }
 
-std::string layout_of(const c10::TensorImpl& tensor) {
-  std::string layout = dtype_name(c10::typeMetaToScalarType(tensor.dtype()));
-  char before = ' ';
-  for (const int64_t size : tensor.sizes_default()) {
-    (layout += before) += std::to_string(size);
-    before = 'x';
-  }
-  return layout;
-}
-
-uint32_t TensorWriter::layout(const c10::TensorImpl& tensor) {
-  if (!last_ || last_->dtype() != tensor.dtype() ||
-      last_->sizes_default() != tensor.sizes_default())
-    last_layout_ = intern(scope_, layout_of(tensor));
-  last_ = &tensor;
-  return last_layout_;
-}
-
-void TensorWriter::write(const c10::TensorImpl& tensor, uint32_t name, uint32_t kind) {
+void write_tensor(const HookScope& scope, const c10::TensorImpl& tensor, uint32_t name,
+                  uint32_t kind) {
   const StorageFacts storage = storage_facts(tensor);
   if (storage.address == 0 || storage.size_bytes == 0)
     return;
@@ -77,10 +96,10 @@ void TensorWriter::write(const c10::TensorImpl& tensor, uint32_t name, uint32_t 
   record.offset_bytes = storage.offset_bytes;
   record.name = name;
   record.kind = kind;
-  record.layout = layout(tensor);
+  record.layout = layout_id(scope, tensor);
   record.tail = {0, 0, storage.device, Action::tensor};
-  write_record(scope_, record);
-  flush_full_window(scope_);
+  write_record(scope, record);
+  flush_full_window(scope);
 }
 
 } // namespace memtrace

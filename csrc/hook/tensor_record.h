@@ -3,7 +3,7 @@
 
 #include "hook/notes.h"
 
-#include <string>
+#include <cstdint>
 
 namespace c10 {
 struct TensorImpl;
@@ -21,23 +21,9 @@ struct StorageFacts {
 };
 StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept;
 
-// Its dtype, by torch's own name, and its shape: "float32 2x8x64", "float32".
-std::string layout_of(const c10::TensorImpl& tensor);
-
-// Writes records of tensors, each of which must live as long as the writer: the next one is often
-// laid out alike.
-class TensorWriter {
- public:
-  explicit TensorWriter(const HookScope& scope) : scope_(scope) {}
-  // Nothing is written of a tensor without memory. `name` and `kind`: text ids.
-  void write(const c10::TensorImpl& tensor, uint32_t name, uint32_t kind);
-
- private:
-  uint32_t layout(const c10::TensorImpl& tensor);
-
-  const HookScope& scope_;
-  const c10::TensorImpl* last_ = nullptr;
-  uint32_t last_layout_ = 0;
-};
+// Writes the record of a tensor; nothing of one without memory. `name` and `kind`: text ids. Under
+// the GIL.
+void write_tensor(const HookScope& scope, const c10::TensorImpl& tensor, uint32_t name,
+                  uint32_t kind);
 
 } // namespace memtrace

@@ -67,12 +67,14 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
     recording->lose(Loss::event_no_space);
     return false;
   }
-  for (auto& set : state->names)
-    for (NameSlot& slot : set)
-      slot = {};
+  std::memset(state->names, 0, sizeof state->names);
+  std::memset(state->texts, 0, sizeof state->texts);
   // Calls that began before this recording have names of another text.log.
-  for (OperatorCall& call : state->calls)
-    call.name = call.owner = call.top = call.stack = call.call = call.context = 0;
+  for (OperatorCall& call : state->calls) {
+    call.name = call.owner = call.top = call.stack = call.call = 0;
+    call.context_place = 0;
+    call.records_graph = false;
+  }
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);

@@ -32,34 +32,34 @@ inline std::atomic<Recording*> g_recording{nullptr};
 // What a thread belongs to before its first event: no recording has this address, nor is it null.
 inline Recording g_no_recording{};
 
-struct OperatorCall {
+// A cache line: written at every start, read at every end.
+struct alignas(64) OperatorCall {
   uintptr_t function; // address of the at::RecordFunction, to match its end with its start
   uint64_t start_ticks;
   int64_t sequence_number;
-  uint64_t forward_thread; // of the forward call that this is the backward of; 0: none
+  uint32_t forward_thread; // of the forward call that this is the backward of; 0: none
   uint32_t call;
-  uint32_t name;        // text id
-  uint32_t owner;       // text id: innermost operator that is not a factory, seen from here
-  uint32_t top;         // text id: outermost operator
-  uint32_t stack;       // of an allocation made in it; 0: none was, or its stack was not taken
-  uint32_t nodes_below; // nodes of autograd that calls inside it made
-  // What events in it say of their context (AllocatorEvent::context), and where in
-  // ThreadState::calls that context's own call is.
-  uint32_t context;
-  uint32_t context_place;
+  uint32_t name;           // text id
+  uint32_t owner;          // text id: innermost operator that is not a factory, seen from here
+  uint32_t top;            // text id: outermost operator
+  uint32_t stack;          // of an allocation made in it; 0: none was, or its stack was not taken
+  uint32_t nodes_below;    // nodes of autograd that calls inside it made
   int32_t graph_task;      // of a node
+  uint8_t context_place;   // of the context that it is in, or is, in ThreadState::calls; 0: none
   ContextKind kind;        // of a call that is a context itself
   uint8_t scope;           // at::RecordScope
+  bool records_graph;      // autograd's, it or a call around it in the same context
   bool has_schema;         // an operator of the dispatcher: no Python frame comes in between
   bool touched;            // something was allocated or freed in it
   bool context_is_written; // of a call that is a context itself: its ContextBegin
 };
+static_assert(sizeof(OperatorCall) == 64);
 
 // The node of autograd that ended last on a thread. Until its graph task is over, operators in the
 // same place are the engine's, which adds up what nodes gave.
 struct EndedNode {
   int64_t sequence_number;
-  uint64_t forward_thread;
+  uint32_t forward_thread;
   uint32_t parent_call; // kNoCall: none ended, or its task is over
   int32_t graph_task;
 };
@@ -72,20 +72,18 @@ enum class OptimizerScope : uint8_t { none, step, zero_grad };
 // Of a cache of names with several places for each hash: two names that met in one place would push
 // each other out at every call.
 struct NameSlot {
-  const char* pointer;
-  const char* text; // our copy: pointers of dynamic names come back with other texts
+  const char* pointer; // of a schema's name
+  const char* text;    // of any other: our copy
   uint32_t id;
-  uint32_t
-      schema_generation; // of g_schema_generation when a schema's name was learnt; 0: no schema's
+  uint32_t schema_generation; // g_schema_generation when it was learnt; 0: no schema's
   bool factory;
-  bool has_schema;
-  OptimizerScope optimizer;
+  OptimizerScope optimizer; // that it is the name of
 };
 constexpr uint32_t kNameWays = 4;
 using NameSet = NameSlot[kNameWays];
 
 struct ThreadState {
-  static constexpr uint32_t kMaxDepth = 128;
+  static constexpr uint32_t kMaxDepth = 128; // OperatorCall::context_place counts so far
   static constexpr uint32_t kNameSetBits = 6;
 
   alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
@@ -98,9 +96,15 @@ struct ThreadState {
   int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
   // The innermost one is calls[depth]. The first stands for none, so that each has one around it.
   OperatorCall calls[kMaxDepth + 1];
-  NameSet names[1U << kNameSetBits];
-  NameSlot spare_name;         // of a name that is not kept
-  ThreadState* next = nullptr; // list of all states, for stop()
+  NameSet names[1U << kNameSetBits]; // with a schema, by pointer
+  NameSet texts[1U << kNameSetBits]; // without, by text
+  NameSlot spare_name;               // of a name that is not kept
+  ThreadState* next = nullptr;       // list of all states, for stop()
+
+  // What events in the call say of its context: AllocatorEvent::context without kRecordsGraph.
+  uint32_t context_of(const OperatorCall& call) const noexcept {
+    return calls[call.context_place].call & ~kRecordsGraph;
+  }
 
   // Not inside a hook and in no operator, in one load.
   bool is_idle() const noexcept {

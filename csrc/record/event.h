@@ -90,7 +90,7 @@ struct AllocatorEvent {
 // records autograd's graph (it has a sequence number).
 constexpr uint32_t kRecordsGraph = uint32_t{1} << 31;
 
-enum class ContextKind : uint32_t {
+enum class ContextKind : uint8_t {
   none = 0,
   node = 1,      // a node of autograd runs
   engine = 2,    // autograd's engine between two nodes: an operator that adds up gradients
@@ -107,6 +107,7 @@ struct ContextBegin {
   uint64_t forward_thread; // RecordFunction's number; 0: none
   uint32_t call;           // number within the thread
   ContextKind kind;
+  uint8_t reserved0[3];
   uint64_t reserved[3];
   Tail tail;
 };

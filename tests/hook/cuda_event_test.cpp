@@ -61,7 +61,7 @@ class Model {
       event.call = call_->call;
       event.op_name = call_->owner;
       event.top_name = call_->top;
-      event.context = call_->context;
+      event.context = call_->records_graph ? kRecordsGraph : 0;
     }
     event.tail.thread = kMainThread + 1;
     event.tail.pool = pool(entry.mempool_);
@@ -137,7 +137,7 @@ OperatorCall some_call() {
   call.name = 5;
   call.owner = 6;
   call.top = 7;
-  call.context = kRecordsGraph;
+  call.records_graph = true;
   return call;
 }
 

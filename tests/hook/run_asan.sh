@@ -17,6 +17,6 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libstdc++.so)"
 exec env LD_PRELOAD="$preload" "${1:-python3}" -m pytest -q -p no:cacheprovider \
   tests/hook/test_python_stack.py tests/hook/test_hazards_stack.py \
-  tests/hook/test_outermost_call.py \
+  tests/hook/test_outermost_call.py tests/hook/test_instance_attributes.py \
   --deselect tests/hook/test_outermost_call.py::test_greenlets \
   --deselect tests/hook/test_outermost_call.py::test_a_greenlet_that_never_goes_on

@@ -78,3 +78,17 @@ def test_an_operator_that_is_gone_does_not_lend_its_name(tmp_path: Path) -> None
     """)  # fmt: skip
     names = [row["name"] for row in rows if row["name"].startswith("mine::")]
     assert [int(name[-3:]) for name in names] == list(range(300))
+
+
+def test_names_that_are_made_at_each_call(tmp_path: Path) -> None:
+    rows = operators(tmp_path, """
+        for turn in range(2):
+            for number in range(600):
+                with torch.profiler.record_function(f"part {number:03}"):
+                    torch.ones(3)
+        with torch.profiler.record_function("aten::ones"):
+            torch.ones(3)
+    """)  # fmt: skip
+    parts = [row["name"] for row in rows if row["name"].startswith("part")]
+    assert parts == [f"part {number:03}" for number in (*range(600), *range(600))]
+    assert [row["name"] for row in rows].count("aten::ones") == 1202

@@ -138,7 +138,7 @@ TEST_CASE("joining a later recording forgets names and calls of the earlier one"
     first.start();
     write_one(1);
     ThreadLog* old_log = t_state->log;
-    t_state->names[3][1] = {"name", "name", 9, 0, true, false, OptimizerScope::none};
+    t_state->names[3][1] = {"name", "name", 9, 0, true, OptimizerScope::none};
     t_state->calls[1] = {};
     t_state->calls[1].call = t_state->calls[1].name = 4;
     t_state->calls[1].owner = t_state->calls[1].top = 4;

@@ -1,6 +1,7 @@
 // `memtrace_stack_testing`: the stack table with names kept in memory, for the tests. Not shipped.
 #include <Python.h>
 
+#include "hook/instance_attributes.h"
 #include "hook/outermost_call.h"
 #include "hook/python_stack.h"
 
@@ -293,6 +294,25 @@ PyObject* unwatch_calls(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* attributes(PyObject*, PyObject* object) {
+  PyObject* const all = PyList_New(0);
+  Attributes attributes(object);
+  for (PyObject *key = nullptr, *value = nullptr; all && attributes.next(key, value);) {
+    PyObject* const pair = PyTuple_Pack(2, key, value);
+    PyList_Append(all, pair);
+    Py_XDECREF(pair);
+  }
+  return all;
+}
+
+PyObject* attribute(PyObject*, PyObject* arguments) {
+  PyObject *object = nullptr, *name = nullptr;
+  if (!PyArg_ParseTuple(arguments, "OU", &object, &name))
+    return nullptr;
+  PyObject* const found = Attributes(object).find(name);
+  return Py_NewRef(found ? found : Py_None);
+}
+
 PyType_Slot g_tensor_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc_and_take)},
                                 {0, nullptr}};
 PyType_Spec g_tensor_spec{"memtrace_stack_testing.Tensor", sizeof(PyObject), 0,
@@ -319,6 +339,8 @@ PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
                            {"innermost_module", innermost_module, METH_O, nullptr},
                            {"watch_calls", watch_calls, METH_VARARGS, nullptr},
                            {"unwatch_calls", unwatch_calls, METH_NOARGS, nullptr},
+                           {"attributes", attributes, METH_O, nullptr},
+                           {"attribute", attribute, METH_VARARGS, nullptr},
                            {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
                            {"last_at_dealloc", last_at_dealloc, METH_NOARGS, nullptr},
                            {nullptr, nullptr, 0, nullptr}};
