@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from memtrace.errors import MemtraceError
 
@@ -21,7 +22,7 @@ def parse_size(text: str, option: str, *, least: int = 1) -> int:
     size = -1
     if match is not None and (match[2] or not match[3]):
         base = 1024 if match[3] else 1000
-        size = int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+        size = int(Fraction(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
     if not least <= size <= _MOST:
         raise MemtraceError(f"{option} {text}: write a size, such as 16GiB or 512MiB")
     return size

@@ -58,6 +58,7 @@ def command(
     """
     from memtrace.fit.sweep import curves
     from memtrace.fit.sweep_runs import Plan, check, run_all, values_of
+    from memtrace.quantities import parse_size
     from memtrace.report.as_json import write_json
     from memtrace.report.page import write_page
     from memtrace.report.sweep import sweep_document, sweep_page
@@ -66,7 +67,7 @@ def command(
     values = {name: values_of(text, name) for name, text in given.items() if text is not None}
     if not values:
         raise MemtraceError("sweep: what to vary? --batch 1,2,4,8, --sequence 128,256, or both")
-    capacity_bytes = None if capacity is None else _size_bytes(capacity)
+    capacity_bytes = None if capacity is None else parse_size(capacity, "--capacity")
     name = _program_name(words)
     folder = Path(output) if output is not None else _free_folder(name)
     plan = Plan(values, _variables(variables, list(values)), words, folder, force, device)
@@ -131,16 +132,4 @@ def _variables(given: tuple[str, ...], dimensions: list[str]) -> dict[str, str]:
             example = " or ".join(f"{name}=NAME" for name in dimensions)
             raise MemtraceError(f"--env {text}: write the name of a variable, {example}")
         found[dimension] = name
-    return found
-
-
-def _size_bytes(text: str) -> int:
-    from memtrace.analyse.allowance import parse_allowance
-
-    try:
-        found = parse_allowance(text).size_bytes
-    except MemtraceError:
-        found = None
-    if not found:
-        raise MemtraceError(f"--capacity {text}: write a size, such as 24GiB")
     return found
