@@ -17,6 +17,8 @@ PIP := $(BIN)/python -m pip install --quiet
 CUDA_PIP := $(CUDA_BIN)/python -m pip install --quiet
 BUILD_TOOLS := cmake ninja pybind11 scikit-build-core
 CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
+# Builds of two environments can run side by side: each has a folder of its own.
+INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
 .PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
@@ -30,11 +32,11 @@ $(VENV)/.torch: Makefile
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) --no-build-isolation ".[test,example]"
+	$(PIP) $(call INSTALL,$(VENV)) ".[test,example]"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.torch pyproject.toml
-	$(PIP) --no-build-isolation ".[lint]"
+	$(PIP) $(call INSTALL,$(VENV)) ".[lint]"
 	touch $@
 
 # The CUDA build of torch without NVIDIA's packages: the simulated runtime stands in for them.
@@ -47,7 +49,7 @@ $(CUDA_VENV)/.torch: Makefile
 	touch $@
 
 $(CUDA_VENV)/.installed: $(CUDA_VENV)/.torch $(SOURCES)
-	$(CUDA_PIP) --no-build-isolation ".[test]"
+	$(CUDA_PIP) $(call INSTALL,$(CUDA_VENV)) ".[test]"
 	touch $@
 
 # ---- what a person asks for ---------------------------------------------------------------------
