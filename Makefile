@@ -32,7 +32,7 @@ $(VENV)/.torch: Makefile
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) $(call INSTALL,$(VENV)) ".[test,example]"
+	$(PIP) $(call INSTALL,$(VENV)) ".[test,integration,example]"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.torch pyproject.toml
