@@ -47,15 +47,16 @@ PYTHON = {
     | {"_core", "run", "report", "dataset_writer", "attribute", "sample", "progress"},
     # Another tool's file into a spool; the finaliser does the rest.
     "torch_snapshot": BASE | {"finalise", "run", "progress"},
-    # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, imported when
-    # called.
+    # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, and what shows
+    # itself in a notebook over report: imported when called.
+    "shown": BASE | {"report"},
     "footer": BASE,
     "dataset": BASE | {"footer"},
     "dataset_writer": BASE | {"footer"},
     "attribute": BASE | {"dataset", "dataset_writer", "run"},
-    "trace": BASE | {"dataset", "finalise", "analyse", "sql"},
+    "trace": BASE | {"dataset", "finalise", "analyse", "sql", "shown", "report"},
     "sql": BASE | {"dataset", "trace"},
-    "analyse": BASE | {"dataset", "trace"},
+    "analyse": BASE | {"dataset", "trace", "shown", "report"},
     "replay": BASE | {"_core", "dataset", "trace", "analyse"},
     "whatif": BASE | {"dataset", "trace", "analyse", "replay"},
     "fit": BASE | {"dataset", "trace", "analyse", "replay", "whatif"},
@@ -66,7 +67,8 @@ PYTHON = {
     "export": BASE | {"dataset", "trace", "analyse", "outputs", "progress"},
     "page": BASE | {"dataset", "trace", "analyse", "outputs", "report", "progress"},
     "frameworks": BASE
-    | {"session", "recording", "trace", "analyse", "replay", "report", "quantities"},
+    | {"session", "recording", "trace", "analyse", "replay", "report", "quantities"}
+    | {"outputs", "output_file", "page"},
     "quantities": BASE,
     "cli": BASE
     | {"trace", "attribute", "analyse", "report", "export", "page", "finalise", "run", "hook"}
@@ -80,6 +82,7 @@ PYTHON = {
         "fit",
         "sql",
         "quantities",
+        "frameworks",
     },
 }
 # The watched program must never load these because of us.

@@ -4,6 +4,7 @@
 #include "analyse/stack_facts.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -34,7 +35,12 @@ CompiledCode::CompiledCode(const TextTable& text) {
     const auto json = Json::parse(note);
     if (!json || (*json)["file"].string().empty())
       continue;
-    Lines& lines = files_[std::string((*json)["file"].string())];
+    std::string file((*json)["file"].string());
+    if (const auto cell = (*json)["cell"].string(); !cell.empty()) {
+      cells_[std::move(file)] = cell;
+      continue;
+    }
+    Lines& lines = files_[std::move(file)];
     for (const Json& entry : (*json)["lines"].array()) {
       const auto& fields = entry.array();
       if (fields.size() != 2)
@@ -61,6 +67,11 @@ bool CompiledCode::is_generated(std::string_view file) const {
   // Inductor's default folder; one of the user's own choice is known by its notes.
   return file.find("/torchinductor_") != std::string_view::npos ||
          files_.contains(std::string(file));
+}
+
+std::string_view CompiledCode::cell(std::string_view file) const {
+  const auto found = cells_.find(std::string(file));
+  return found == cells_.end() ? std::string_view{} : found->second;
 }
 
 } // namespace memtrace

@@ -68,8 +68,15 @@ const StackFacts& StackTable::facts(uint32_t stack) {
   return facts_[stack] = work_out(stack);
 }
 
+// A notebook's cell is called as the notebook shows it.
+StringId StackTable::file_of(const StackFrame& frame) {
+  const auto cell = compiled_.cell(names_.text().name(frame.file));
+  return cell.empty() ? names_.of(frame.file) : names_.intern(cell);
+}
+
 StringId StackTable::source_of(std::string_view file, uint32_t line, std::string_view function) {
-  std::string text(short_file(file));
+  const auto cell = compiled_.cell(file);
+  std::string text(cell.empty() ? short_file(file) : cell);
   text += ':';
   text += std::to_string(line);
   text += ' ';
@@ -194,7 +201,7 @@ bool StackTable::add_rows(Table& table, size_t most_rows) {
       const StackFrame& frame = all[depth];
       const Module module = frame.module != 0 ? module_of(all, depth) : Module{};
       table.add(int64_t{stack}, static_cast<int64_t>(depth), python, names_.of(frame.function),
-                names_.of(frame.file), static_cast<int64_t>(frame.line & 0x7fffffff), module.path,
+                file_of(frame), static_cast<int64_t>(frame.line & 0x7fffffff), module.path,
                 module.class_name, depth == 0 ? facts(stack).source : StringId::null);
     }
   }

@@ -55,6 +55,7 @@ class StackTable {
   StackFacts work_out(uint32_t stack);
   void look_in_engine(const std::vector<StackFrame>& frames, StackFacts& facts) const;
   std::vector<StackFrame> frames(uint32_t stack) const;
+  StringId file_of(const StackFrame& frame);
   StringId source_of(std::string_view file, uint32_t line, std::string_view function);
   StringId source_of(const StackFrame& frame);
   StringId source_of(const std::vector<StackFrame>& frames);

@@ -12,6 +12,7 @@ from memtrace.session import label, record, stage
 TYPE_CHECKING = False  # `typing` is not imported at run time: see run/site/sitecustomize.py
 if TYPE_CHECKING:
     import os
+    from typing import Any
 
     from memtrace.trace import Trace
 
@@ -24,3 +25,10 @@ def open(path: str | os.PathLike[str]) -> Trace:  # noqa: A001  # memtrace.open,
     from memtrace.trace import open_trace
 
     return open_trace(path)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext memtrace`: the magics %%memtrace and %memtrace."""
+    from memtrace.frameworks.notebook import add_magics
+
+    add_magics(shell)

@@ -191,6 +191,12 @@ class Recording:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         self.note({"hook_error": f"importing torch failed: {why}"})
 
+    def _note_cells(self) -> None:
+        if "IPython" in sys.modules:
+            from memtrace.hook.cells import note_cells
+
+            note_cells(self)
+
     def sample(self, reason: str) -> None:
         """Write down the counters of this moment: the host's and torch's."""
         self.note_sample("host", "rss", "rss", resident_bytes(), reason)
@@ -251,6 +257,7 @@ class Recording:
             if not quick:
                 guarded(self._note_unseen_torch)
                 guarded(self.sample, "end")
+                guarded(self._note_cells)
             if self.hook:
                 guarded(self.hook.remove)
             guarded(self.note, {"end_reason": reason})

@@ -20,7 +20,7 @@ from memtrace.stages import of_this_task
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from memtrace.stages import Block, Plain
 
@@ -65,6 +65,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             cpu=cpu, operators=operators, stacks=stacks, stack_min_bytes=stack_min_bytes
         )
         self._recording: Recording | None = None
+        self._whole: str | None = None  # where `memtrace run` records it instead
         #: Where the trace is; None before start().
         self.path: str | None = None
 
@@ -97,6 +98,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             if running is not None and running is self._recording:
                 return
             if running is not None and running.is_run:
+                self._whole = running.trace_dir
                 say(f"record(): `memtrace run` records all of it already, into {running.trace_dir}")
                 return
             if running is not None:
@@ -132,6 +134,36 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             atexit.unregister(ending.at_exit)
             recorded.clean_environment()
         _finalise(recorded.trace_dir)
+
+    def __repr__(self) -> str:
+        if self._is_on():
+            return f"<memtrace.record: recording into {self.path!r}>"
+        if self._whole is not None:
+            return f"<memtrace.record: `memtrace run` records all of it, into {self._whole!r}>"
+        if self.path is None:
+            return "<memtrace.record: not begun>"
+        return f"<memtrace.record: {'' if os.path.isdir(self.path) else 'was '}in {self.path!r}>"
+
+    def _is_on(self) -> bool:
+        return self._recording is not None and recording.current() is self._recording
+
+    def _finished(self) -> Any:
+        if self.path is None or self._is_on():
+            return None
+        from memtrace import open as open_trace  # the reader's part: only for who wants to see it
+
+        try:
+            return open_trace(self.path)
+        except MemtraceError:
+            return None
+
+    def _repr_html_(self) -> Any:
+        trace = self._finished()
+        return None if trace is None else trace._repr_html_()
+
+    def _repr_mimebundle_(self, **_: object) -> Any:
+        trace = self._finished()
+        return None if trace is None else trace._repr_mimebundle_()
 
 
 def _program_name() -> str:

@@ -18,11 +18,13 @@ import pyarrow as pa
 from memtrace.dataset import Dataset
 from memtrace.errors import MemtraceError, readable
 from memtrace.schema import FORMAT_VERSION, SCHEMAS
+from memtrace.shown import Shown
 
 if TYPE_CHECKING:
     from memtrace.analyse.ledger import Ledger
     from memtrace.analyse.peak import Peak
     from memtrace.analyse.snapshot import Snapshot
+    from memtrace.report.page import Block
 
 SPOOL = "spool"
 _PARTITION = "process="
@@ -100,7 +102,7 @@ class Spools:
     scratch: Path | None = None
 
 
-class Trace:
+class Trace(Shown):
     """A recording, opened for reading. Tables are read when first asked for and then kept."""
 
     def __init__(self, path: Path, spools: Spools | None = None) -> None:
@@ -125,6 +127,12 @@ class Trace:
         number = len(self.process_list)
         word = "process" if number == 1 else "processes"
         return f"<memtrace.Trace {str(self.path)!r}: {number:,} {word}>"
+
+    def _page(self) -> list[Block]:
+        from memtrace.analyse.overview import take_overview
+        from memtrace.report.overview import overview_page
+
+        return overview_page(take_overview(self))
 
     def _table(self, name: str) -> pa.Table:
         if name not in self._tables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,11 @@ from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.snapshot import Snapshot, snapshot_at
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.analyse.target import choose_target
+from memtrace.shown import Shown
 from memtrace.trace import Process, Trace
+
+if TYPE_CHECKING:
+    from memtrace.report.page import Block
 
 _REACHED_COLUMNS = (
     "allocation_id", "alloc_seq", "size_bytes", "block_bytes", "operator", "top_operator",
@@ -49,7 +54,7 @@ class Reached(AskedBy):
 
 
 @dataclass(frozen=True)
-class Peak:
+class Peak(Shown):
     """The first instant at which a device held most of a measure.
 
     Attributes:
@@ -91,6 +96,11 @@ class Peak:
     def live(self) -> pa.Table:
         """Every allocation that was live at the peak, with its `bytes`."""
         return self.snapshot.live
+
+    def _page(self) -> list[Block]:
+        from memtrace.report.snapshot import peak_page
+
+        return peak_page(self, top=len(self.breakdown.rows))
 
 
 def find_peak(

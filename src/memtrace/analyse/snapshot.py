@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,11 @@ from memtrace.analyse.owners import stacks_of_groups
 from memtrace.analyse.stack import Frame
 from memtrace.analyse.target import Target, choose_target, find_process
 from memtrace.errors import MemtraceError
+from memtrace.shown import Shown
 from memtrace.trace import Process, Trace
+
+if TYPE_CHECKING:
+    from memtrace.report.page import Block
 
 #: Columns of every live set, whatever it is grouped by.
 LIVE_COLUMNS = (
@@ -46,7 +51,7 @@ class External:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Shown):
     """A device's memory at an instant.
 
     Attributes:
@@ -70,6 +75,11 @@ class Snapshot:
     stacks: dict[str, tuple[Frame, ...]]
     live: pa.Table = field(repr=False, compare=False)
     others: tuple[Process, ...] = ()
+
+    def _page(self) -> list[Block]:
+        from memtrace.report.snapshot import snapshot_page
+
+        return snapshot_page(self, self.moment.time_ns, top=len(self.breakdown.rows))
 
 
 def take_snapshot(

@@ -36,6 +36,7 @@ COMMANDS = (
         "import", "Make a trace of torch's memory snapshot.", "memtrace.cli.import_snapshot"
     ),
     CommandSpec("sql", "Ask the trace in SQL.", "memtrace.cli.sql"),
+    CommandSpec("mlflow", "Log the trace into a run of MLflow.", "memtrace.cli.mlflow"),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),
     CommandSpec("recover", "Finish the trace of a killed program.", "memtrace.cli.recover"),
     CommandSpec("build-hook", "Compile the hook for this torch.", "memtrace.cli.build_hook"),

@@ -29,7 +29,7 @@ from memtrace.page.timeline import (
 )
 from memtrace.page.told import style_word, told
 from memtrace.report.breakdown import external_text
-from memtrace.report.losses import trouble_lines
+from memtrace.report.losses import troubles
 from memtrace.report.oom import oom_page
 from memtrace.report.stages import ledger_page
 from memtrace.report.summary import summary_page
@@ -217,12 +217,8 @@ def _oom(trace: Trace, process: Process, device: DeviceHistory) -> list[dict[str
 
 def _losses(summary: Summary) -> list[dict[str, str]]:
     """What is missing; nothing, where nothing is."""
-    lines = trouble_lines(summary, summary.processes)
-    return [
-        {"text": line.text.strip(), "style": style_word(line.style)}
-        for line in lines
-        if line.text.split() != ["lost", "nothing"]
-    ]
+    lines = troubles(summary, summary.processes)
+    return [{"text": line.text.strip(), "style": style_word(line.style)} for line in lines]
 
 
 def _beside(summary: Summary) -> list[dict[str, str]]:

@@ -70,6 +70,12 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
     return lines
 
 
+def troubles(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:
+    """The same where only trouble is worth a line: nothing, where nothing is missing."""
+    lines = trouble_lines(summary, shown)
+    return [line for line in lines if line.text.split() != ["lost", "nothing"]]
+
+
 def _label(label: str, text: str, style: str = "") -> Line:
     return Line(f"  {label:<9}{text}", style)
 

@@ -84,6 +84,11 @@ def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
                 stream.write(line + "\n")
 
 
+def text_of(blocks: Sequence[Block]) -> str:
+    """The blocks as plain text, as in a pipe."""
+    return "\n".join(line for block in blocks for line in _plain(block))
+
+
 def speaks_unicode(stream: IO[str]) -> bool:
     """False for a stream of an encoding that lacks letters, such as ASCII in the C locale."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
