@@ -10,7 +10,10 @@ import pytest
 from memtrace import open as memtrace_open
 from program_runs import Shown, main_process, processes, python, recorded
 
-HEAVY = ("pyarrow", "numpy", "rich", "click", "pandas", "torch", "pathlib", "json", "typing", "re")
+HEAVY = (
+    "pyarrow", "numpy", "rich", "click", "pandas", "torch", "pathlib", "json", "typing", "re",
+    "IPython", "textual", "mlflow", "duckdb", "jinja2", "transformers", "lightning", "starlette",
+)  # fmt: skip
 
 
 def program(tmp_path: Path, text: str) -> Path:

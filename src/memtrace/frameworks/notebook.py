@@ -137,7 +137,7 @@ class _Magics:
             raise UsageError(f"memtrace: {rest}: the code goes below: {_USAGE}")
         recorded = _Recorded(options, self._shell)
         _AtEndOfCell(self._shell, recorded)
-        if body.strip():  # by somebody who calls the magic: IPython's own cells stand below the call
+        if body.strip():  # called as a function: below a line %%memtrace the cell stands as it is
             self._shell.run_cell(body).raise_error()
 
     def _options(self, line: str) -> tuple[Options, str]:
