@@ -44,14 +44,26 @@ class Cell:
         return "".join(o.text for o in self.of_kind("stream") if o.name == stream)
 
 
-def run_notebook(folder: Path, *sources: str, through: Sequence[str] = ()) -> list[Cell]:
-    """Runs cells in a kernel whose working folder this is; `through`: words before its python."""
+def run_notebook(
+    folder: Path,
+    *sources: str,
+    through: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+) -> list[Cell]:
+    """Runs cells in a kernel whose working folder this is; `through`: words before its module."""
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    return execute(notebook, folder, through=through)
+    return execute(notebook, folder, through=through, environment=environment)
 
 
-def execute(notebook: Any, folder: Path, *, through: Sequence[str] = ()) -> list[Cell]:
+def execute(
+    notebook: Any,
+    folder: Path,
+    *,
+    through: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+) -> list[Cell]:
+    """The same of a notebook that there is."""
     client = NotebookClient(
         notebook, timeout=_TIMEOUT_S, allow_errors=True, kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
@@ -59,7 +71,7 @@ def execute(notebook: Any, folder: Path, *, through: Sequence[str] = ()) -> list
     client.km = client.create_kernel_manager()
     python = [sys.executable, *through]
     client.km.kernel_spec.argv = [*python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute(env=plain_environment())
+    client.execute(env=environment or plain_environment())
     return [Cell(cell.outputs) for cell in notebook.cells]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ pytest.importorskip("mlflow", exc_type=ImportError)
 # MLflow's own, of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.* loader strategy is deprecated")
 MIB = 2**20
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes" / "mlflow.md"
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +211,15 @@ def test_more_steps_than_points_keep_their_peaks(
     groups = [list(enumerate(peaks))[first : first + 4] for first in range(0, 100, 4)]
     assert shown == [max(group, key=lambda item: (item[1], -item[0])) for group in groups]
     assert max(value for _, value in shown) == max(peaks) == trace.peak("cpu").total_bytes
+
+
+def test_every_name_is_documented(trace: Path, tmp_path: Path) -> None:
+    told = re.findall(r"^\| `memtrace/(.+?)` \|", PAGE.read_text(), re.MULTILINE)
+    patterns = [re.sub("DEVICE|STAGE|CATEGORY", "[^/]+", name) for name in told]
+    steps = stepping_trace(tmp_path / "steps.memtrace", 2)
+    names = [f.name for path in (trace, steps) for f in run_figures(memtrace.open(path))[1]]
+    assert [n for n in names if sum(bool(re.fullmatch(p, n)) for p in patterns) != 1] == []
+    assert [p for p in patterns if not any(re.fullmatch(p, name) for name in names)] == []
 
 
 @pytest.mark.parametrize(

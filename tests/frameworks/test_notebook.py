@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from memtrace.analyse.overview import GROUPED_BY
 from memtrace.analyse.peak import find_peak
 from memtrace.report.units import duration, percent, size
 from notebook_runs import Cell, execute, read_html, run_notebook
+from program_runs import plain_environment
 
 pytest.importorskip("torch", exc_type=ImportError)
 
@@ -306,6 +309,23 @@ def test_a_kernel_that_is_recorded_whole(tmp_path: Path) -> None:
     assert "In[2]" in {stage["name"] for stage in stages}
     rows = [row for row in trace.allocations.to_pylist() if row["size_bytes"] == 100 * 4096]
     assert [(row["stage"], row["source"]) for row in rows] == [("In[2]", "In[2]:2 <module>")]
+
+
+def test_in_a_terminal_it_is_text(tmp_path: Path) -> None:
+    text = f"{LOAD}\n{GROW}\n\n%%memtrace -o x.memtrace\nx = grow(8)\n\n%memtrace grow(4).shape\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit"],
+        input=text, cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**plain_environment(), "IPYTHONDIR": str(tmp_path / "ipython")},
+    )  # fmt: skip
+    assert "x.memtrace: 1 event\n" in done.stdout, done.stderr
+    assert re.search(r"by line +In\[3\]:2 grow +32.0 KiB", done.stdout)
+    assert "torch.Size([4, 1024])" in done.stdout
+    assert "report" not in done.stdout
+    stack = next(
+        iter(memtrace.open(tmp_path / "x.memtrace").peak(by="stack").snapshot.stacks.values())
+    )
+    assert [frame.text for frame in stack[:2]] == ["In[3]:2 grow", "In[4]:2 <module>"]
 
 
 def test_a_large_report_is_a_file(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def _begin_in_cell(lines: list[str]) -> list[str]:
     return [begin, *lines[1:]]
 
 
+# In a terminal, where a cell is typed line by line: its first line alone is no whole cell.
+_begin_in_cell.has_side_effects = True  # type: ignore[attr-defined]
+
+
 def read_options(text: str) -> tuple[Options, str]:
     """The options that a text begins with, and the rest of it.
 
@@ -172,6 +176,7 @@ class _Recorded:
 
     def __init__(self, options: Options, shell: Any) -> None:
         self._options = options
+        self._shows_html = "text/html" in shell.display_formatter.active_types
         self._record: record | None = None
         self._stage: stage | None = None
         running = recording.current()
@@ -202,7 +207,7 @@ class _Recorded:
                 )
                 return
             self._record.stop()
-            _show(self._record, self._options)
+            _show(self._record, self._options, html=self._shows_html)
         except MemtraceError as error:
             _say(str(error))
 
@@ -245,7 +250,8 @@ def _say(text: str) -> None:
     sys.stderr.write(f"memtrace: {text}\n")
 
 
-def _show(recorded: record, options: Options) -> None:
+def _show(recorded: record, options: Options, *, html: bool) -> None:
+    """`html`: whether this shell shows any; a terminal has the table as text."""
     from memtrace.analyse.overview import take_overview
     from memtrace.report.html import html_of
     from memtrace.report.overview import overview_page
@@ -259,7 +265,7 @@ def _show(recorded: record, options: Options) -> None:
     overview = take_overview(trace, device=options.device)
     blocks = overview_page(overview)
     _display(text_of(blocks), html_of(blocks))
-    if not options.report or not overview.devices:
+    if not html or not options.report or not overview.devices:
         return
     page = report_page(trace, options.device)
     if len(page) <= MOST_INLINE_BYTES:
