@@ -312,19 +312,18 @@ def test_a_kernel_that_is_recorded_whole(tmp_path: Path) -> None:
 
 
 def test_in_a_terminal_it_is_text(tmp_path: Path) -> None:
-    text = f"{LOAD}\n{GROW}\n\n%%memtrace -o x.memtrace\nx = grow(8)\n\n%memtrace grow(4).shape\n"
+    text = f"{LOAD}\n{GROW}\n\n%%memtrace -o x.memtrace\nx = grow(8)\n\n\n%memtrace grow(4).shape\n"
     done = subprocess.run(
         [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit"],
         input=text, cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**plain_environment(), "IPYTHONDIR": str(tmp_path / "ipython")},
     )  # fmt: skip
     assert "x.memtrace: 1 event\n" in done.stdout, done.stderr
-    assert re.search(r"by line +In\[3\]:2 grow +32.0 KiB", done.stdout)
+    assert re.search(r"by line +In\[3\]:2 grow +32.00 KiB", done.stdout)
     assert "torch.Size([4, 1024])" in done.stdout
     assert "report" not in done.stdout
-    stack = next(
-        iter(memtrace.open(tmp_path / "x.memtrace").peak(by="stack").snapshot.stacks.values())
-    )
+    peak = memtrace.open(tmp_path / "x.memtrace").peak(by="stack")
+    (stack,) = peak.snapshot.stacks.values()
     assert [frame.text for frame in stack[:2]] == ["In[3]:2 grow", "In[4]:2 <module>"]
 
 

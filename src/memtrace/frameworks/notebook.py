@@ -208,7 +208,7 @@ class _Recorded:
                 return
             self._record.stop()
             _show(self._record, self._options, html=self._shows_html)
-        except MemtraceError as error:
+        except (MemtraceError, OSError) as error:
             _say(str(error))
 
 

@@ -39,8 +39,7 @@ _TEMPLATE = """\
 {%- set text = row[loop.index0] %}
 {%- if column.bar %}
 <td style="{{ cell }}min-width:90px">
-{{- "" }}<div style="height:9px;background:currentColor;opacity:.4;width:{{ (text | int) / 10 }}%">
-{{- "" }}</div></td>
+{{- "" }}<div style="{{ bar }}width:{{ (text | int) / 10 }}%"></div></td>
 {%- else %}
 <td style="{{ cell }}white-space:pre;text-align:{{ "right" if column.right else "left" }};
 {{- styles[block.styles.get((number, loop.index0), "")] }}">{{ text }}</td>
@@ -57,11 +56,12 @@ _TEMPLATE = """\
 </div>
 """
 _CELL = "padding:1px 10px 1px 0;vertical-align:top;"
+_BAR = "margin-top:5px;height:9px;background:currentColor;opacity:.4;"
 
 
 def html_of(blocks: Sequence[Block]) -> str:
     """A <div> of lines and tables; every text is escaped."""
-    return _template().render(blocks=blocks, styles=_STYLES, cell=_CELL, most=MOST_ROWS)
+    return _template().render(blocks=blocks, styles=_STYLES, cell=_CELL, bar=_BAR, most=MOST_ROWS)
 
 
 @cache
