@@ -14,6 +14,7 @@ import pytest
 import memtrace
 from memtrace.analyse.overview import GROUPED_BY
 from memtrace.analyse.peak import find_peak
+from memtrace.analyse.stack import told_frames
 from memtrace.report.units import duration, percent, size
 from notebook_runs import Cell, execute, read_html, run_notebook
 from program_runs import plain_environment
@@ -136,6 +137,7 @@ def test_lines_are_those_of_the_notebook(cells: dict[str, Cell], folder: Path) -
         if frames[0].function == "grow"
     )  # fmt: skip
     assert [frame.text for frame in stack[:2]] == ["In[3]:2 grow", "In[4]:2 <module>"]
+    assert [frame.text for frame in told_frames(stack)] == ["In[3]:2 grow", "In[4]:2 <module>"]
 
 
 def test_a_semicolon_hides_the_value_as_ever(cells: dict[str, Cell]) -> None:

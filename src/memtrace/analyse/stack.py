@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from memtrace.analyse.counters import Int64s, integers
 from memtrace.dataset import RowGroup
 from memtrace.trace import Trace
 
+#: As hook/cells.py calls the file of a cell, and Python the code of it that is in no function.
+_CELL, _MODULE = re.compile(r"In\[\d+\]"), "<module>"
 _COLUMNS = ("function", "file", "line", "module", "module_class", "source")
 
 
@@ -79,6 +82,11 @@ def _may_hold_any(group: RowGroup, wanted: Int64s) -> bool:
 
 
 def told_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """Without the two frames that torch puts between a module and its forward."""
-    told = tuple(f for f in frames if not f.file.endswith("torch/nn/modules/module.py"))
+    """Without the two frames that torch puts between a module and its forward.
+
+    And without those that run a notebook's cell: its own are the outermost ones.
+    """
+    cells = (i for i, f in enumerate(frames) if f.function == _MODULE and _CELL.fullmatch(f.file))
+    end = next(cells, len(frames)) + 1
+    told = tuple(f for f in frames[:end] if not f.file.endswith("torch/nn/modules/module.py"))
     return told or frames
