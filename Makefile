@@ -23,7 +23,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -99,6 +99,13 @@ test-fuzz: $(VENV)/.installed
 	$(call configure,fuzz) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
 	$(BIN)/cmake --build --preset fuzz --target fuzz_spool fuzz_json fuzz_settings
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/readers.py .build/fuzz/tests/fuzz --seconds $(FUZZ_SECONDS)
+
+# The same C++ on another processor, which has no time stamp counter that we know of.
+test-aarch64: $(VENV)/.torch
+	tools/install_test_tools aarch64
+	$(call configure,aarch64)
+	$(BIN)/cmake --build --preset aarch64 --target $(NATIVE_TESTS)
+	tools/test_aarch64 .build/aarch64 $(BIN)/python $(JOBS)
 
 test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools
