@@ -23,7 +23,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -106,6 +106,11 @@ test-aarch64: $(VENV)/.torch
 	$(call configure,aarch64)
 	$(BIN)/cmake --build --preset aarch64 --target $(NATIVE_TESTS)
 	tools/test_aarch64 .build/aarch64 $(BIN)/python $(JOBS)
+
+# Instructions of the hot paths and of the analyses, beside those that were committed.
+gate: $(VENV)/.installed
+	tools/install_test_tools
+	$(BIN)/python benchmarks/gate/gate.py
 
 test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools
