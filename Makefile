@@ -7,6 +7,8 @@ VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
 JOBS ?= 2
 DEMO_REQUESTS ?= 12
+FUZZ_CXX ?= clang++-19
+FUZZ_SECONDS ?= 30
 
 export CMAKE_BUILD_PARALLEL_LEVEL = $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -21,7 +23,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -90,6 +92,25 @@ test-tsan: $(VENV)/.torch
 	$(call configure,tsan)
 	$(BIN)/cmake --build --preset tsan --target $(NATIVE_TESTS)
 	$(BIN)/ctest --preset tsan
+
+# The native readers under libFuzzer, which comes with clang.
+test-fuzz: $(VENV)/.installed
+	FUZZ_CXX=$(FUZZ_CXX) tools/install_test_tools fuzzer
+	$(call configure,fuzz) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
+	$(BIN)/cmake --build --preset fuzz --target fuzz_spool fuzz_json fuzz_settings
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/readers.py .build/fuzz/tests/fuzz --seconds $(FUZZ_SECONDS)
+
+# The same C++ on another processor, which has no time stamp counter that we know of.
+test-aarch64: $(VENV)/.torch
+	tools/install_test_tools aarch64
+	$(call configure,aarch64)
+	$(BIN)/cmake --build --preset aarch64 --target $(NATIVE_TESTS)
+	tools/test_aarch64 .build/aarch64 $(BIN)/python $(JOBS)
+
+# Instructions of the hot paths and of the analyses, beside those that were committed.
+gate: $(VENV)/.installed
+	tools/install_test_tools
+	$(BIN)/python benchmarks/gate/gate.py
 
 test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools

@@ -7,9 +7,24 @@ class MemtraceError(Exception):
     """A clear line of what is wrong and what to do about it; never shown with a traceback."""
 
 
+# What a terminal would obey instead of showing it: controls other than tab and new line, and the
+# signs that turn the direction of text around.
+_OBEYED = [*range(9), *range(11, 32), *range(0x7F, 0xA0)]
+_TURNING = [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_ESCAPES = {code: f"\\x{code:02x}" for code in _OBEYED} | {
+    code: f"\\u{code:04x}" for code in _TURNING
+}
+
+
+def without_controls(text: str) -> str:
+    """Any text so that a terminal can but show it: an escape character is "\\x1b"."""
+    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
+
+
 def readable(text: str) -> str:
     """An argument or a path as it can be printed: bytes that are not UTF-8 as "\\xff"."""
     try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a surrogate pair, which no system call has given
-        return text.encode("utf-8", "backslashreplace").decode()
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return without_controls(text)

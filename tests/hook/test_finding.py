@@ -58,6 +58,26 @@ def test_a_hook_from_before_memtrace_was_installed_again(cache: Path, tmp_path: 
         find_hook("2.11.0", cxx11_abi=True)
 
 
+@pytest.mark.parametrize("open_to_all", ["the file", "the folder"])
+def test_a_hook_that_anybody_can_have_put_there(cache: Path, open_to_all: str) -> None:
+    hook = cache / hook_file_name("2.11.0", cxx11_abi=True)
+    hook.touch(mode=0o644)
+    cache.chmod(0o755)
+    assert find_hook("2.11.0", cxx11_abi=True) == hook
+    (hook if open_to_all == "the file" else cache).chmod(0o777)
+    with pytest.raises(HookError, match="others may write there"):
+        find_hook("2.11.0", cxx11_abi=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_hook_of_another_user(cache: Path) -> None:
+    hook = cache / hook_file_name("2.11.0", cxx11_abi=True)
+    hook.touch()
+    os.chown(hook, 12345, 12345)
+    with pytest.raises(HookError, match="belongs to another user"):
+        find_hook("2.11.0", cxx11_abi=True)
+
+
 def test_the_users_own_build_comes_first(cache: Path, tmp_path: Path) -> None:
     name = hook_file_name("2.11.0", cxx11_abi=True)
     packaged = tmp_path / "package" / "_hooks" / name

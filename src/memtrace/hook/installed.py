@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -57,16 +58,21 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
     if named:
         return Path(named)
     wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
+    others: list[Path] = []
     for folder in hook_dirs():
         try:
             if (folder / wanted).is_file() and not _is_older_than_package(folder / wanted):
-                return folder / wanted
+                if not _may_be_anybodys(folder / wanted):
+                    return folder / wanted
+                others.append(folder)
         except OSError:  # a home that this user may not look into
             continue
     files = [file for folder in hook_dirs() for file in folder.glob("_hook-torch*.so")]
     built = sorted({file.name for file in files if not _is_older_than_package(file)})
     found = "is not built"
-    if any(file.name == wanted for file in files):
+    if others:
+        found = f"in {others[0]} belongs to another user, or others may write there"
+    elif any(file.name == wanted for file in files):
         found = "was built before memtrace was installed again"
     elif built:
         found = f"is built for {', '.join(map(_describe_file, built))}"
@@ -84,6 +90,16 @@ def _is_older_than_package(hook: Path) -> bool:
         return False
     installed = [file.stat().st_mtime_ns for file in PACKAGE_DIR.glob("_core*.so")]
     return hook.stat().st_mtime_ns < max(installed, default=0)
+
+
+def _may_be_anybodys(hook: Path) -> bool:
+    """Whether some other user could have put it there, whose code would run in this process."""
+    if hook.parent == PACKAGE_DIR / "_hooks":
+        return False  # as trusted as memtrace itself
+    places = [hook.stat(), hook.parent.stat()]
+    return any(
+        place.st_uid not in (0, os.geteuid()) or place.st_mode & stat.S_IWOTH for place in places
+    )
 
 
 def _describe_file(name: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import IO, TYPE_CHECKING
 
+from memtrace.errors import without_controls
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -73,7 +75,8 @@ TITLE, FAINT, WARNING, GOOD, BAD = "bold", "dim", "yellow", "green", "red"
 
 
 def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
-    """Prints the blocks as the stream can show them."""
+    """Prints the blocks as the stream can show them; names in them cannot steer a terminal."""
+    blocks = [_without_controls(block) for block in blocks]
     if not speaks_unicode(stream):
         blocks = [_in_ascii(block) for block in blocks]
     if stream.isatty():
@@ -93,6 +96,13 @@ def speaks_unicode(stream: IO[str]) -> bool:
     """False for a stream of an encoding that lacks letters, such as ASCII in the C locale."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return encoding.lower().replace("-", "").startswith("utf")
+
+
+def _without_controls(block: Block) -> Block:
+    if isinstance(block, Line):
+        return replace(block, text=without_controls(block.text))
+    rows = tuple(tuple(without_controls(cell) for cell in row) for row in block.rows)
+    return replace(block, rows=rows)
 
 
 def _in_ascii(block: Block) -> Block:

@@ -1,0 +1,173 @@
+"""The hot paths and the analyses whose instructions are counted; one process, under callgrind.
+
+    valgrind --tool=callgrind --instr-atstart=no ... python paths.py SHIM
+
+Each path runs with memtrace and without; names of the counts are "PATH|WAY|UNITS".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "record"), str(BENCHMARKS.parent / "tests")]
+
+import pyarrow as pa
+import torch
+from finalise.throughput import write_spool
+from record.recording import HooksOn
+from replay.speed import made_up, replay
+from torch import nn
+
+from memtrace import _core
+from memtrace.analyse.peak import find_peak
+from memtrace.attribute.in_place import attribute_again
+from memtrace.finalise import finalise
+from memtrace.trace import open_trace
+
+CALLS = 300
+DEPTHS = (10, 30, 60)
+EVENTS = 60_000
+
+
+class Counter:
+    """Counts blocks by callgrind, under the names that are given."""
+
+    def __init__(self, shim: str) -> None:
+        self._shim = ctypes.CDLL(shim)
+
+    @contextmanager
+    def count(self, name: str) -> Iterator[None]:
+        gc.collect()
+        self._shim.count_begin()
+        yield
+        self._shim.count_end(name.encode())
+
+
+def at_depth(depth: int, call: Callable[[], object]) -> None:
+    """The call, with so many more Python frames around it."""
+    if depth > 0:
+        at_depth(depth - 1, call)
+    else:
+        call()
+
+
+class Pass(nn.Module):
+    """A module that does nothing: what is left is the call."""
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return tensors[0]
+
+
+class Around(nn.Module):
+    """A root whose calls of an inner module are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Pass()
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        for _ in range(CALLS):
+            self.inner(given)
+        return given
+
+
+def allocate() -> None:
+    """An allocation and a free, in one operator each time."""
+    for _ in range(CALLS):
+        torch.empty(64)
+
+
+def training() -> Callable[[], None]:
+    """Ten steps of a small network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    given = torch.ones(4, 32)
+
+    def steps() -> None:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(given).sum().backward()
+            optimizer.step()
+
+    return steps
+
+
+Using = Callable[[], AbstractContextManager[object]]
+
+
+def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
+    """What runs in the program: name, units, the code, how it is recorded."""
+    plain = lambda: HooksOn(operators=False, stacks=False)  # noqa: E731
+    operators = lambda: HooksOn(stacks=False)  # noqa: E731
+    yield "an allocation and its free", CALLS, allocate, plain
+    yield "the same with operators", CALLS, allocate, operators
+    for depth in DEPTHS:
+        yield (
+            f"the same with stacks, depth {depth}",
+            CALLS,
+            lambda d=depth: at_depth(d, allocate),
+            HooksOn,
+        )
+    given = [torch.ones(2, 128) for _ in range(3)]
+    root, around = Pass(), Around()
+    steps = lambda: [root(*given) for _ in range(CALLS)]  # noqa: E731
+    yield "a root call with 3 tensors", CALLS, steps, HooksOn
+    yield "a module's call inside a model", CALLS, lambda: around(given[0]), HooksOn
+    yield "a step of training", 10, training(), HooksOn
+
+
+def count_hot_paths(counter: Counter) -> None:
+    for name, units, run, using in hot_paths():
+        for way, around in (("without", nullcontext), ("with", using)):
+            with around():
+                run()  # first sights
+                run()
+                with counter.count(f"{name}|{way}|{units}"):
+                    run()
+
+
+def count_analyses(counter: Counter, folder: Path) -> None:
+    """What works on a trace, per event."""
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    trace_dir = folder / "t.memtrace"
+    write_spool(trace_dir, EVENTS)
+    (spool,) = (trace_dir / "spool").iterdir()
+    key = spool.name.partition("=")[2]
+    reader = _core.SpoolReader(spool)
+    conversion = _core.Conversion(reader, batch_rows=131_072, part_rows=131_072)
+    with counter.count(f"a spool to columns|with|{EVENTS}"):
+        while not conversion.finished:
+            conversion.advance()
+    finalise(trace_dir)
+    attribute_again(trace_dir, key)  # imports, first sights
+    with counter.count(f"attribution|with|{EVENTS}"):
+        attribute_again(trace_dir, key)
+    find_peak(open_trace(trace_dir))
+    with counter.count(f"the peak and what was live|with|{EVENTS}"):
+        find_peak(open_trace(trace_dir))
+    requests = made_up(EVENTS, 2_000)
+    with counter.count(f"the allocator, replayed|with|{EVENTS}"):
+        replay(requests, "")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    counter = Counter(sys.argv[1])
+    count_hot_paths(counter)
+    with tempfile.TemporaryDirectory() as folder:
+        count_analyses(counter, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

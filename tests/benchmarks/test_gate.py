@@ -1,0 +1,56 @@
+"""The gate on instruction counts: what it lets through."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+GATE = Path(__file__).resolve().parents[2] / "benchmarks" / "gate" / "gate.py"
+
+
+@pytest.fixture(scope="module")
+def gate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gate", GATE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("counted", "baseline", "more", "less"),
+    [
+        (1051.0, 1000.0, True, False),
+        (1050.0, 1000.0, False, False),
+        (949.0, 1000.0, False, True),
+        (12.0, 10.0, False, False),  # of few instructions some come and go
+        (50.0, None, False, False),
+    ],
+)
+def test_five_percent(
+    gate: ModuleType, counted: float, baseline: float | None, more: bool, less: bool
+) -> None:
+    (verdict,) = gate.judge({"path": counted}, {} if baseline is None else {"path": baseline})
+    assert (verdict.costs_more, verdict.costs_less) == (more, less)
+
+
+def test_a_path_that_is_counted_no_more_is_seen(gate: ModuleType) -> None:
+    verdicts = gate.judge({"kept": 1.0}, {"kept": 1.0, "gone": 500.0})
+    assert [(one.path, one.costs_less) for one in verdicts] == [("kept", False), ("gone", True)]
+
+
+def test_counts_of_dumps(gate: ModuleType) -> None:
+    dump = "desc: Trigger: Client Request: {}|{}|{}\nfn=x\n1 2\ntotals: {}\n"
+    dumps = [
+        dump.format("a call", "without", 10, 1000),
+        dump.format("a call", "with", 10, 3000),
+        dump.format("an analysis", "with", 100, 5000),
+        "desc: Trigger: Client Request\ntotals: 77\n",
+    ]
+    assert gate._per_unit(dumps) == {"a call": 200.0, "an analysis": 50.0}
