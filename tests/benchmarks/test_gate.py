@@ -27,7 +27,7 @@ def gate() -> ModuleType:
     ("counted", "baseline", "more", "less"),
     [
         (1051.0, 1000.0, True, False),
-        (1050.0, 1000.0, False, False),
+        (1049.0, 1000.0, False, False),
         (949.0, 1000.0, False, True),
         (12.0, 10.0, False, False),  # of few instructions some come and go
         (50.0, None, False, False),
