@@ -14,26 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memtrace.errors import MemtraceError, readable
-from memtrace.torch_snapshot.baseline import (
-    Baseline,
-    Range,
-    Ranges,
-    ranges_at_end,
-    work_out_baseline,
-)
-from memtrace.torch_snapshot.forms import (
-    ALLOC,
-    FREE_REQUESTED,
-    OOM,
-    SEGMENT_ALLOC,
-    SEGMENT_MAP,
-    Device,
-    Snapshot,
-    read_forms,
-)
-from memtrace.torch_snapshot.rounding import Rounding
-from memtrace.torch_snapshot.spool import (
+from memtrace.imports.spool import (
     CPU,
     EVENT,
     MARK,
@@ -45,9 +26,26 @@ from memtrace.torch_snapshot.spool import (
     Events,
     Spool,
 )
-from memtrace.torch_snapshot.unpickle import read_plain
+from memtrace.imports.torch_snapshot.baseline import (
+    Baseline,
+    Range,
+    Ranges,
+    ranges_at_end,
+    work_out_baseline,
+)
+from memtrace.imports.torch_snapshot.forms import (
+    ALLOC,
+    FREE_REQUESTED,
+    OOM,
+    SEGMENT_ALLOC,
+    SEGMENT_MAP,
+    Device,
+    Snapshot,
+    read_forms,
+)
+from memtrace.imports.torch_snapshot.rounding import Rounding
+from memtrace.imports.torch_snapshot.unpickle import read_plain
 
-_MOST_LETTERS = 300
 _LEAD_NS = 2_000  # from the beginning to the first event: settings and baseline come before it
 _SMALL_PAGE_BYTES = 2 << 20
 _MOST_SMALL_PAGES = 1 << 16
@@ -56,21 +54,19 @@ _CPU_ACTIONS = (ALLOC, FREE_REQUESTED, OOM)
 _Uint32s = npt.NDArray[np.uint32]
 
 
-def convert(path: Path, spool_dir: Path) -> None:
+def convert(path: Path, spools: Path) -> list[str]:
     """Reads a snapshot file and writes the spool of it.
+
+    Returns:
+        What the file does not tell.
 
     Raises:
         MemtraceError: the file is no snapshot, or a damaged one.
     """
-    try:
-        value = read_plain(path)
-        snapshot = read_forms(value, most_items=path.stat().st_size)
-    except MemtraceError as error:  # it may quote the file, which may hold anything
-        line = readable(" ".join(str(error).split()))
-        raise MemtraceError(line[:_MOST_LETTERS]) from None
-    spool = Spool(spool_dir)
+    snapshot = read_forms(read_plain(path), most_items=path.stat().st_size)
+    spool = Spool(spools / "process=snapshot-0-imported")
     spool.process(argv=[path.name.encode(errors="backslashreplace").decode()])
-    _Conversion(snapshot, spool).run()
+    return [_Conversion(snapshot, spool).run()]
 
 
 class _Conversion:
@@ -84,7 +80,8 @@ class _Conversion:
         self._op_names: _Uint32s
         self._top_names: _Uint32s
 
-    def run(self) -> None:
+    def run(self) -> str:
+        """Returns what the snapshot lacks."""
         snapshot, spool = self._snapshot, self._spool
         self._write_stacks()
         expandable = _uses_expandable(snapshot)
@@ -97,7 +94,8 @@ class _Conversion:
             spool.events([events])
             if len(events):
                 last = max(last, int(events["ticks"].max()))
-        spool.process(**_facts(snapshot, self._unsure))
+        lacks = _lacks(snapshot, self._unsure)
+        spool.process(**_facts(snapshot, lacks))
         self._write_annotations(last)
         for device in snapshot.devices:
             if device.name != "cpu" and device.segments:
@@ -107,6 +105,7 @@ class _Conversion:
             end_ticks=last + 1,
             unix_ns=max(self._first_us * 1000 - _LEAD_NS, 0) if snapshot.timed else 0,
         )
+        return lacks
 
     def _ticks(self, time_us: int | None) -> int:
         """Ticks from 1 on; None: before the first event."""
@@ -313,7 +312,7 @@ def _settings(snapshot: Snapshot, expandable: bool) -> str:
     )
 
 
-def _facts(snapshot: Snapshot, unsure: int) -> dict[str, Any]:
+def _lacks(snapshot: Snapshot, unsure: int) -> str:
     stacks, missing = snapshot.stacks.distinct, ["threads", "steps"]
     if not any(stack.operator for stack in stacks):
         missing.insert(0, "operators")
@@ -331,6 +330,10 @@ def _facts(snapshot: Snapshot, unsure: int) -> dict[str, Any]:
     skipped = sum(device.skipped for device in snapshot.devices)
     if skipped:
         told += f"; {skipped:,} events of unknown kinds were left out"
+    return told
+
+
+def _facts(snapshot: Snapshot, lacks: str) -> dict[str, Any]:
     from memtrace import __version__
 
     return {
@@ -340,5 +343,5 @@ def _facts(snapshot: Snapshot, unsure: int) -> dict[str, Any]:
         "cpu_on": any(device.name == "cpu" for device in snapshot.devices),
         "stacks_on": True,
         "torch_seen": True,
-        "hook_error": told,
+        "hook_error": lacks,
     }

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from torch_snapshot import golden
-from torch_snapshot.conftest import Import
+from imports.torch_snapshot import golden
+from imports.torch_snapshot.conftest import Import
 
 WITH_EVENTS = [name for name in golden.FORMS if name not in ("torch-1.12", "torch-1.13")]
 WITH_FRAMES = [name for name in golden.FORMS if name != "torch-1.12"]

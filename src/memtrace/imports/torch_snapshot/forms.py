@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from memtrace.errors import MemtraceError
-from memtrace.torch_snapshot.frames import Stacks
+from memtrace.imports.torch_snapshot.frames import Stacks
 
 ALLOC, FREE_REQUESTED, FREE_COMPLETED = 1, 2, 3
 SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP, OOM, SNAPSHOT = 4, 5, 6, 7, 8, 9

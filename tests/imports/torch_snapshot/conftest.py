@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memtrace.torch_snapshot.importing import import_snapshot
+from memtrace.imports.importing import import_file
 from memtrace.trace import Trace, open_trace
 
 Import = Callable[..., Trace]
@@ -23,6 +23,6 @@ def imported(tmp_path: Path) -> Import:
         data = value if isinstance(value, bytes) else pickle.dumps(value, protocol=protocol)
         path = tmp_path / f"{name}.pickle"
         path.write_bytes(data)
-        return open_trace(import_snapshot(path, str(tmp_path / f"{name}.memtrace"), force=True))
+        return open_trace(import_file(path, str(tmp_path / f"{name}.memtrace"), force=True).path)
 
     return run

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from imports.torch_snapshot import golden
 from memtrace.cli import main
-from memtrace.torch_snapshot.importing import import_snapshot
+from memtrace.imports.importing import import_file
 from memtrace.trace import open_trace
-from torch_snapshot import golden
 
 
 class Runs:
@@ -161,7 +161,7 @@ def test_a_directory_and_what_is_not_there(
 def test_a_trace_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s.pickle"
     path.write_bytes(golden.pickled("torch-2.6"))
-    trace = import_snapshot(path, str(tmp_path / "made.memtrace"))
+    trace = import_file(path, str(tmp_path / "made.memtrace")).path
     assert "exists" in refused(path, capsys)
     path.write_bytes(b"no pickle")
     assert main(["import", str(path), "-o", str(trace), "--force"]) == 1

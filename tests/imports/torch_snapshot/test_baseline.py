@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from memtrace.torch_snapshot.rounding import Rounding
-from torch_snapshot import golden
-from torch_snapshot.conftest import Import
+from imports.torch_snapshot import golden
+from imports.torch_snapshot.conftest import Import
+from memtrace.imports.torch_snapshot.rounding import Rounding
 
 MIB = 1 << 20
 BASE = 0x7F00_0000_0000

@@ -19,11 +19,11 @@ import simcuda
 from exact.comparison import devices, events_of
 from exact.recording import Recording, record
 from exact.test_allocator import SETTINGS
+from imports.torch_snapshot import memory_viz
 from memtrace.export.snapshot import write_snapshot
+from memtrace.imports.importing import import_file
 from memtrace.outputs import Selection
-from memtrace.torch_snapshot.importing import import_snapshot
 from memtrace.trace import Trace, open_trace
-from torch_snapshot import memory_viz
 
 pytestmark = pytest.mark.cuda_sim
 
@@ -67,7 +67,7 @@ def snapshot_of(run: Recording, kept: int | None) -> dict[str, Any]:
 def imported(value: dict[str, Any], folder: Path) -> Trace:
     path = folder / "s.pickle"
     path.write_bytes(pickle.dumps(value))
-    return open_trace(import_snapshot(path, str(folder / "s.memtrace"), force=True))
+    return open_trace(import_file(path, str(folder / "s.memtrace"), force=True).path)
 
 
 def rows(events: list[dict[str, Any]], last: int) -> list[tuple[Any, ...]]:
@@ -125,7 +125,7 @@ def test_our_own_export_gives_it_too(run: Recording, tmp_path: Path) -> None:
     again = pickle.loads(path.read_bytes())
     theirs = {"segments": run.torch["segments"]}
     assert viz.segsum(again) == viz.segsum(theirs)
-    second = open_trace(import_snapshot(path, str(tmp_path / "again.memtrace")))
+    second = open_trace(import_file(path, str(tmp_path / "again.memtrace")).path)
     for device in devices(run):
         name = f"cuda:{device}"
         first, last = (
@@ -167,7 +167,7 @@ def test_what_torch_itself_dumps(entries: int, stacks: str, tmp_path: Path) -> N
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     ours = open_trace(tmp_path / "t.memtrace")
-    theirs = open_trace(import_snapshot(dumped, str(tmp_path / "i.memtrace")))
+    theirs = open_trace(import_file(dumped, str(tmp_path / "i.memtrace")).path)
     failed = [row for row in theirs.events.to_pylist() if row["action"] == "oom"]
     assert [row["size_bytes"] for row in failed] == [4 * 10**12]
     ours_at = next(row["seq"] for row in ours.events.to_pylist() if row["action"] == "oom")

@@ -1,6 +1,6 @@
 """Small memory snapshots in every form that torch has written, made of plain values.
 
-    python tests/torch_snapshot/golden.py     writes golden/*.pickle again
+    python tests/imports/torch_snapshot/golden.py     writes golden/*.pickle again
 
 The same little program in all of them, on one device: a weight of 3000 bytes is allocated, then an
 activation of 2,000,000 bytes, which is freed. Each form says of it what its torch could say. Keys

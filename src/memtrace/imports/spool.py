@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from memtrace.torch_snapshot.frames import Stack
+from memtrace.imports.stacks import Stack
 
 CPU = 0
 MEMORY_HOST = 1  # of an event on the CPU, in the place of its pool

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).resolve().parent.parent / "fuzz" / "run.py"
+RUN = Path(__file__).resolve().parents[2] / "fuzz" / "run.py"
 
 
 @pytest.mark.parametrize(("only", "inputs"), [("snapshots", 600), ("traces", 150)])

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from memtrace.torch_snapshot.frames import Frame, Stacks
+from memtrace.imports.stacks import Frame
+from memtrace.imports.torch_snapshot.frames import Stacks
 
 MATMUL = {"name": "at::_ops::mm::call(at::Tensor const&)", "filename": "Operators.cpp", "line": 0}
 LINE = {"name": "step", "filename": "train.py", "line": 7}

@@ -7,45 +7,20 @@ the frame, so that most stacks are known by the identity of their list.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from memtrace.imports.stacks import Frame, Stack, owning_operator
 
 #: Files of frames that `memtrace export --to snapshot` adds: what they name is not a line.
 OPERATOR_FILE = "<operator>"
 MODULE_FILE = "<module>"
 
-_FACTORIES = frozenset(
-    {
-        "aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_",
-        "aten::new_empty", "aten::new_empty_strided", "aten::resize_as_", "aten::empty_permuted",
-        "aten::_empty_affine_quantized",
-    }
-)  # fmt: skip
 _DISPATCH = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\b")
 # An operator's class is its name and overload joined: add_Tensor, empty_memory_format.
 _OVERLOAD = re.compile(r"_(?:[A-Z]\w*|memory_format|out|dim|int|names|self|dtype|other|low)$")
 _NATIVE_FILE = re.compile(r"\.(?:c|cc|cpp|cxx|cu|cuh|h|hh|hpp|inc|so[.\d]*|S)$")
 _MOST_FRAMES = 512  # as the recorder's own walk
 _MOST_LINE = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A line of Python; `module` names the module whose call the frame is in: path and class."""
-
-    function: str
-    file: str
-    line: int
-    module: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Python frames, innermost first, and the operators that the C++ frames name."""
-
-    frames: tuple[Frame, ...] = ()
-    operator: str = ""
-    top_operator: str = ""
 
 
 class Stacks:
@@ -115,9 +90,8 @@ def _stack(frames: list[tuple[str, str, int]]) -> Stack:
         kept.append(Frame("forward", MODULE_FILE, 0, module))
     if not kept and not operators:
         kept = [Frame(*frame) for frame in frames]
-    innermost = next((name for name in operators if name not in _FACTORIES), None)
     outermost = operators[-1] if operators else ""
-    return Stack(tuple(kept), innermost or outermost, outermost)
+    return Stack(tuple(kept), owning_operator(operators), outermost)
 
 
 def _module(text: str) -> tuple[str, str]:

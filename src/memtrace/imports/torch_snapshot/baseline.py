@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from memtrace.torch_snapshot.forms import (
+from memtrace.imports.torch_snapshot.forms import (
     ALLOC,
     DEFAULT_POOL,
     FREE_COMPLETED,
@@ -29,7 +29,7 @@ from memtrace.torch_snapshot.forms import (
     Device,
     Pool,
 )
-from memtrace.torch_snapshot.rounding import Rounding
+from memtrace.imports.torch_snapshot.rounding import Rounding
 
 _SMALL_PAGE_BYTES, _LARGE_PAGE_BYTES = 2 << 20, 20 << 20
 
