@@ -41,6 +41,12 @@ void Lifetimes::reset_peak(DeviceCode code) {
   }
 }
 
+void Lifetimes::tell_reserved(DeviceCode code, int64_t bytes) {
+  if (settings_.blocks_only && code != kCpu && bytes >= 0 &&
+      bytes <= static_cast<int64_t>(kMostBytes))
+    device(code).mirror.tell_reserved(bytes);
+}
+
 Lifetimes::Device& Lifetimes::device(DeviceCode code) {
   auto& device = devices_[code];
   if (!device) {
