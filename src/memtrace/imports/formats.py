@@ -41,12 +41,18 @@ class Format:
         return cast(Convert, importlib.import_module(self.module).convert)
 
 
+def _is_json(head: bytes) -> bool:
+    """An object, or a list of events. A pickle of a list is "]" or "(l"."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+
+
 def _is_anything(head: bytes) -> bool:  # noqa: ARG001
     return True
 
 
 #: In the order that they are asked in: what is none of the others may be a pickle.
 FORMATS = (
+    Format("chrome", "a Chrome trace", "memtrace.imports.chrome_trace.convert", _is_json),
     Format(
         "snapshot",
         "torch's memory snapshot",
