@@ -41,6 +41,10 @@ class Format:
         return cast(Convert, importlib.import_module(self.module).convert)
 
 
+def _is_dat(head: bytes) -> bool:
+    return head.startswith((b"CMDLINE ", b"MEM ", b"FUNC ", b"CHLD "))
+
+
 def _is_json(head: bytes) -> bool:
     """An object, or a list of events. A pickle of a list is "]" or "(l"."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
@@ -52,6 +56,7 @@ def _is_anything(head: bytes) -> bool:  # noqa: ARG001
 
 #: In the order that they are asked in: what is none of the others may be a pickle.
 FORMATS = (
+    Format("mprof", "memory_profiler's .dat", "memtrace.imports.mprof.convert", _is_dat),
     Format("chrome", "a Chrome trace", "memtrace.imports.chrome_trace.convert", _is_json),
     Format(
         "snapshot",
