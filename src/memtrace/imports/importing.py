@@ -10,7 +10,7 @@ from memtrace.imports.formats import Format, format_of
 from memtrace.imports.reader import write_spools_of
 from memtrace.run.output import create_trace, forget_replaced, take_back
 
-_COMPRESSED, _OF_TRACES = ".gz", (".pt.trace", ".trace")
+_COMPRESSED, _OF_TRACES = ".gz", (".pt.trace", ".trace", ".chrome")
 
 
 @dataclass(frozen=True)

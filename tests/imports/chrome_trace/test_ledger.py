@@ -40,6 +40,14 @@ def test_two_threads_whose_clocks_differ_are_put_in_torchs_order() -> None:
     assert (ledger.jumps, ledger.before_bytes) == (0, 0)
 
 
+def test_an_address_may_be_freed_and_taken_again() -> None:
+    """Though a later event goes on from the same total."""
+    rows = [(1, 64, 4, 104), (2, 128, -4, 100), (3, 128, 4, 104), (4, 192, 50, 154)]
+    (ledger,) = device_ledgers(changes(rows))
+    assert ledger.order == [0, 1, 2, 3]
+    assert (ledger.jumps, ledger.before, ledger.before_bytes) == (0, {128: 4}, 96)
+
+
 def test_memory_of_threads_that_were_not_profiled_is_told() -> None:
     rows = [(1, 64, 10, 10), (2, 128, 20, 130), (3, 64, -10, 120)]
     (ledger,) = device_ledgers(changes(rows))

@@ -85,10 +85,11 @@ def _goes_on(changes: Changes, waiting: list[int], at: int, total: int, live: se
     address, size = changes.address[place], changes.size_bytes[place]
     if changes.total_bytes[place] - size != total:
         return False
-    if size > 0 or address in live:
-        return size < 0 or address not in live
-    # Freed before it was allocated? Only what is from before the profile.
-    return not any(changes.address[p] == address and changes.size_bytes[p] > 0 for p in waiting)
+    if at == 0 or size < 0:
+        # Not freed before it was allocated, unless it is from before the profile.
+        sooner = waiting[:at] if address not in live else ()
+        return not any(changes.address[p] == address for p in sooner)
+    return address not in live
 
 
 def _ledger(changes: Changes, device: int, order: list[int], jumps: int) -> DeviceLedger:
