@@ -41,10 +41,9 @@ void Lifetimes::reset_peak(DeviceCode code) {
   }
 }
 
-void Lifetimes::tell_reserved(DeviceCode code, int64_t bytes) {
-  if (settings_.blocks_only && code != kCpu && bytes >= 0 &&
-      bytes <= static_cast<int64_t>(kMostBytes))
-    device(code).mirror.tell_reserved(bytes);
+void Lifetimes::tell_reserved(DeviceCode code, uint64_t bytes) {
+  if (settings_.blocks_only && code != kCpu && bytes <= kMostBytes)
+    device(code).mirror.tell_reserved(signed_bytes(bytes));
 }
 
 Lifetimes::Device& Lifetimes::device(DeviceCode code) {
