@@ -152,6 +152,14 @@ class Spool:
         tail = struct.pack("<IHBB", thread, 0, device, action)
         self._add_record(struct.pack("<QQQ5I3I", ticks, value, around, *ids, 0, 0, 0) + tail)
 
+    def counter(self, ticks: int, name: str, value: int, *, device: int, reason: str) -> None:
+        """What torch counted of a CUDA device: "reserved_bytes", or another of its counters."""
+        target = f"cuda:{device - 1}"
+        self.note(
+            SAMPLE, ticks, f"{name}.current", value=value, target=target, source="torch",
+            reason=reason, device=device,
+        )  # fmt: skip
+
     def event(
         self,
         action: int,

@@ -114,10 +114,10 @@ def test_every_command_answers(cpu: Pair, capsys: pytest.CaptureFixture[str]) ->
     path = str(cpu.imported.path)
     for command in ("summary", "peak", "tree", "stages", "leaks"):
         assert main([command, path]) == 0, command
-    assert main(["peak", path, "--by", "module"]) == 0
+    assert main(["peak", path, "--by", "source"]) == 0
     out = capsys.readouterr().out
     assert "the Chrome trace profile.json" in out
-    assert "Net_0.Linear_0" in out
+    assert "profiled.py:31 train" in out
 
 
 def test_compressed_and_of_a_scheduled_handler(tmp_path: Path, cpu: Pair) -> None:

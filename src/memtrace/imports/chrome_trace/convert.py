@@ -11,11 +11,11 @@ from memtrace.errors import MemtraceError
 from memtrace.imports.chrome_trace import lacks
 from memtrace.imports.chrome_trace.events import NOT_TOLD, Names, ProcessEvents, read_events
 from memtrace.imports.chrome_trace.json_stream import TraceFile
-from memtrace.imports.chrome_trace.ledger import DeviceLedger, device_ledgers
 from memtrace.imports.chrome_trace.replayed import Replayed
 from memtrace.imports.chrome_trace.timeline import backward_passes, happenings
+from memtrace.imports.chrome_trace.totals import DeviceTotals, device_totals
 from memtrace.imports.formats import opened
-from memtrace.imports.spool import MARK, MEMORY_HOST, PREEXISTING, SAMPLE, Spool
+from memtrace.imports.spool import MARK, MEMORY_HOST, PREEXISTING, Spool
 
 _LEAD_NS = 2_000  # from the beginning to the first event: what was there comes before it
 _UNIX_NS = 1_000_000_000_000_000_000  # 2001: times beyond it are of the calendar
@@ -54,57 +54,44 @@ def convert(path: Path, spools: Path) -> list[str]:
 def _write(
     spool: Spool, process: ProcessEvents, names: list[str], header: dict[str, Any], file: str
 ) -> str:
-    ledgers = device_ledgers(process.changes)
-    told = lacks.told(process, ledgers)
+    devices = device_totals(process.changes)
+    told = lacks.told(process, devices)
     spool.process(**_facts(process, header, file, told))
     first_ns = min(process.changes.time_ns)
     if len(process.calls.start_ns):
         first_ns = min(first_ns, *process.calls.start_ns)
     spool.note(MARK, 1, "settings", text=_SETTINGS)
-    for ledger in ledgers:
-        _write_before(spool, process, ledger)
+    for device in devices:
+        _write_before(spool, process, device)
     replayed = Replayed(spool, process, names, origin_ns=first_ns - _LEAD_NS)
-    for happening in happenings(process, ledgers, backward_passes(process, names)):
+    for happening in happenings(process, devices, backward_passes(process, names)):
         replayed.take(happening)
     end = replayed.finish()
-    for ledger in ledgers:
-        _write_counter(spool, process, ledger, end)
+    for device in devices:
+        _write_counter(spool, process, device, end)
     pid = process.pid if isinstance(process.pid, int) and 0 <= process.pid < 1 << 31 else 0
     spool.close(start_ticks=1, end_ticks=end, unix_ns=_unix_ns(header, first_ns), pid=pid)
     return told
 
 
-def _write_before(spool: Spool, process: ProcessEvents, ledger: DeviceLedger) -> None:
+def _write_before(spool: Spool, process: ProcessEvents, device: DeviceTotals) -> None:
     """What the device held before the first event."""
-    reserved = process.changes.reserved_bytes[ledger.order[0]]
-    if ledger.device and reserved != NOT_TOLD:
-        _note_reserved(spool, 2, ledger.device, reserved)
-    pool = 0 if ledger.device else MEMORY_HOST
-    blocks = dict(ledger.before)
-    if ledger.before_bytes:
-        blocks[_SOMEWHERE] = ledger.before_bytes
+    reserved = process.changes.reserved_bytes[device.order[0]]
+    if device.code and reserved != NOT_TOLD:
+        spool.counter(2, "reserved_bytes", reserved, device=device.code, reason="period")
+    pool = 0 if device.code else MEMORY_HOST
+    blocks = dict(device.before)
+    if device.before_bytes:
+        blocks[_SOMEWHERE] = device.before_bytes
     for address, size in blocks.items():
-        spool.event(PREEXISTING, 2, address, size, device=ledger.device, pool=pool)
+        spool.event(PREEXISTING, 2, address, size, device=device.code, pool=pool)
 
 
-def _note_reserved(spool: Spool, ticks: int, device: int, reserved: int) -> None:
-    """What a CUDA device holds from here on."""
-    target = f"cuda:{device - 1}"
-    name = "reserved_bytes.current"
-    spool.note(
-        SAMPLE, ticks, name, value=reserved, target=target, source="torch", reason="period",
-        device=device,
-    )  # fmt: skip
-
-
-def _write_counter(spool: Spool, process: ProcessEvents, ledger: DeviceLedger, end: int) -> None:
+def _write_counter(spool: Spool, process: ProcessEvents, device: DeviceTotals, end: int) -> None:
     """torch's last total, for the finaliser to compare with the sum of the events."""
-    total = process.changes.total_bytes[ledger.order[-1]]
-    if ledger.device and total != NOT_TOLD:
-        spool.note(
-            SAMPLE, end, "allocated_bytes.current", value=total, source="torch", reason="end",
-            target=f"cuda:{ledger.device - 1}", device=ledger.device,
-        )  # fmt: skip
+    total = process.changes.total_bytes[device.order[-1]]
+    if device.code and total != NOT_TOLD:
+        spool.counter(end, "allocated_bytes", total, device=device.code, reason="end")
 
 
 def _unix_ns(header: dict[str, Any], first_ns: int) -> int:

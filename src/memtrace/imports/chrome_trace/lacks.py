@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memtrace.imports.chrome_trace.events import MODULE, OPERATOR, PYTHON, ProcessEvents
-from memtrace.imports.chrome_trace.ledger import DeviceLedger
+from memtrace.imports.chrome_trace.totals import DeviceTotals
 
 
 def has_operators(process: ProcessEvents) -> bool:
@@ -16,7 +16,7 @@ def has_stacks(process: ProcessEvents) -> bool:
     return PYTHON in process.calls.kind
 
 
-def told(process: ProcessEvents, ledgers: list[DeviceLedger]) -> str:
+def told(process: ProcessEvents, devices: list[DeviceTotals]) -> str:
     """The line."""
     missing = [] if has_operators(process) else ["operators"]
     if not has_stacks(process):
@@ -24,29 +24,29 @@ def told(process: ProcessEvents, ledgers: list[DeviceLedger]) -> str:
     elif MODULE not in process.calls.kind:
         missing.append("modules")
     missing.append("names of tensors")
-    if any(ledger.device for ledger in ledgers):
-        missing.append("segments, requested sizes (a size is that of the block)")
-    else:
+    if any(device.code for device in devices):
+        missing.append("segments, requested sizes of CUDA (a size is that of the block)")
+    if any(device.code == 0 for device in devices):
         missing.append("memory of the CPU from before the profile")
     facts = [f"a Chrome trace lacks {', '.join(missing)}"]
     if has_stacks(process):
         facts.append("a line is where its function begins")
-    for ledger in ledgers:
-        facts += _of_device(ledger)
+    for device in devices:
+        facts += _of_device(device)
     if process.other_devices:
         facts.append(f"{process.other_devices:,} events of other kinds of devices were left out")
     return "; ".join(facts)
 
 
-def _of_device(ledger: DeviceLedger) -> list[str]:
-    name = f"cuda:{ledger.device - 1}" if ledger.device else "cpu"
+def _of_device(device: DeviceTotals) -> list[str]:
+    name = f"cuda:{device.code - 1}" if device.code else "cpu"
     facts = []
-    before = sum(ledger.before.values()) + ledger.before_bytes
+    before = sum(device.before.values()) + device.before_bytes
     if before:
         facts.append(f"{before:,} bytes of {name} are from before the profile")
-    if ledger.jumps or ledger.differs_bytes:
+    if device.jumps or device.differs_bytes:
         facts.append(
-            f"{name}: torch's total changes {ledger.jumps:,} times by what no event tells (threads "
-            f"that were not profiled), and is up to {ledger.differs_bytes:,} bytes another"
+            f"{name}: torch's total changes {device.jumps:,} times by what no event tells (threads "
+            f"that were not profiled), and is up to {device.differs_bytes:,} bytes another"
         )
     return facts

@@ -28,7 +28,6 @@ from memtrace.imports.spool import (
     NODE,
     OPTIMIZER,
     RECORDS_GRAPH,
-    SAMPLE,
     STAGE_BEGIN,
     STAGE_END,
     STEP_BEGIN,
@@ -149,10 +148,7 @@ class Replayed:
         reserved = changes.reserved_bytes[place]
         if device and reserved not in (NOT_TOLD, self._reserved.get(device)):
             self._reserved[device] = reserved
-            spool.note(
-                SAMPLE, self._ticks, "reserved_bytes.current", value=reserved, source="torch",
-                target=f"cuda:{device - 1}", reason="period", device=device,
-            )  # fmt: skip
+            spool.counter(self._ticks, "reserved_bytes", reserved, device=device, reason="period")
         call = thread.calls[-1] if thread.calls else None
         operators = [call.name for call in reversed(thread.calls) if call.name]
         stack = self._stack(thread)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memtrace.imports.chrome_trace.events import OPERATOR, ProcessEvents
-from memtrace.imports.chrome_trace.ledger import DeviceLedger
+from memtrace.imports.chrome_trace.totals import DeviceTotals
 
 END, BEGIN, CHANGE, PASS_BEGIN, PASS_END = range(5)
 ENGINE = "autograd::engine::evaluate_function: "
@@ -24,7 +24,7 @@ class Happening:
 
 
 def happenings(
-    process: ProcessEvents, ledgers: list[DeviceLedger], passes: list[tuple[int, int, int]]
+    process: ProcessEvents, devices: list[DeviceTotals], passes: list[tuple[int, int, int]]
 ) -> Iterator[Happening]:
     """All of them. Of one instant: first what ends, the innermost first, then what begins.
 
@@ -33,7 +33,7 @@ def happenings(
     starts = np.frombuffer(process.calls.start_ns, np.int64)
     ends = np.frombuffer(process.calls.end_ns, np.int64)
     calls = np.arange(len(starts))
-    changes = [_changes(process, ledger) for ledger in ledgers]
+    changes = [_changes(process, device) for device in devices]
     bounds = np.array(passes, np.int64).reshape(-1, 3)
     threads = bounds[:, 2]
     rows = [  # time, what, second key, place
@@ -51,8 +51,8 @@ def happenings(
         yield Happening(int(time_ns[at]), int(what[at]), int(place[at]))
 
 
-def _changes(process: ProcessEvents, ledger: DeviceLedger) -> tuple[np.ndarray, np.ndarray]:
-    places = np.array(ledger.order, np.int64)
+def _changes(process: ProcessEvents, device: DeviceTotals) -> tuple[np.ndarray, np.ndarray]:
+    places = np.array(device.order, np.int64)
     times = np.frombuffer(process.changes.time_ns, np.int64)[places]
     return np.maximum.accumulate(times), places
 

@@ -20,7 +20,6 @@ from memtrace.imports.spool import (
     MARK,
     MEMORY_HOST,
     PREEXISTING,
-    SAMPLE,
     STAGE_BEGIN,
     STAGE_END,
     Events,
@@ -250,16 +249,8 @@ class _Conversion:
             "requested_bytes": sum(block.requested_bytes for block in blocks if block.active),
         }
         for name, value in values.items():
-            self._spool.note(
-                SAMPLE,
-                ticks,
-                f"{name}.current",
-                value=value,
-                target=device.name,
-                source="torch",
-                reason="end",
-                device=1 + int(device.name.removeprefix("cuda:")),
-            )
+            code = 1 + int(device.name.removeprefix("cuda:"))
+            self._spool.counter(ticks, name, value, device=code, reason="end")
 
 
 def _ends(device: Device) -> Iterator[int]:

@@ -22,8 +22,8 @@ Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class DeviceLedger:
-    """One device.
+class DeviceTotals:
+    """One device: 0 is the CPU, 1 + i is cuda:i.
 
     Attributes:
         order: places in Changes, in torch's order.
@@ -33,7 +33,7 @@ class DeviceLedger:
         differs_bytes: the largest difference between torch's total and that of the events.
     """
 
-    device: int
+    code: int
     order: list[int]
     before: dict[int, int]
     before_bytes: int
@@ -41,7 +41,7 @@ class DeviceLedger:
     differs_bytes: int
 
 
-def device_ledgers(changes: Changes) -> list[DeviceLedger]:
+def device_totals(changes: Changes) -> list[DeviceTotals]:
     """Of each device that has events, the CPU first."""
     devices = np.frombuffer(changes.device, np.uint8)
     times = np.frombuffer(changes.time_ns, np.int64)
@@ -50,7 +50,7 @@ def device_ledgers(changes: Changes) -> list[DeviceLedger]:
         places = np.flatnonzero(devices == device)
         by_time = places[np.argsort(times[places], kind="stable")].tolist()
         order, jumps = _in_torchs_order(changes, by_time)
-        found.append(_ledger(changes, device, order, jumps))
+        found.append(_totals_of(changes, device, order, jumps))
     return found
 
 
@@ -92,7 +92,7 @@ def _goes_on(changes: Changes, waiting: list[int], at: int, total: int, live: se
     return address not in live
 
 
-def _ledger(changes: Changes, device: int, order: list[int], jumps: int) -> DeviceLedger:
+def _totals_of(changes: Changes, device: int, order: list[int], jumps: int) -> DeviceTotals:
     addresses, sizes, totals = changes.address, changes.size_bytes, changes.total_bytes
     before = _freed_only(changes, order)
     known = sum(before.values())
@@ -109,7 +109,7 @@ def _ledger(changes: Changes, device: int, order: list[int], jumps: int) -> Devi
             total -= held
         if totals[place] != NOT_TOLD:
             differs = max(differs, abs(totals[place] - total))
-    return DeviceLedger(device, order, before, rest, jumps, differs)
+    return DeviceTotals(device, order, before, rest, jumps, differs)
 
 
 def _freed_only(changes: Changes, order: list[int]) -> dict[int, int]:
