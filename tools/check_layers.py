@@ -45,8 +45,8 @@ PYTHON = {
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
     "finalise": BASE
     | {"_core", "run", "report", "dataset_writer", "attribute", "sample", "progress"},
-    # Another tool's file into a spool; the finaliser does the rest.
-    "torch_snapshot": BASE | {"finalise", "run", "progress"},
+    # Another tool's file into spools; the finaliser does the rest.
+    "imports": BASE | {"finalise", "run", "progress"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, and what shows
     # itself in a notebook over report: imported when called.
     "shown": BASE | {"report"},
@@ -76,7 +76,7 @@ PYTHON = {
         "outputs",
         "output_file",
         "progress",
-        "torch_snapshot",
+        "imports",
         "replay",
         "whatif",
         "fit",

@@ -19,6 +19,7 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
   const auto json = Json::parse(text);
   if (!json)
     return settings;
+  settings.blocks_only = (*json)["blocks_only"].boolean();
   settings.expandable_segments = (*json)["expandable_segments"].boolean();
   if (const int64_t bytes = (*json)["max_split_size"].integer(-1); bytes >= 0)
     settings.max_split_bytes = static_cast<uint64_t>(bytes);
@@ -35,6 +36,8 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
 }
 
 uint64_t AllocatorSettings::round(uint64_t bytes) const {
+  if (blocks_only)
+    return std::max(bytes, uint64_t{1});
   if (bytes < kSmallestBlockBytes)
     return kSmallestBlockBytes;
   const int log2 = static_cast<int>(std::bit_width(bytes)) - 1;

@@ -16,6 +16,8 @@ constexpr uint64_t kLeastOwnSegmentBytes = 10 * kMiB;
 constexpr uint64_t kSmallPageBytes = 2 * kMiB;
 
 struct AllocatorSettings {
+  // Of an imported recording: the events tell blocks, neither what was asked for nor segments.
+  bool blocks_only = false;
   bool expandable_segments = false;
   uint64_t max_split_bytes = UINT64_MAX;
   uint64_t large_segment_bytes = 20 * kMiB;

@@ -96,8 +96,9 @@ BlockMirror::Blocks::iterator BlockMirror::free_block_for(uint64_t address, uint
     if (block.state == BlockState::free && block.size_bytes >= size_bytes)
       return *found;
   }
-  ++inconsistencies_;
   const auto at = find_containing(address);
+  const bool segment_is_told = at != blocks_.end() || !settings_.blocks_only;
+  inconsistencies_ += segment_is_told ? 1 : 0;
   if (at != blocks_.end() && at->second.state == BlockState::free) {
     const uint64_t room = end_of(at) - address;
     return carve(at, address, std::max(std::min(room, size_bytes), uint64_t{1}));
@@ -116,6 +117,11 @@ BlockMirror::Blocks::iterator BlockMirror::free_block_for(uint64_t address, uint
     bytes_.allocated -= static_cast<int64_t>(cut);
   at->second.size_bytes -= cut;
   return insert(after, address, {std::min(room, cut), at->second.owner});
+}
+
+void BlockMirror::tell_reserved(int64_t bytes) {
+  bytes_.reserved = bytes;
+  raise_peak();
 }
 
 Block& BlockMirror::alloc(uint64_t address, uint64_t size_bytes, uint32_t holder) {

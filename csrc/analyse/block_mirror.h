@@ -63,6 +63,9 @@ class BlockMirror {
   void remove_range(uint64_t address, uint64_t size_bytes, Place place,
                     std::vector<uint32_t>& lost);
 
+  // What the device holds of the driver's memory, where no event tells of ranges.
+  void tell_reserved(int64_t bytes);
+
   const DeviceBytes& bytes() const { return bytes_; }
   const DeviceBytes& peak() const { return peak_; }
   void reset_peak() { peak_ = bytes_; }

@@ -154,6 +154,8 @@ void Conversion::sample(const Note& note, Place place) {
   if (reader_.text().name(note.source) != "torch")
     return;
   const std::string_view target = reader_.text().name(note.target);
+  if (reader_.text().name(note.name) == "reserved_bytes.current")
+    lifetimes_.tell_reserved(note.tail.device, note.value);
   for (const DeviceCode code : lifetimes_.devices())
     if (code != kCpu && names_[labels_.device(code)] == target)
       reconciliation_.compare(target, reader_.text().name(note.name), value, lifetimes_.tally(code),

@@ -41,6 +41,11 @@ void Lifetimes::reset_peak(DeviceCode code) {
   }
 }
 
+void Lifetimes::tell_reserved(DeviceCode code, uint64_t bytes) {
+  if (settings_.blocks_only && code != kCpu && bytes <= kMostBytes)
+    device(code).mirror.tell_reserved(signed_bytes(bytes));
+}
+
 Lifetimes::Device& Lifetimes::device(DeviceCode code) {
   auto& device = devices_[code];
   if (!device) {

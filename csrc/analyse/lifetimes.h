@@ -42,6 +42,8 @@ class Lifetimes {
   void set_device_bytes(DeviceCode code, uint64_t bytes);
   void set_settings(const AllocatorSettings& settings);
   void reset_peak(DeviceCode code); // kCpu: of all CUDA devices
+  // torch's counter: taken for the truth where the events do not tell of segments.
+  void tell_reserved(DeviceCode code, uint64_t bytes);
 
   void event(const AllocatorEvent& event, int64_t time_ns);
   int64_t next_seq() const { return next_seq_; }

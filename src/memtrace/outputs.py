@@ -81,7 +81,7 @@ OUTPUTS = (
     OutputSpec(
         "chrome",
         ".chrome.json",
-        "counters, stages, steps and calls in Chrome's trace event format",
+        "counters, stages, steps, calls and memory events as a Chrome trace",
         "memtrace.export.chrome",
         "write_chrome",
     ),

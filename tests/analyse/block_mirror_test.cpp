@@ -255,3 +255,22 @@ TEST_CASE("contradictions are counted, and recorded facts hold") {
   }
   CHECK(mirror.inconsistencies() > 0);
 }
+
+TEST_CASE("of blocks alone, each is as large as it is told, and reserved is a counter") {
+  Mirror mirror;
+  mirror.set_settings(AllocatorSettings::from_json(R"({"blocks_only": true})"));
+  CHECK(mirror.take(kBase, 20 * kMiB + 1) == 20 * kMiB + 1);
+  CHECK(mirror.preexisting(kBase + kMiB * 64, 100, 0, 2).size_bytes == 100);
+  mirror.tell_reserved(static_cast<int64_t>(128 * kMiB));
+  mirror.free(kBase);
+  mirror.tell_reserved(static_cast<int64_t>(64 * kMiB));
+  CHECK(mirror.take(kBase + kMiB, 512) == 512); // where a larger one was
+  CHECK(mirror.bytes().allocated == 612);
+  CHECK(mirror.bytes().reserved == static_cast<int64_t>(64 * kMiB));
+  CHECK(mirror.peak().reserved == static_cast<int64_t>(128 * kMiB));
+  CHECK(mirror.inconsistencies() == 0);
+  SUBCASE("two in one place still contradict each other") {
+    mirror.take(kBase + kMiB + 256, 512);
+    CHECK(mirror.inconsistencies() == 1);
+  }
+}

@@ -17,7 +17,14 @@ from memtrace.trace import Trace
 from trace_builder import TraceBuilder, serving_trace
 
 #: What the format's description asks of each phase, beside name, ph, pid, tid and ts.
-NEEDED = {"M": {"args"}, "C": {"args"}, "b": {"id", "cat"}, "e": {"id", "cat"}, "X": {"dur"}}
+NEEDED = {
+    "M": {"args"},
+    "C": {"args"},
+    "b": {"id", "cat"},
+    "e": {"id", "cat"},
+    "X": {"dur"},
+    "i": {"s"},
+}
 
 
 @pytest.fixture

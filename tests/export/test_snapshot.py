@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from imports.torch_snapshot import memory_viz
+from imports.torch_snapshot.golden import FORMS, LARGE, MIB, SMALL, pickled
 from memtrace.export.snapshot import write_snapshot
+from memtrace.imports.importing import import_file
 from memtrace.outputs import Selection
-from memtrace.torch_snapshot.importing import import_snapshot
 from memtrace.trace import Trace, open_trace
-from torch_snapshot import memory_viz
-from torch_snapshot.golden import FORMS, LARGE, MIB, SMALL, pickled
 from trace_builder import TraceBuilder, serving_trace
 
 viz = memory_viz.load()
@@ -224,10 +224,10 @@ def test_a_device_of_an_odd_name(tmp_path: Path) -> None:
 def test_round_trip_of_cuda(form: str, tmp_path: Path) -> None:
     source = tmp_path / "s.pickle"
     source.write_bytes(pickled(form))
-    first = open_trace(import_snapshot(source, str(tmp_path / "a.memtrace")))
+    first = open_trace(import_file(source, str(tmp_path / "a.memtrace")).path)
     again = tmp_path / "again.pickle"
     again.write_bytes(written(first))
-    second = open_trace(import_snapshot(again, str(tmp_path / "b.memtrace")))
+    second = open_trace(import_file(again, str(tmp_path / "b.memtrace")).path)
     columns = [
         "action", "device", "address", "size_bytes", "block_bytes", "allocated_bytes",
         "active_bytes", "reserved_bytes", "time_ns", "device_free_bytes",
@@ -247,7 +247,7 @@ def test_round_trip_of_the_cpu(tmp_path: Path) -> None:
     snapshot = pickle.loads(path.read_bytes())
     last = [row for row in first.events.to_pylist() if row["device"] == "cpu"][-1]
     assert bytes_in(viz.memory(snapshot, no_graph), "active_allocated") == last["allocated_bytes"]
-    second = open_trace(import_snapshot(path, str(tmp_path / "again.memtrace")))
+    second = open_trace(import_file(path, str(tmp_path / "again.memtrace")).path)
     assert second.devices == ["cpu"]
     ours, theirs = first.peak("cpu"), second.peak("cpu")
     assert theirs.total_bytes == ours.total_bytes

@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz import snapshots, traces
-from memtrace.torch_snapshot import reader
-from memtrace.torch_snapshot.importing import import_snapshot
-from torch_snapshot.golden import pickled
+from imports.torch_snapshot.golden import pickled
+from memtrace.imports import reader
+from memtrace.imports.importing import import_file
 from trace_builder import failing_trace, serving_trace
 
 _BATCH = 50
@@ -76,7 +76,7 @@ def fuzz(inputs: int, *, seed: int = 0, only: str = "", seconds: float = 1e9) ->
 def _sources(folder: Path) -> list[Path]:
     snapshot = folder / "source.pickle"
     snapshot.write_bytes(pickled("torch-2.6"))
-    imported = import_snapshot(snapshot, str(folder / "imported.memtrace"))
+    imported = import_file(snapshot, str(folder / "imported.memtrace")).path
     return [
         imported,
         serving_trace(folder / "serving.memtrace"),

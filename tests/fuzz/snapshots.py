@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.mutations import mutated
+from imports.torch_snapshot.golden import FORMS, pickled
 from memtrace.errors import MemtraceError
 from memtrace.finalise import finalise
-from memtrace.torch_snapshot.convert import convert
+from memtrace.imports.formats import format_of
+from memtrace.imports.reader import convert
 from memtrace.trace import open_trace
-from torch_snapshot.golden import FORMS, pickled
 
 _STRANGE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 511, 1 << 31, 1 << 48, 1 << 62, (1 << 63) - 1, 1 << 64, -(1 << 63), 1.5,
@@ -39,7 +40,7 @@ def check_one(rng: random.Random, folder: Path) -> str:
     trace_dir = folder / "t.memtrace"
     shutil.rmtree(trace_dir, ignore_errors=True)
     try:
-        convert(path, trace_dir / "spool" / "process=snapshot-0-imported")
+        convert(path, trace_dir / "spool", format_of(path, "snapshot"))
         if rng.random() < _FINALISED_SHARE:
             finalise(trace_dir)
             open_trace(trace_dir).allocations.to_pylist()

@@ -310,7 +310,7 @@ def test_a_trace_without_events(make_page: Make) -> None:
         return builder.write()
 
     page = make_page(build)
-    assert "No memory was recorded" in page.text("#nothing")
+    assert "No allocation was recorded" in page.text("#nothing")
     assert "never imported torch" in page.text("#nothing")
     assert page.browser.title == "no memory recorded · x"
     assert page.complaints() == []

@@ -12,9 +12,9 @@ import pyarrow as pa
 from memtrace.analyse.counters import equals
 from memtrace.analyse.held import Held, held_at
 from memtrace.analyse.ledger_lines import Line, cpu_lines, external_bytes, gpu_lines
-from memtrace.analyse.readings import Readings
+from memtrace.analyse.readings import Reading, Readings
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, step_at, steps_of
-from memtrace.analyse.target import choose_target
+from memtrace.analyse.target import choose_target, find_process
 from memtrace.analyse.windows import END, Totals, Windows, read_windows
 from memtrace.trace import Process, Trace, device_order
 
@@ -109,6 +109,8 @@ def make_ledger(
 ) -> Ledger:
     """The ledger of one process: of the one given, or of that with the largest peak.
 
+    Of a trace without events, what was sampled of the host: of the one with the largest RSS.
+
     Reads events once, and allocations once for each device, however many stages there are.
 
     Args:
@@ -119,14 +121,28 @@ def make_ledger(
     Raises:
         MemtraceError: there is no such device or process, or no events.
     """
-    target = choose_target(trace, device=device, process=process, of="allocated")
-    chosen = target.process
+    sampled = {} if trace.devices else _largest_rss(trace)
+    if sampled and device in (None, _CPU):
+        whose = trace.process_list if process is None else [find_process(trace, process)]
+        chosen = max(whose, key=lambda p: sampled.get(p.key, -1))
+    else:
+        chosen = choose_target(trace, device=device, process=process, of="allocated").process
     used = trace.devices_by_process[chosen.key]
     maker = _Maker(trace, chosen, used, top)
     known = {*used, _CPU} if maker.knows_host else {*used}
     shown = [d for d in sorted(known, key=device_order) if device in (None, d)]
-    others = [p for p in trace.process_list if p.key != chosen.key and _uses(trace, p, shown)]
+    others = [
+        p
+        for p in trace.process_list
+        if p.key != chosen.key and (p.key in sampled or _uses(trace, p, shown))
+    ]
     return Ledger(chosen, tuple(maker.device(name) for name in shown), tuple(others))
+
+
+def _largest_rss(trace: Trace) -> dict[str, int]:
+    """Of each process that was sampled; all that is known where there are no events."""
+    found = {p.key: Readings(trace, p.key).largest("host", "rss") for p in trace.process_list}
+    return {key: reading.value_bytes for key, reading in found.items() if reading is not None}
 
 
 def _uses(trace: Trace, process: Process, devices: Iterable[str]) -> bool:
@@ -142,6 +158,7 @@ class _Maker:
         self._trace = trace
         self._process = process
         self._top = top
+        self._has_events = bool(used)
         self._readings = Readings(trace, process.key)
         self._stages = without_doubles(stages_of(trace, process))
         self._steps = steps_of(trace, process)
@@ -190,15 +207,16 @@ class _Maker:
         starts = np.array([stage.start_seq for stage in self._stages], np.int64)
         ends = np.array([stage.end_seq for stage in self._stages], np.int64)
         peaks = windows.peaks(starts, ends)
-        best: dict[tuple[str, str], tuple[int, int]] = {}
+        best: dict[tuple[str, str], tuple[int, int, int]] = {}
         counts: dict[tuple[str, str], int] = {}
         for place, stage in enumerate(self._stages):
             key = (stage.name, stage.kind)
             counts[key] = counts.get(key, 0) + 1
-            candidate = (int(peaks[place]), -place)
+            rss = None if self._has_events else self._rss_peak(stage)
+            candidate = (int(peaks[place]), 0 if rss is None else rss.value_bytes, -place)
             best[key] = max(best.get(key, candidate), candidate)
         largest = sorted(best, key=lambda key: best[key], reverse=True)[: self._top]
-        places = sorted(-best[key][1] for key in largest)
+        places = sorted(-best[key][2] for key in largest)
         chosen = [self._stages[place] for place in places]
         return [(s, counts[s.name, s.kind]) for s in chosen], len(best) - len(chosen)
 
@@ -208,6 +226,8 @@ class _Maker:
         peak = windows.peak(stage.start_seq, stage.end_seq)
         end = windows.before(stage.end_seq)
         peak_ns = stage.start_time_ns if peak.time_ns is None else peak.time_ns
+        if not self._has_events and (rss := self._rss_peak(stage)) is not None:
+            peak_ns = rss.time_ns
         return (peak, peak_ns), (end, stage.end_time_ns)
 
     def _instant(
@@ -220,15 +240,20 @@ class _Maker:
                 lambda seq: windows.before(seq).reserved_bytes, self._graph_pools,
             )  # fmt: skip
             return Instant(totals.seq, time_ns, lines)
-        off = self._process.row.get("cpu_on") is False
+        row = self._process.row
+        off = row.get("cpu_on") is False
+        why_off = "--no-cpu" if row["start_method"] != "imported" else "an imported file"
         lines = cpu_lines(
             totals, time_ns, now, self._readings,
             lambda seq: (
                 windows.before(seq).allocated_bytes + external_bytes(held.get(seq - 1, _NOTHING))
             ),
-            not_recorded="tensors of the CPU were not recorded (--no-cpu)" if off else None,
+            not_recorded=f"tensors of the CPU were not recorded ({why_off})" if off else None,
         )  # fmt: skip
         return Instant(totals.seq, time_ns, lines)
+
+    def _rss_peak(self, stage: Stage) -> Reading | None:
+        return self._readings.largest("host", "rss", stage.start_time_ns, stage.end_time_ns)
 
     def _largest(self, device: str, stage: Stage) -> dict[str, int]:
         targets = {"process_bytes": (device, "process")}
@@ -241,7 +266,7 @@ class _Maker:
             name: self._readings.largest(*target, stage.start_time_ns, stage.end_time_ns)
             for name, target in targets.items()
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: reading.value_bytes for name, reading in found.items() if reading}
 
     def _idle(self, windows: Windows) -> tuple[int | None, bool]:
         idle = next((stage for stage in self._stages if stage.name == _IDLE), None)

@@ -13,6 +13,7 @@ from memtrace.trace import Trace
 
 _SOURCES = ("rss", "pss", "uss", "nvml", "mem_get_info", "cgroup")
 _UNAVAILABLE = "unavailable"
+_ALWAYS = (1 << 62) - 1
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,18 @@ class Readings:
             return []
         return [Reading(int(v), int(t), int(s)) for t, s, v in zip(*series, strict=True)]
 
-    def largest(self, target: str, metric: str, start_ns: int, end_ns: int) -> int | None:
-        """The largest value read in a span of time; None where none was read."""
+    def largest(
+        self, target: str, metric: str, start_ns: int = 0, end_ns: int = _ALWAYS
+    ) -> Reading | None:
+        """The first largest value read in a span of time; None where none was read."""
         series = self._series.get((target, metric))
         if series is None:
             return None
         first, last = np.searchsorted(series[0], [start_ns, end_ns + 1])
-        return int(series[2][first:last].max()) if first < last else None
+        if first == last:
+            return None
+        at = int(first + series[2][first:last].argmax())
+        return Reading(int(series[2][at]), int(series[0][at]), int(series[1][at]))
 
     def seqs(self, target: str, metric: str) -> Int64s:
         """The places of all readings in the order of events."""

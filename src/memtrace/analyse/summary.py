@@ -15,6 +15,7 @@ from memtrace.analyse.counters import (
 )
 from memtrace.analyse.failures import Oom, describe, find_failures
 from memtrace.analyse.fragmentation import Pin, at_peak
+from memtrace.analyse.readings import Readings
 from memtrace.analyse.snapshot import External, snapshot_at
 from memtrace.analyse.target import check_device, total_bytes, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
@@ -82,6 +83,8 @@ class ProcessSummary:
     Attributes:
         lost: what is missing by kind, all kinds, also when 0.
         lost_total: how many records are missing; 0 where only words are (`cut`).
+        rss_peak: the largest RSS that was sampled, of a process without events (seq: of the event
+            that follows).
     """
 
     process: Process
@@ -96,6 +99,7 @@ class ProcessSummary:
     unscanned_models: int
     reconciled: str
     devices: tuple[DeviceUse, ...]
+    rss_peak: Extreme | None = None
 
     @property
     def bounding(self) -> dict[str, int]:
@@ -170,6 +174,15 @@ def _main(processes: tuple[ProcessSummary, ...]) -> str | None:
         ]
         return max(((int(gpu), size) for gpu, size in held), default=(-1, 0))
 
+    if not any(summary.devices for summary in processes):
+        return _largest_sampled(processes)
+    return max(processes, key=weight).process.key if processes else None
+
+
+def _largest_sampled(processes: tuple[ProcessSummary, ...]) -> str | None:
+    def weight(summary: ProcessSummary) -> int:
+        return -1 if summary.rss_peak is None else summary.rss_peak.total_bytes
+
     return max(processes, key=weight).process.key if processes else None
 
 
@@ -190,7 +203,13 @@ def _process(trace: Trace, process: Process, only: str | None) -> ProcessSummary
         unscanned_models=row.get("unscanned_models") or 0,
         reconciled=_reconciled(process, used),
         devices=tuple(_device(trace, process, device) for device in devices),
+        rss_peak=None if used else _rss_peak(trace, process),
     )
+
+
+def _rss_peak(trace: Trace, process: Process) -> Extreme | None:
+    found = Readings(trace, process.key).largest("host", "rss")
+    return None if found is None else Extreme(found.value_bytes, found.time_ns, found.seq)
 
 
 def _lost(text: str | None) -> dict[str, int]:

@@ -32,9 +32,7 @@ COMMANDS = (
     CommandSpec("sweep", "Record a program at several batch sizes.", "memtrace.cli.sweep"),
     CommandSpec("diff", "What changed between two traces.", "memtrace.cli.diff"),
     CommandSpec("export", "Write the trace in another tool's format.", "memtrace.cli.export"),
-    CommandSpec(
-        "import", "Make a trace of torch's memory snapshot.", "memtrace.cli.import_snapshot"
-    ),
+    CommandSpec("import", "Make a trace of another tool's file.", "memtrace.cli.import_file"),
     CommandSpec("sql", "Ask the trace in SQL.", "memtrace.cli.sql"),
     CommandSpec("mlflow", "Log the trace into a run of MLflow.", "memtrace.cli.mlflow"),
     CommandSpec("attribute", "Work out again who holds what.", "memtrace.cli.attribute"),

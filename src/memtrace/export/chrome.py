@@ -2,7 +2,8 @@
 
 Counters of each device are exact where it has no more than MOST_BINS events; else of each bin the
 largest value and the last. Stages and steps are async events, which may overlap; operator calls
-are complete events of their threads.
+are complete events of their threads, allocations and frees `[memory]` events, as torch.profiler
+writes them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,17 @@ from memtrace.trace import Process, Trace
 #: With more calls than these, chrome://tracing may not open the file.
 MOST_CALLS = 1_000_000
 MOST_BINS = 100_000
-_CALL_COLUMNS = [
-    "name", "thread_id", "start_time_ns", "end_time_ns", "module", "allocated_bytes", "freed_bytes",
+_CHANGE_COLUMNS = [
+    "time_ns", "device", "action", "address", "block_bytes", "thread_id", "allocated_bytes",
+    "reserved_bytes",
 ]  # fmt: skip
+_CPU_TYPE, _CUDA_TYPE = 0, 1  # of c10::DeviceType
+_CALL_COLUMNS = [
+    "name", "scope", "thread_id", "start_time_ns", "end_time_ns", "module", "allocated_bytes",
+    "freed_bytes",
+]  # fmt: skip
+# A block of record_function, as torch.profiler has it.
+_CATEGORIES = {"user_scope": "user_annotation"}
 _STAGE_COLUMNS = ["stage_id", "name", "kind", "start_time_ns", "end_time_ns"]
 _STEP_COLUMNS = [
     "step", "kind", "root_module", "start_time_ns", "end_time_ns", "batch_size", "input_shapes",
@@ -39,12 +48,13 @@ def write_chrome(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequence
     out.write(b'{"displayTimeUnit":"ns","traceEvents":[')
     separator, calls = b"\n", 0
     for event in _events(trace, selection):
-        calls += event["ph"] == "X"
+        calls += event["ph"] in "Xi"
         out.write(separator + json.dumps(event, separators=(",", ":")).encode())
         separator = b",\n"
     out.write(b"\n]}\n")
     if calls > MOST_CALLS:
-        return [f"{calls:,} operator calls: Chrome may not open it; give --window A,B for a part"]
+        many = f"{calls:,} calls and memory events"
+        return [f"{many}: Chrome may not open it; give --window A,B for a part"]
     return []
 
 
@@ -87,6 +97,7 @@ def _of_process(
         number = row["step"]
         yield from _span("step", f"c{number}", f"{name} {number}", row, end_ns, window, told)
     yield from _calls(trace, process, window)
+    yield from _changes(trace, process, device, window)
 
 
 def _counters(
@@ -143,9 +154,41 @@ def _calls(trace: Trace, process: Process, window: tuple[int, int]) -> Iterator[
             yield _named("thread_name", process, thread_id, f"operators of thread {thread_id}")
         told = ("module", "allocated_bytes", "freed_bytes")
         yield {
-            "ph": "X", "cat": "operator", "name": row["name"] or "?", "tid": thread_id,
+            "ph": "X", "cat": _CATEGORIES.get(row["scope"], "operator"),
+            "name": row["name"] or "?", "tid": thread_id,
             "ts": start, "dur": (end - start) / 1000,
             "args": {name: row[name] for name in told if row[name] is not None},
+        }  # fmt: skip
+
+
+def _changes(
+    trace: Trace, process: Process, only: str | None, window: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """What changed the bytes allocated; what was there before the first change is none."""
+    totals: dict[str, int] = {}
+    changed: set[str] = set()
+    for row in _rows(trace, process, "events", _CHANGE_COLUMNS):
+        device, total = row["device"], row["allocated_bytes"] or 0
+        change = total - totals.get(device, 0)
+        totals[device] = total
+        if row["action"] == "preexisting" and device not in changed:
+            continue
+        if change == 0 or row["address"] is None or only not in (None, device):
+            continue
+        changed.add(device)
+        time_ns = row["time_ns"]
+        if not window[0] <= time_ns <= window[1]:
+            continue
+        kind, _, index = device.partition(":")
+        yield {
+            "ph": "i", "s": "t", "cat": "cpu_instant_event", "name": "[memory]", "ts": time_ns,
+            "tid": row["thread_id"] or 0,
+            "args": {
+                "Addr": row["address"], "Bytes": row["block_bytes"] if change > 0 else change,
+                "Device Type": _CPU_TYPE if kind == "cpu" else _CUDA_TYPE,
+                "Device Id": int(index) if index.isdigit() else -1,
+                "Total Allocated": total, "Total Reserved": row["reserved_bytes"] or 0,
+            },
         }  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from memtrace.analyse.counters import integers
 from memtrace.analyse.live_set import live_allocations
 from memtrace.analyse.readings import Readings
 from memtrace.analyse.weights import largest_external
-from memtrace.analyse.windows import END
 from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.served import serve
@@ -175,12 +174,13 @@ def measure_worker(trace: Trace, before: Outcome, after: Outcome) -> Worker:
     idle_at = int(np.searchsorted(places, idle_before[1], side="right"))
     idle = series[max(idle_at - 1, 0)]
     idle_bytes = idle.value_bytes - allocated_at(before, idle.seq - 0.5) + idle_before[0]
+    pss = readings.largest(_HOST, "pss")
     return Worker(
         idle_bytes=min(idle_bytes, resident) + idle_after[0] - idle_before[0],
         peak_bytes=resident + after.peak().total_bytes - peak.total_bytes,
         tensors_bytes=after.peak().total_bytes,
         shared_bytes=_shared(trace, process, readings),
-        pss_bytes=readings.largest(_HOST, "pss", 0, END),
+        pss_bytes=None if pss is None else pss.value_bytes,
     )
 
 

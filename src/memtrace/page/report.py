@@ -123,12 +123,19 @@ def _document(
         "devices": devices,
         "left_out": left_out,
         "quiet": quiet,
-        "summary": told(summary_page(summary)),
+        "summary": told([*summary_page(summary), *_sampled(trace, summary)]),
         "losses": _losses(summary),
         "beside": _beside(summary),
         "words": columns.add_json(words.listed()),
     }
     return document, title([d["headline"] for d in devices], [d["device"] for d in devices], trace)
+
+
+def _sampled(trace: Trace, summary: Summary) -> list[Any]:
+    """The stages of a trace that has samples and no events."""
+    if not summary.empty or not any(process.rss_peak for process in summary.processes):
+        return []
+    return ledger_page(make_ledger(trace), str(trace.path))[1:]
 
 
 def _choose_scopes(summary: Summary, only: Process | None) -> tuple[list[tuple[Process, str]], int]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from memtrace.analyse.counters import MEASURES, equals, highest, integers
+from memtrace.analyse.layout import allocator_settings
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.errors import MemtraceError
@@ -366,6 +367,10 @@ def check_replayable(requests: Requests) -> None:
         raise MemtraceError(
             "the CPU has no caching allocator to replay: what is allocated is what was asked for"
             + (f" ({error})" if error else "")
+        )
+    if allocator_settings(requests.process).get("blocks_only"):
+        raise MemtraceError(
+            "nothing to replay: the imported file tells of blocks alone, not what was asked for"
         )
 
 

@@ -468,6 +468,8 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "reconciled": row["reconciled"],
         "mismatch_bytes": row["mismatch_bytes"],
         "reconcile_note": row["reconcile_note"],
+        "rss_peak_bytes": summary.rss_peak.total_bytes if summary.rss_peak else None,
+        "rss_peak_ns": summary.rss_peak.time_ns if summary.rss_peak else None,
         "devices": [_device(use) for use in summary.devices],
     }
 

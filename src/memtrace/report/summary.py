@@ -14,6 +14,12 @@ from memtrace.report.units import count, duration, exact, size
 
 _PROCESSES_SHOWN = 12
 _EXTERNAL = "not torch's"
+#: Of an imported trace: what its file is, by end_reason.
+_FILES = {
+    "snapshot": "torch's memory snapshot ",
+    "profile": "the Chrome trace ",
+    "mprof": "memory_profiler's ",
+}
 _COMMAND_COLUMNS = 100
 #: Savings below this are not worth a line.
 _HINT_MIN_BYTES = 8 * 2**20
@@ -27,7 +33,8 @@ def summary_page(summary: Summary) -> list[Block]:
         return [*blocks, Line(summary.empty or "no process was recorded", WARNING)]
     blocks += _what_ran(summary, root, main)
     if summary.empty:
-        return [*blocks, Line(f"  {summary.empty}", WARNING)]
+        blocks.append(Line(f"  {summary.empty}", WARNING))
+        return [*blocks, *_sampled_blocks(summary)]
     owner = f" of {main.process}" if len(summary.processes) > 1 else ""
     for use in main.devices:
         blocks += [Line(""), *_device_blocks(use, owner)]
@@ -37,6 +44,22 @@ def summary_page(summary: Summary) -> list[Block]:
     if hints:
         blocks += [Line(""), *(Line(f"hint (estimate): {hint}") for hint in hints)]
     return [*blocks, *next_command(summary)]
+
+
+def _sampled_blocks(summary: Summary) -> list[Block]:
+    """All that is known of processes without events: their RSS."""
+    sampled = [(p, p.rss_peak) for p in summary.processes if p.rss_peak is not None]
+    sampled.sort(key=lambda item: -item[1].total_bytes)
+    lines = [
+        Line(f"  {p.process}: largest RSS {exact(rss.total_bytes)} at {duration(rss.time_ns)}")
+        for p, rss in sampled[:_PROCESSES_SHOWN]
+    ]
+    if len(sampled) > len(lines):
+        lines.append(Line(f"  and {len(sampled) - len(lines):,} more, in --json", FAINT))
+    if not lines:
+        return []
+    follow = Line(f"next: python -m memtrace stages {summary.path}", FAINT)
+    return [Line(""), Line("sampled", TITLE), *lines, Line(""), follow]
 
 
 def main_process(summary: Summary) -> ProcessSummary | None:
@@ -72,7 +95,9 @@ def _what_ran(summary: Summary, root: ProcessSummary, main: ProcessSummary) -> l
         Line(f"  process  {root.process.pid} on {row['host']}{lasted}; ended: {_ended(root)}"),
     ]
     if row["start_method"] == "imported":
-        lines = [Line(f"  of       torch's memory snapshot {command}, its events{lasted}")]
+        file = f"{_FILES.get(row['end_reason'], '')}{command}"
+        holds = "samples" if summary.empty else "events"
+        lines = [Line(f"  of       {file}, its {holds}{lasted}")]
     if versions:
         lines.append(Line(f"  with     {', '.join(versions)}"))
     lines.append(Line(f"  holds    {held}{of}"))

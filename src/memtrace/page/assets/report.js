@@ -323,7 +323,7 @@ async function begin() {
   page.words = columns.json(page.words);
   byId("loading").hidden = true;
   if (page.empty) {
-    fill(byId("nothing"), element("h1", { text: "No memory was recorded" }), element("p", { class: "line warning", text: page.empty }), blocksElement(page.summary));
+    fill(byId("nothing"), element("h1", { text: "No allocation was recorded" }), element("p", { class: "line warning", text: page.empty }), blocksElement(page.summary));
     byId("nothing").hidden = false;
     byId("theme").addEventListener("click", () => Theme.toggle());
     byId("help").hidden = true;
