@@ -104,6 +104,7 @@ enum class TextKind : uint16_t {
   tensor = 7,      // JSON object: a named tensor (see hook/scan.py); id = 0
   process = 8,     // JSON object, merged into what is known of the process; id = 0
   source_map = 9,  // JSON object: where a file of generated code comes from (compiled.py); id = 0
+  step = 10,       // numbers of steps alone: has no text
 };
 
 struct TextFrame {
