@@ -182,10 +182,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         grad_enabled=_flag,
         # Class of the exception that the call raised; null when it returned.
         error=_text,
-        # Of a step that the program marked (memtrace.step): "POST /generate". Its root_module is
-        # null, its batch_size and input_shapes those of the call in it that was given most.
+        # Of a step that the program marked: "POST /generate".
         name=_text,
-        # The marked step that it lies in; null.
+        # The marked step that it lies in.
         parent_step=_id,
     ),
     "samples": _schema(

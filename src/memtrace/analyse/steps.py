@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from memtrace.analyse.counters import Int64s, equals, integers
+from memtrace.analyse.counters import Flags, Int64s, equals, integers
+from memtrace.analyse.step_names import is_outermost
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
 
@@ -45,10 +46,13 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     Raises:
         MemtraceError: there is nothing to tell steps by; says what to do.
     """
-    marked = _marked(trace, process.key) if stage is None else None
-    if marked is not None and len(marked) >= _LEAST_REPEATED:
-        return marked
-    calls = _calls(trace, process.key) if stage is None else None
+    calls = None
+    if stage is None:
+        columns = ["start_seq", "start_time_ns", "name", "root_module", "parent_step"]
+        steps = trace.datasets["steps"].read(columns, key=process.key)
+        marked, calls = _marked(steps), _calls(steps)
+        if marked is not None and len(marked) >= _LEAST_REPEATED:
+            return marked
     if calls is not None and len(calls) >= _LEAST_REPEATED:
         return calls
     names, start_seq, start_ns = _stages(trace, process.key)
@@ -69,40 +73,31 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     return _in_order(f'stages "{stage}"', start_seq[chosen], start_ns[chosen])
 
 
-def _calls(trace: Trace, key: str) -> Steps | None:
-    tables = [
-        table.filter(table.column("name").is_null()) for table in _read(trace, key, "root_module")
-    ]
-    table, told = _joined(tables, "root_module")
-    if table is None:
-        return None
-    return _steps(f"calls of {told or 'a model'}", table)
-
-
-def _marked(trace: Trace, key: str) -> Steps | None:
+def _marked(steps: pa.Table) -> Steps | None:
     # Those that lie in no other: where requests are marked, not what is marked in them.
-    tables = [
-        table.filter(table.column("name").is_valid()).filter(table.column("parent_step").is_null())
-        for table in _read(trace, key, "parent_step")
-    ]
-    table, told = _joined(tables, "name")
-    return None if table is None else _steps(told, table)
+    chosen = is_outermost(steps) & ~_is_call(steps)
+    return _told(steps.filter(pa.array(chosen)), "name", "{}")
 
 
-def _read(trace: Trace, key: str, column: str) -> list[pa.Table]:
-    columns = ["start_seq", "start_time_ns", "name", column]
-    return [group.read(columns) for group in trace.datasets["steps"].row_groups(key)]
+def _calls(steps: pa.Table) -> Steps | None:
+    return _told(steps.filter(pa.array(_is_call(steps))), "root_module", "calls of {}")
 
 
-def _joined(tables: list[pa.Table], column: str) -> tuple[pa.Table | None, str]:
-    """One table, and what most of its rows have in a column."""
-    if not sum(table.num_rows for table in tables):
-        return None, ""
-    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-    names = Counter(str(name) for name in table.column(column).to_pylist() if name)
-    told = [name for name, _ in names.most_common(_NAMES_TOLD)]
-    more = f" and {len(names) - len(told):,} more" if len(names) > len(told) else ""
-    return table, ", ".join(told) + more
+def _is_call(steps: pa.Table) -> Flags:
+    return np.asarray(steps.column("name").is_null())
+
+
+def _told(steps: pa.Table, column: str, words: str) -> Steps | None:
+    """Told by what most of them have in a column; None: there are none."""
+    if not steps.num_rows:
+        return None
+    names = Counter(str(name) for name in steps.column(column).to_pylist() if name)
+    told = ", ".join(name for name, _ in names.most_common(_NAMES_TOLD)) or "a model"
+    if len(names) > _NAMES_TOLD:
+        told += f" and {len(names) - _NAMES_TOLD:,} more"
+    return _in_order(
+        words.format(told), integers(steps, "start_seq"), integers(steps, "start_time_ns")
+    )
 
 
 def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s]:
@@ -115,10 +110,6 @@ def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s]:
         seqs.append(integers(table, "start_seq"))
         times_ns.append(integers(table, "start_time_ns"))
     return names, np.concatenate(seqs), np.concatenate(times_ns)
-
-
-def _steps(what: str, table: pa.Table) -> Steps:
-    return _in_order(what, integers(table, "start_seq"), integers(table, "start_time_ns"))
 
 
 def _in_order(what: str, start_seq: Int64s, start_ns: Int64s) -> Steps:

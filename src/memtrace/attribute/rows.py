@@ -130,7 +130,8 @@ class _Attribution:
         words = [*words, INFERENCE, TRAINING]
         # What somebody else said ("request") stays.
         ours = np.array([word in (INFERENCE, TRAINING) for word in words] + [True])[codes]
-        found = np.where(self._training[place], len(words) - 1, len(words) - 2)
+        training = np.append(self._training, False)[place]
+        found = np.where(training, len(words) - 1, len(words) - 2)
         found = np.where(ours & (place != NONE), found, codes)
         for row in np.flatnonzero(ours & (place == NONE)).tolist():  # of a marked one: its calls'
             is_training = self._marked_kinds.get(int(columns.numbers("step")[row]))

@@ -39,13 +39,10 @@ class MemtraceMiddleware:
         self.app = app
         self._paths: set[str] = set()
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The application's own coroutine while nothing is recorded."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One look at whether something is recorded, and the application."""
         if recording.current() is None or scope["type"] not in ("http", "websocket"):
-            return self.app(scope, receive, send)
-        return self._marked(scope, receive, send)
-
-    async def _marked(self, scope: Scope, receive: Receive, send: Send) -> None:
+            return await self.app(scope, receive, send)
         # What it is called now is told if the program is killed in it.
         method, path = scope.get("method", "WEBSOCKET"), str(scope.get("path", ""))
         with step(f"{method} {self._known(path)}", kind=KIND) as request:
