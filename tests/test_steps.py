@@ -163,7 +163,8 @@ def test_steps_of_another_recording_and_of_none(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text("""
 import memtrace
-with memtrace.step("before"), memtrace.step("inner") as inner:  # nothing is recorded, nor is torch there
+# Nothing is recorded yet, nor is torch there.
+with memtrace.step("before"), memtrace.step("inner") as inner:
     recording = memtrace.record("first.memtrace")
     recording.start()
     with memtrace.step("first"):

@@ -199,6 +199,8 @@ class Recording:
     def _install_hook(self, torch: ModuleType) -> None:
         from memtrace.hook import installed
 
+        if _current is not self:
+            return  # it ended before torch was there: another one may be on by now
         try:
             self.hook = installed.install(self, torch)
             self.tell_steps()

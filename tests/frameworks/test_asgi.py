@@ -93,12 +93,15 @@ def answering() -> FastAPI:
 
 def test_requests_at_once_are_not_mixed_up(tmp_path: Path) -> None:
     batches = [1, 2, 3, 5, 7, 11, 13, 17]
-    with recorded(tmp_path) as trace, served(answering()) as address:
-        with httpx.Client(base_url=f"http://{address}", timeout=60, trust_env=False) as client:
-            with ThreadPoolExecutor(2 * len(batches)) as pool:
-                paths = [f"/async/{n}?together={len(batches)}" for n in batches]
-                paths += [f"/sync/{n}?secret=1" for n in batches]
-                answers = list(pool.map(client.post, paths))
+    paths = [f"/async/{n}?together={len(batches)}" for n in batches]
+    paths += [f"/sync/{n}?secret=1" for n in batches]
+    with (
+        recorded(tmp_path) as trace,
+        served(answering()) as address,
+        httpx.Client(base_url=f"http://{address}", timeout=60, trust_env=False) as client,
+        ThreadPoolExecutor(len(paths)) as pool,
+    ):
+        answers = list(pool.map(client.post, paths))
     assert [answer.json() for answer in answers] == [6 * n for n in batches] * 2
     found = steps(trace)
     marked = requests(trace)
@@ -252,9 +255,11 @@ def test_websockets(tmp_path: Path) -> None:
         await socket.close()
 
     app.add_middleware(MemtraceMiddleware)
-    with recorded(tmp_path) as trace:
-        with TestClient(app).websocket_connect("/chat/7?token=SECRET") as socket:
-            assert socket.receive_text() == "37"
+    with (
+        recorded(tmp_path) as trace,
+        TestClient(app).websocket_connect("/chat/7?token=SECRET") as socket,
+    ):
+        assert socket.receive_text() == "37"
     (row,) = requests(trace)
     assert (row["name"], row["batch_size"]) == ("WEBSOCKET /chat/{room}", 3)
 

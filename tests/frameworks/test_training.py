@@ -149,7 +149,8 @@ print(run.end())
 """
     for rank, name in (("0", "a.memtrace"), ("1", "a.rank1.memtrace")):
         shown = subprocess.run(
-            [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120,
+            [sys.executable, "-c", program],
+            check=True, capture_output=True, text=True, timeout=120,
             cwd=tmp_path, env={**os.environ, "RANK": rank, "WORLD_SIZE": "2"},
         )  # fmt: skip
         assert shown.stdout == "{'memtrace/cpu/peak_allocated_bytes': 4000}\n"

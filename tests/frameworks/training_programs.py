@@ -116,7 +116,8 @@ def lightning(folder: Path, record: str | None) -> dict[str, Any]:
         callbacks = [callback]
     logger = CSVLogger(folder / "logs")
     run = Trainer(
-        max_steps=STEPS, val_check_interval=3, log_every_n_steps=2, logger=logger, accelerator="cpu",
+        max_steps=STEPS, val_check_interval=3, log_every_n_steps=2, logger=logger,
+        accelerator="cpu",
         callbacks=callbacks, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, accumulate_grad_batches=2,
     )  # fmt: skip

@@ -45,7 +45,7 @@ GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percen
 REACHED = {
     "allocation_id", "size_bytes", "block_bytes", "operator", "top_operator", "forward_operator",
     "module", "module_class", "source", "category", "label", "phase", "stage", "origin",
-    "thread_id", "stack",
+    "thread_id", "stack", "step",
 }  # fmt: skip
 SUMMARY = {
     "trace", "empty", "events", "allocations", "lost_total", "root", "main", "running", "processes",

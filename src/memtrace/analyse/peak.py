@@ -133,7 +133,7 @@ def reached_by(trace: Trace, event: Moment) -> Reached | None:
             row = group.read(_REACHED_COLUMNS).slice(int(places[0]), 1).to_pylist()[0]
             stack_id = row.pop("stack_id")
             del row["alloc_seq"]
-            row["step"] = StepNames(trace, event.process).of(row["step"])
+            (row["step"],) = StepNames(trace, event.process).of([row["step"]])
             frames = stacks_by_id(trace, event.process, () if stack_id is None else (stack_id,))
             return Reached(**row, stack=frames.get(stack_id, ()))
     return None

@@ -6,7 +6,7 @@ Calls of models lie in the steps that a program marked; told is the outermost, w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,11 +70,11 @@ class StepNames:
         column = pa.array(words, pa.string()).take(pa.array(codes))
         return rows.set_column(rows.column_names.index(STEP), STEP, column)
 
-    def of(self, step: int | None) -> str | None:
-        """What a step is called, or the outermost that it lies in."""
-        rows = pa.table({STEP: pa.array([step], pa.int64())})
-        name: str | None = self.tell(rows, [STEP]).column(STEP)[0].as_py()
-        return name
+    def of(self, steps: Sequence[int | None]) -> list[str | None]:
+        """What each is called, or the outermost that it lies in."""
+        rows = self.tell(pa.table({STEP: pa.array(steps, pa.int64())}), [STEP])
+        names: list[str | None] = rows.column(STEP).to_pylist()
+        return names
 
     def _learn(self, numbers: Int64s) -> None:
         new = np.array([n for n in numbers.tolist() if n not in self._known and n != _NONE])
