@@ -138,8 +138,11 @@ class Recording:
 
     def tell_steps(self) -> None:
         """The hook is to look again which step a task is in."""
-        if self.hook and self.steps.any:
-            self.hook.steps_changed(current_step, self.steps.recording)
+        if not self.hook or not self.steps.any:
+            return
+        if not self.hook.steps_changed(current_step, self.steps.recording) and self.steps.are_told:
+            self.steps.are_told = False
+            say("no memory is told by marked steps: this Python's contexts are of an unknown form")
 
     def continue_stages(self, parent: Recording) -> None:
         """In a forked child: what it was forked in goes on here."""

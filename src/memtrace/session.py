@@ -226,7 +226,8 @@ class step:  # noqa: N801  # a context manager
     tasks that this one starts, and by threads that work for them in their context
     (`asyncio.to_thread`, the thread pools of web frameworks). Two requests at once are told apart.
     A thread that was started by hand, or works on what several requests gave it, is in no step
-    until it marks its own. Steps may lie in steps; listings then tell the outermost.
+    until it marks its own. Steps may lie in steps; listings then tell the outermost. Memory is told
+    by steps where stacks are recorded.
 
     Args:
         name: What it is called; many steps may have one name.

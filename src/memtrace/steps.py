@@ -22,6 +22,7 @@ class Steps:
     def __init__(self) -> None:
         self.recording = next(_recordings)
         self.any = False  # was one marked
+        self.are_told = True  # until the hook cannot
 
     def innermost(self) -> int:
         """The number of the step that this task is in; 0: in none of this recording."""

@@ -169,9 +169,9 @@ class InstalledHook:
         guarded(self._cuda.begin)
         guarded(self._scan.begin)
 
-    def steps_changed(self, variable: object, recording: int) -> None:
+    def steps_changed(self, variable: object, recording: int) -> bool:
         """A marked step was begun or ended (NativeHook.steps_changed)."""
-        self._native.steps_changed(variable, recording)
+        return self._native.steps_changed(variable, recording)
 
     def sample(self, reason: str) -> None:
         """Torch's counters, and the names of what the known models hold now."""
