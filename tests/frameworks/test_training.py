@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import memtrace
+import simcuda
 from memtrace.trace import Trace
 
 PROGRAM = Path(__file__).parent / "training_programs.py"
@@ -125,6 +126,7 @@ import sys
 for name in {missing}:
     sys.modules[name] = None
 import memtrace
+import simcuda
 assert not any("frameworks" in name for name in sys.modules if name.startswith("memtrace"))
 try:
     import memtrace.frameworks.{module}
@@ -155,3 +157,56 @@ print(run.end())
         )  # fmt: skip
         assert shown.stdout == "{'memtrace/cpu/peak_allocated_bytes': 4000}\n"
         assert memtrace.open(tmp_path / name).peak("cpu").total_bytes == 4000
+
+
+ON_A_GPU = """
+import json, sys, torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from memtrace.frameworks.trainer import MemtraceCallback
+
+config = GPT2Config(
+    n_layer=2, n_head=2, n_embd=128, vocab_size=512, bos_token_id=0, eos_token_id=0
+)
+data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(0, 512, (32, 128))]
+arguments = TrainingArguments(
+    "out", max_steps=4, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+    max_grad_norm=0.0,
+)
+trainer = Trainer(
+    GPT2LMHeadModel(config), arguments, train_dataset=data,
+    callbacks=[MemtraceCallback(record="a.memtrace")],
+)
+trainer.train()
+print(json.dumps(trainer.state.log_history))
+"""
+
+
+@pytest.mark.cuda_sim
+def test_peaks_of_a_gpu_while_it_trains(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    (tmp_path / "train.py").write_text(ON_A_GPU)
+    argv, environment = simcuda.python_command(tmp_path / "train.py", memory_mb=2048)
+    shown = subprocess.run(
+        argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert shown.returncode == 0, shown.stderr
+    lines = json.loads(shown.stdout.splitlines()[-1])
+    trace = memtrace.open(tmp_path / "a.memtrace")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+    ends = {
+        row["name"]: row["end_seq"] for row in trace.steps.to_pylist() if row["name"] is not None
+    }
+    (part,) = (tmp_path / "a.memtrace" / "events").glob("*/*.parquet")
+    events = [
+        row for row in pq.read_table(part, partitioning=None).to_pylist()
+        if row["device"] == "cuda:0"
+    ]  # fmt: skip
+    for measure in ("allocated", "reserved"):
+        logged = [line[f"memtrace/cuda0/peak_{measure}_bytes"] for line in lines]
+        assert logged[-1] == trace.peak("cuda:0", measure).total_bytes
+        for line, peak in zip(lines[:-1], logged, strict=False):
+            end = ends[f"training step {line['step']}"]
+            so_far = [row[f"{measure}_bytes"] for row in events if row["seq"] < end]
+            assert peak == max(so_far), line
+    assert lines[-1][PEAK] == trace.peak("cpu").total_bytes
