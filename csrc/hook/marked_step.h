@@ -7,10 +7,10 @@
 
 #include "hook/thread_state.h"
 
-#include <Python.h>
-
 #include <atomic>
 #include <cstdint>
+
+using PyObject = struct _object;
 
 namespace memtrace {
 

@@ -140,6 +140,19 @@ except memtrace.MemtraceError as error:
     assert install in line
 
 
+def test_the_lightning_of_the_program_is_the_one_that_is_used() -> None:
+    # The two packages have a class each: the older one, where the program has imported that.
+    program = """
+import sys, types
+older = types.ModuleType("pytorch_lightning")
+older.Callback = type("Callback", (), {})
+sys.modules["pytorch_lightning"] = older
+from memtrace.frameworks.lightning import MemtraceCallback
+assert issubclass(MemtraceCallback, older.Callback) and "lightning.pytorch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def test_each_rank_has_a_trace_of_its_own(tmp_path: Path) -> None:
     program = """
 import sys, torch

@@ -1,10 +1,12 @@
 """ASGI middleware: each request of a server is a step of the trace, called by its route.
 
-    app.add_middleware(memtrace.frameworks.asgi.MemtraceMiddleware)    Starlette, FastAPI
-    app = MemtraceMiddleware(app)                                      any ASGI application
+    from memtrace.frameworks.asgi import MemtraceMiddleware
 
-Then `memtrace peak --by step` says which request held the memory: "POST /generate · input_ids [4,
-512] · step 17", with the shapes that the model was given. Requests that are answered at once are
+    app.add_middleware(MemtraceMiddleware)    Starlette, FastAPI
+    app = MemtraceMiddleware(app)             any ASGI application
+
+Then `memtrace peak --by step` says which request held the memory, with the shapes that the model
+was given: "POST /generate · input_ids [4, 512] · step 17". Requests that are answered at once are
 told apart, in asyncio and in thread pools (memtrace.step says how).
 
 A step lasts until the application has done with the request: a streamed response is in it, and so
