@@ -126,7 +126,6 @@ import sys
 for name in {missing}:
     sys.modules[name] = None
 import memtrace
-import simcuda
 assert not any("frameworks" in name for name in sys.modules if name.startswith("memtrace"))
 try:
     import memtrace.frameworks.{module}
