@@ -48,6 +48,7 @@ $(CUDA_VENV)/.torch: Makefile
 	$(CUDA_PIP) --no-deps $(CUDA_TORCH)
 	$(CUDA_PIP) filelock typing-extensions sympy networkx jinja2 fsspec "setuptools<82"
 	$(CUDA_PIP) $(BUILD_TOOLS) $(CUDA_HEADERS) transformers
+	$(CUDA_PIP) --no-deps accelerate
 	touch $@
 
 $(CUDA_VENV)/.installed: $(CUDA_VENV)/.torch $(SOURCES)

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import memtrace
+from memtrace.frameworks.asgi import MemtraceMiddleware
 
 IDLE_S = 0.5  # before the first request, as a server has it between requests
 SIZES = {
@@ -69,6 +70,7 @@ def load_engine(size: str, device: str) -> Engine:
 def build_app(engine: Engine) -> FastAPI:
     """The HTTP face: POST /generate. Runs in a worker thread, one request at a time."""
     app = FastAPI()
+    app.add_middleware(MemtraceMiddleware)  # each request is a step of the trace
     lock = threading.Lock()
 
     @app.post("/generate")

@@ -30,6 +30,7 @@ ACTIONS = {
     "segment_map": 6, "segment_unmap": 7, "oom": 8, "snapshot": 9, "preexisting": 10,
     "external": 11, "operator_span": 32, "mark": 33, "sample": 34, "stage_begin": 35,
     "stage_end": 36, "step_begin": 37, "step_end": 38, "context_begin": 39, "tensor": 40,
+    "in_step": 41,
 }  # fmt: skip
 CONTEXTS = {"node": 1, "engine": 2, "optimizer": 3}
 RECORDS_GRAPH = 1 << 31  # in an event's `reserved`, beside its context

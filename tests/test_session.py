@@ -241,3 +241,16 @@ def test_a_torch_that_was_imported_unseen_or_is_none_is_told(tmp_path: Path) -> 
     seen = recorded(tmp_path / "own.memtrace", program(tmp_path, "import torch"), cwd=tmp_path)
     assert b"is not PyTorch" in seen.err
     assert seen.err.count(b"\n") == 1
+
+
+def test_a_recording_that_ended_before_torch_was_there_is_not_in_the_way(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import memtrace
+        with memtrace.record("before.memtrace"):
+            pass
+        import torch
+        with memtrace.record("after.memtrace"):
+            kept = torch.empty(1000)
+    """)  # fmt: skip
+    assert shown.err == b""
+    assert memtrace_open(tmp_path / "after.memtrace").peak("cpu").total_bytes == 4000

@@ -37,8 +37,9 @@ PYTHON = {
     "schema": set(),
     # In the watched program.
     "sample": BASE | {"_core"},
-    "recording": BASE | {"_core", "run", "stages", "hook", "sample"},
+    "recording": BASE | {"_core", "run", "stages", "steps", "hook", "sample"},
     "stages": BASE | {"_core", "recording"},
+    "steps": BASE,
     "session": BASE | {"_core", "recording", "stages", "hook", "run"},
     "hook": BASE | {"_core", "_hook", "recording"},
     "run": BASE | {"_core", "recording", "stages", "session", "hook"},

@@ -12,7 +12,7 @@ bool is_span(Action action) {
 }
 
 bool is_note(Action action) {
-  return action >= Action::mark && action <= Action::step_end;
+  return (action >= Action::mark && action <= Action::step_end) || action == Action::in_step;
 }
 
 // Records between two looks at how full the tables are.
@@ -106,6 +106,8 @@ void Conversion::record(const Record& record) {
     return stages_.stage_end(note, place);
   case Action::step_begin:
     return stages_.step_begin(note, place);
+  case Action::in_step:
+    return stages_.in_step(note);
   default:
     return stages_.step_end(note, place);
   }

@@ -91,6 +91,8 @@ void Lifetimes::attribute(Allocation& allocation, const AllocatorEvent& event) {
   allocation.source = owner.source;
   if (context.knows_forward())
     allocation.step = context.forward.step;
+  if (allocation.step == kNull)
+    allocation.step = current.marked_step;
   const bool records_graph = recorded && (event.context & kRecordsGraph) != 0;
   const bool recompute = forward_calls_.is_recompute(context, event.stack);
   if (context.is_backward() && !recompute) {

@@ -11,6 +11,20 @@ namespace {
 
 constexpr Place kNoPlace{kNull, kNull};
 
+// Of all tensors of {"input_ids": [2, 128], ...} together.
+int64_t elements_in(const Json& shapes) {
+  int64_t sum = 0;
+  for (const Json& shape : shapes.array()) {
+    int64_t product = 1;
+    for (const Json& size : shape.array())
+      if (__builtin_mul_overflow(product, size.integer(), &product))
+        return INT64_MAX;
+    if (__builtin_add_overflow(sum, product, &sum))
+      return INT64_MAX;
+  }
+  return sum;
+}
+
 } // namespace
 
 Stages::Stages(NameStrings& names, Table& stages, Table& steps)
@@ -77,9 +91,43 @@ void Stages::step_begin(const Note& note, Place place) {
     return;
   const OpenStage* own = innermost(note.tail.thread);
   const OpenStage* stage = own ? own : shared();
-  steps_.push_back({static_cast<int64_t>(note.value), stage ? stage->id : kNull,
-                    names_.of(note.name), note.text, note.tail.thread, place});
+  const Json details = Json::parse(names_.text().name(note.text)).value_or(Json{});
+  const Json& name = details["name"];
+  const Json& kind = details["kind"];
+  const Json& shapes = details["input_shapes"];
+  const Json& grad = details["grad_enabled"];
+  const auto parent = static_cast<int64_t>(note.value2);
+  OpenStep step{};
+  step.step = static_cast<int64_t>(note.value);
+  step.parent = open_marked(parent) ? parent : kNull;
+  step.stage_id = stage ? stage->id : kNull;
+  step.root_module = names_.of(note.name);
+  step.name = name.is_null() ? StringId::null : names_.intern(name.string());
+  step.kind = kind.is_null() ? StringId::null : names_.intern(kind.string());
+  step.batch_size = details["batch_size"].integer(kNull);
+  step.elements = elements_in(shapes);
+  step.input_shapes = shapes.is_null() ? StringId::null : names_.intern(shapes.dump());
+  step.grad_enabled = grad.is_null() ? kNull : int64_t{grad.boolean()};
+  step.thread = note.tail.thread;
+  step.start = place;
+  if (!step.is_marked())
+    tell_shapes(step);
+  steps_.push_back(step);
   ++version_;
+}
+
+// To the marked steps that it lies in.
+void Stages::tell_shapes(const OpenStep& call) {
+  int64_t parent = call.parent;
+  while (OpenStep* marked = open_marked(parent)) {
+    if (call.input_shapes != StringId::null &&
+        (marked->input_shapes == StringId::null || call.elements > marked->elements)) {
+      marked->batch_size = call.batch_size;
+      marked->elements = call.elements;
+      marked->input_shapes = call.input_shapes;
+    }
+    parent = marked->parent < parent ? marked->parent : kNull; // else damage
+  }
 }
 
 void Stages::step_end(const Note& note, Place place) {
@@ -87,6 +135,8 @@ void Stages::step_end(const Note& note, Place place) {
                                        static_cast<int64_t>(note.value), &OpenStep::step);
   if (found == steps_.rend())
     return;
+  if (found->is_marked() && note.name != 0)
+    found->name = names_.of(note.name);
   add_step(*found, place, names_.of(note.text));
   steps_.erase(std::next(found).base());
   ++version_;
@@ -108,17 +158,32 @@ void Stages::add_stage(const OpenStage& stage, Place end) {
 }
 
 void Stages::add_step(const OpenStep& step, Place end, StringId error) {
-  const auto json = Json::parse(names_.text().name(step.text));
-  const Json details = json.value_or(Json{});
-  const Json& shapes = details["input_shapes"];
-  const Json& grad = details["grad_enabled"];
-  const StringId shapes_text = shapes.is_null() ? StringId::null : names_.intern(shapes.dump());
-  const StringId kind =
-      details["kind"].is_null() ? StringId::null : names_.intern(details["kind"].string());
-  step_rows_.add(step.step, kind, step.stage_id, step.root_module, or_null(step.thread),
-                 step.start.seq, end.seq, step.start.time_ns, end.time_ns,
-                 details["batch_size"].integer(kNull), shapes_text,
-                 grad.is_null() ? kNull : int64_t{grad.boolean()}, error);
+  step_rows_.add(step.step, step.kind, step.stage_id, step.root_module, or_null(step.thread),
+                 step.start.seq, end.seq, step.start.time_ns, end.time_ns, step.batch_size,
+                 step.input_shapes, step.grad_enabled, error, step.name, step.parent);
+}
+
+void Stages::in_step(const Note& note) {
+  marked_steps_[note.tail.thread] = static_cast<int64_t>(note.value);
+  ++version_;
+}
+
+Stages::OpenStep* Stages::open_marked(int64_t step) {
+  for (OpenStep& open : std::views::reverse(steps_))
+    if (open.step == step && open.is_marked())
+      return &open;
+  return nullptr;
+}
+
+// One that a task is still in, though it has ended, is none.
+int64_t Stages::marked_step_of(uint32_t thread) const {
+  const auto found = marked_steps_.find(thread);
+  if (found == marked_steps_.end())
+    return kNull;
+  for (const OpenStep& open : std::views::reverse(steps_))
+    if (open.step == found->second && open.is_marked())
+      return open.step;
+  return kNull;
 }
 
 // Of the thread's own.
@@ -145,7 +210,12 @@ Stages::Current Stages::current(uint32_t thread, uint32_t forward_thread) const 
   Current current;
   if (stage)
     current.stage = stage->name;
+  current.marked_step = marked_step_of(thread);
+  if (current.marked_step == kNull && forward_thread != 0)
+    current.marked_step = marked_step_of(numbers_.recorded(forward_thread));
   for (const OpenStep& step : std::views::reverse(steps_)) {
+    if (step.is_marked())
+      continue;
     const bool own = step.thread == thread;
     if (own || (forward_thread != 0 && current.step == kNull))
       current.step = step.step;

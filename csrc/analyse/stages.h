@@ -1,5 +1,8 @@
 // Stages and steps: which are open, which one an allocation belongs to, and their rows.
 //
+// A step is a call of a model, of its thread; or one that the program marked (a request), which
+// goes with a task: threads say which one they are in. Calls lie in marked steps.
+//
 // A block belongs to the thread that entered it, a plain stage to the block it was begun in, or to
 // the whole process. What a plain stage ends, and what a stage lies in, follows from the order of
 // the notes alone, so threads that note at the same time need not agree on it beforehand.
@@ -13,6 +16,7 @@
 #include "store/thread_numbers.h"
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 namespace memtrace {
@@ -21,8 +25,9 @@ class Stages {
  public:
   struct Current {
     StringId stage = StringId::null;
-    int64_t step = kNull;
-    bool in_own_step = false; // the thread is in a step of its own
+    int64_t step = kNull;        // a model's call
+    int64_t marked_step = kNull; // the innermost
+    bool in_own_step = false;    // the thread is in a model's call of its own
   };
 
   Stages(NameStrings& names, Table& stages, Table& steps);
@@ -36,6 +41,7 @@ class Stages {
   void stage_end(const Note& note, Place place);
   void step_begin(const Note& note, Place place);
   void step_end(const Note& note, Place place);
+  void in_step(const Note& note);
   // The rows of what is still open when the recording ends: without an end.
   void finish();
 
@@ -57,11 +63,20 @@ class Stages {
     Place start;
   };
   struct OpenStep {
-    int64_t step, stage_id;
-    StringId root_module;
-    uint32_t text;
+    int64_t step;
+    int64_t parent; // the marked step that it lies in; kNull
+    int64_t stage_id;
+    StringId root_module; // null: it is marked
+    StringId name;        // of a marked one
+    StringId kind;        // null: not known yet
+    // Of a marked step: those of the call in it that was given most elements.
+    int64_t batch_size, elements;
+    StringId input_shapes;
+    int64_t grad_enabled;
     uint32_t thread;
     Place start;
+
+    bool is_marked() const { return name != StringId::null; }
   };
   // As many as a program can sensibly hold open; more are damage.
   static constexpr size_t kMostOpen = size_t{1} << 16;
@@ -74,6 +89,9 @@ class Stages {
   void add_step(const OpenStep& step, Place end, StringId error);
   const OpenStage* innermost(uint32_t thread) const;
   const OpenStage* shared() const;
+  OpenStep* open_marked(int64_t step);
+  int64_t marked_step_of(uint32_t thread) const;
+  void tell_shapes(const OpenStep& call);
 
   NameStrings& names_;
   Table& stage_rows_;
@@ -82,6 +100,7 @@ class Stages {
   std::vector<bool> blocks_; // by id
   std::vector<OpenStage> stages_;
   std::vector<OpenStep> steps_;
+  std::unordered_map<uint32_t, int64_t> marked_steps_; // by thread; it may have ended
   uint64_t version_ = 1;
 };
 

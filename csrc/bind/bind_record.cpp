@@ -137,6 +137,7 @@ void register_record(py::module_& module) {
            py::arg("target") = "", py::arg("source") = "", py::arg("reason") = "",
            py::arg("value") = 0, py::arg("value2") = 0, py::arg("device") = 0,
            py::arg("thread") = 0)
+      .def("next_step", [](PyRecorder& self) { return self.recorder().next_id(TextKind::step); })
       .def("thread_id", [](PyRecorder& self) { return self.recorder().thread_id(); })
       .def("event", &event, py::arg("action"), py::kw_only(), py::arg("device"),
            py::arg("memory_or_pool") = 0, py::arg("address"), py::arg("size_bytes"),

@@ -3,6 +3,7 @@
 #include "hook/held_tensors.h"
 #include "hook/hook.h"
 #include "hook/marked_call.h"
+#include "hook/marked_step.h"
 #include "hook/optimizer_step.h"
 #include "hook/python_stack.h"
 #include "hook/root_calls.h"
@@ -72,6 +73,7 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   if (g_stacks)
     recording->stack_min_bytes = stack_min_bytes;
   forget_training_threads();
+  forget_steps();
   g_recording.store(recording, std::memory_order_release);
   if (g_stacks && !module_class.is_none())
     install_root_calls(module_class.ptr(), tensor_class.ptr());
@@ -164,6 +166,12 @@ PYBIND11_MODULE(_hook, module) {
   });
   module.def("set_look",
              [](const py::object& look) { set_look(look.is_none() ? nullptr : look.ptr()); });
+  module.def(
+      "steps_changed",
+      [](const py::object& variable, uint32_t recording) {
+        return steps_changed(variable.ptr(), recording);
+      },
+      py::arg("variable"), py::arg("recording"));
   module.def("module_id", &module_id, py::arg("module"));
   module.def("marked", &marked, py::arg("original"), py::arg("kind"),
              py::arg("describe") = py::none(), py::arg("after") = false);

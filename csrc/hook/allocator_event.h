@@ -1,6 +1,7 @@
 // What the CUDA and the CPU hook share: turning "this was allocated / freed here" into a record.
 #pragma once
 
+#include "hook/marked_step.h"
 #include "hook/python_stack.h"
 #include "hook/thread_state.h"
 #include "record/clock.h"
@@ -43,6 +44,8 @@ inline void write_event(HookScope& scope, const AllocatorFacts& facts) noexcept 
   Recording& recording = scope.recording();
   // Before the record is reserved: a new stack writes its text first.
   const uint32_t stack = wants_stack(recording, facts) ? recording.stacks->take() : 0;
+  if (facts.action == Action::alloc || facts.action == Action::oom)
+    update_marked_step(state, recording);
   OperatorCall& call = touch_call(state);
   if (stack != 0)
     call.stack = stack; // operators are C++: the same as when the call began, but for callbacks

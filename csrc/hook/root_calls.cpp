@@ -18,7 +18,6 @@ namespace memtrace {
 namespace {
 
 CallClasses g_classes;
-uint64_t g_steps = 0; // of this recording, under the GIL
 
 // ---- looks at the weights -----------------------------------------------------------------------
 
@@ -115,7 +114,8 @@ bool begin(Step& step, const ModuleCall& call) {
       inputs = inputs_of(call); // other threads may have run meanwhile
     }
     step.has_cache = inputs.saw_cache();
-    step.number = ++g_steps;
+    const RecorderApi& api = step.recording->api;
+    step.number = api.next_id(api.recorder, TextKind::step);
     const PyTypeObject* root_class = Py_TYPE(called_module(call.module(), g_classes));
     write_step_begin(step.recording, step.number, root_class->tp_name, inputs);
   } catch (...) {
@@ -176,7 +176,6 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
     g_classes.tensor = reinterpret_cast<PyTypeObject*>(Py_NewRef(tensor_class));
     g_classes.module = reinterpret_cast<PyTypeObject*>(Py_NewRef(module_class));
   }
-  g_steps = 0;
   g_look_due_ns = 0;
   g_began_ns = clock_ns(CLOCK_MONOTONIC);
   g_compared_ns = 0;

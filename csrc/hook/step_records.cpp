@@ -1,5 +1,6 @@
 #include "hook/step_records.h"
 
+#include "hook/marked_step.h"
 #include "hook/notes.h"
 #include "hook/tensor_record.h"
 
@@ -25,10 +26,11 @@ std::string_view class_name(const char* name) noexcept {
   return dot ? dot + 1 : name;
 }
 
-void note(const HookScope& scope, Action action, uint64_t value, uint32_t name,
-          uint32_t text) noexcept {
+void note(const HookScope& scope, Action action, uint64_t value, uint32_t name, uint32_t text,
+          uint64_t value2 = 0) noexcept {
   Note note{};
   note.value = value;
+  note.value2 = value2;
   note.name = name;
   note.text = text;
   note.tail = {0, 0, kCpu, action};
@@ -132,7 +134,9 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
   const HookScope scope;
   if (!scope || &scope.recording() != recording)
     return;
-  note(scope, Action::step_begin, step, intern(scope, class_name(root_class)), intern(scope, text));
+  update_marked_step(scope.state(), scope.recording());
+  note(scope, Action::step_begin, step, intern(scope, class_name(root_class)), intern(scope, text),
+       scope.state().marked_step);
   tensors(scope, inputs, Part::inputs, [](const CallTensor&) { return true; });
 }
 

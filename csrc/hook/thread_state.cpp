@@ -80,6 +80,8 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
   state->ended_node.parent_call = kNoCall;
   state->graph_task = kNoGraphTask;
+  state->marked_step = 0;
+  state->step_changes = 0;
   state->recording = recording;
   return true;
 }

@@ -99,7 +99,11 @@ struct ThreadState {
   NameSet names[1U << kNameSetBits]; // with a schema, by pointer
   NameSet texts[1U << kNameSetBits]; // without, by text
   NameSlot spare_name;               // of a name that is not kept
-  ThreadState* next = nullptr;       // list of all states, for stop()
+  // What the log says last of the marked step that the thread is in (0: none), and when that was
+  // found out (marked_step.h).
+  uint32_t marked_step = 0;
+  uint64_t step_changes = 0, context_version = 0;
+  ThreadState* next = nullptr; // list of all states, for stop()
 
   // What events in the call say of its context: AllocatorEvent::context without kRecordsGraph.
   uint32_t context_of(const OperatorCall& call) const noexcept {

@@ -37,6 +37,7 @@ enum class Action : uint8_t {
   step_end = 38,
   context_begin = 39,
   tensor = 40,
+  in_step = 41,
 };
 
 constexpr bool is_allocator_event(Action action) {
@@ -154,9 +155,12 @@ struct OperatorSpan {
 //   thread) or until that block ends. The second kind is written when it is not known yet whether
 //   a block will be made of it; with a "scope" of the same id later, the first was no stage.
 // stage_end: name, value
-// step_begin: name = class of the root module, value = step number, text = JSON
-//   {batch_size, input_shapes, grad_enabled}; input_shapes is an object: name -> list
-// step_end: value = step number, text = class of the exception that the call raised; 0: none
+// step_begin: name = class of the root module, value = step number, value2 = number of the marked
+//   step around it (0: none), text = JSON {batch_size, input_shapes, grad_enabled}; input_shapes is
+//   an object: name -> list. Of a step that the program marked: name = 0, text = JSON {name, kind}
+// step_end: value = step number, text = class of the exception that ended it; 0: none; name = of a
+//   marked step: what it is called, where that is known at its end only
+// in_step: value = number of the marked step that the tail's thread is in from here on; 0: none
 // mark backward_begin, backward_end (value = autograd's graph task), optimizer_begin,
 // optimizer_end,
 //   recompute_begin, recompute_end (a model's call inside a backward), tensors_left_out (text =

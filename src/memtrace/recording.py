@@ -15,6 +15,7 @@ from memtrace.plain_json import to_json
 from memtrace.run import environment
 from memtrace.run.facts import new_key, process_facts, resident_bytes
 from memtrace.stages import Block, Plain, Stages
+from memtrace.steps import Steps, current_step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Recording:
         self.key = new_key()
         self.hook: InstalledHook | None = None
         self.stages = Stages()
+        self.steps = Steps()
         self._container: Container | None = None
         spool = os.path.join(trace_dir, "spool", f"process={self.key}")
         os.mkdir(spool, 0o700)
@@ -113,6 +115,34 @@ class Recording:
         self.sample("mark")
         for ended in self.stages.leave(block):
             self.recorder.note(_core.ACTION_stage_end, name=ended.name, value=ended.number)
+
+    def enter_step(self, name: str, kind: str | None) -> tuple[int, int]:
+        """This task is in a marked step from now on. Returns what to leave it with."""
+        number = self.recorder.next_step()
+        self.recorder.note(
+            _core.ACTION_step_begin,
+            text=to_json({"name": name, "kind": kind}),
+            value=number,
+            value2=self.steps.innermost(),
+            thread=self.recorder.thread_id(),
+        )
+        before = self.steps.enter(number)
+        self.tell_steps()
+        return number, before
+
+    def leave_step(self, number: int, before: int, *, name: str, error: str) -> None:
+        """It is over; `name`: what it is called, if that has changed; `error`: what ended it."""
+        self.steps.leave(number, before)
+        self.tell_steps()
+        self.recorder.note(_core.ACTION_step_end, name=name, text=error, value=number)
+
+    def tell_steps(self) -> None:
+        """The hook is to look again which step a task is in."""
+        if not self.hook or not self.steps.any:
+            return
+        if not self.hook.steps_changed(current_step, self.steps.recording) and self.steps.are_told:
+            self.steps.are_told = False
+            say("no memory is told by marked steps: this Python's contexts are of an unknown form")
 
     def continue_stages(self, parent: Recording) -> None:
         """In a forked child: what it was forked in goes on here."""
@@ -172,8 +202,11 @@ class Recording:
     def _install_hook(self, torch: ModuleType) -> None:
         from memtrace.hook import installed
 
+        if _current is not self:
+            return  # it ended before torch was there: another one may be on by now
         try:
             self.hook = installed.install(self, torch)
+            self.tell_steps()
         except Exception as error:  # ours, never the program's
             if _core.is_programs_exception(error):
                 raise

@@ -182,6 +182,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         grad_enabled=_flag,
         # Class of the exception that the call raised; null when it returned.
         error=_text,
+        # Of a step that the program marked: "POST /generate".
+        name=_text,
+        # The marked step that it lies in.
+        parent_step=_id,
     ),
     "samples": _schema(
         time_ns=_ns,

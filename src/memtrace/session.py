@@ -203,7 +203,7 @@ class stage:  # noqa: N801  # a mark, and a context manager
     """
 
     def __init__(self, name: str) -> None:
-        self._name = str(name).encode(errors="replace").decode()  # a spool holds UTF-8
+        self._name = _plain_text(name)
         self._recorded: Recording | None = None
         self._plain: Plain | None = None  # what this is, unless it is entered
         self._begun_ns = 0
@@ -249,6 +249,63 @@ class stage:  # noqa: N801  # a mark, and a context manager
 
     def __repr__(self) -> str:
         return f"memtrace.stage({self._name!r})"
+
+
+class step:  # noqa: N801  # a context manager
+    """Mark a step, such as a request: `with memtrace.step("POST /generate"):`.
+
+    What is allocated and called in the block belongs to it: by the task that enters it, by the
+    tasks that this one starts, and by threads that work for them in their context
+    (`asyncio.to_thread`, the thread pools of web frameworks). Two requests at once are told apart.
+    A thread that was started by hand, or works on what several requests gave it, is in no step
+    until it marks its own. Steps may lie in steps; listings then tell the outermost. Memory is told
+    by steps where stacks are recorded.
+
+    Args:
+        name: What it is called; many steps may have one name.
+        kind: "request", or another word for what it is; else what it does says so ("inference",
+            "training").
+    """
+
+    def __init__(self, name: str, *, kind: str | None = None) -> None:
+        self._begun_as = self.name = name
+        self._kind = kind
+        self._open: list[tuple[Recording, int, int]] = []
+
+    #: What it is called; may be changed until it ends, as a server learns which route was asked.
+    name: str
+
+    def _enter(self, recorded: Recording) -> None:
+        self._begun_as = self.name
+        self._open.append((recorded, *recorded.enter_step(_plain_text(self.name), self._kind)))
+
+    def _leave(self, error: str) -> None:
+        recorded, number, before = self._open.pop()
+        if recording.current() is recorded:
+            name = "" if self.name == self._begun_as else _plain_text(self.name)
+            recorded.leave_step(number, before, name=name, error=error)
+
+    def __enter__(self) -> step:
+        recorded = recording.current()
+        if recorded is not None:
+            guarded(self._enter, recorded)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._open:
+            guarded(self._leave, "" if kind is None else kind.__name__)
+
+    def __repr__(self) -> str:
+        return f"memtrace.step({self.name!r})"
+
+
+def _plain_text(text: object) -> str:
+    return str(text).encode(errors="replace").decode()  # a spool holds UTF-8
 
 
 def label(tensor: Tensor, name: str | None = None, *, category: str | None = None) -> Tensor:

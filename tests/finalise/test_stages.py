@@ -102,3 +102,68 @@ def test_backward_memory_is_in_the_stage_of_the_thread_of_the_forward(trace_dir:
     finalise(trace_dir)
     found = [row["stage"] for row in rows(trace_dir, "allocations")]
     assert found == ["training", "main", "main", "training", "own", "main", "main"]
+
+
+def marked(name: str, kind: str | None = None) -> str:
+    return json.dumps({"name": name, "kind": kind})
+
+
+def called(batch: int, *sizes: int) -> str:
+    return json.dumps({"batch_size": batch, "input_shapes": {"x": [batch, *sizes]}})
+
+
+def test_marked_steps_follow_what_threads_say_they_are_in(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    notes, one, two, autograd = spool.log(1), spool.log(2), spool.log(3), spool.log(4)
+    notes.note("step_begin", 1, "", value=1, text=marked("a", "request"), thread=2)
+    notes.note("step_begin", 2, "", value=2, text=marked("b"), thread=2)
+    one.note("in_step", 3, "", value=1)
+    one.alloc(4, 0x1000, 1)
+    two.note("in_step", 5, "", value=2)
+    two.alloc(6, 0x2000, 2)
+    one.note("in_step", 7, "", value=2)  # another task's turn
+    one.note("step_begin", 8, "Net", value=3, value2=2, text=called(2, 8))
+    one.alloc(9, 0x3000, 3)
+    one.note("step_end", 10, "", value=3)
+    one.note("step_begin", 11, "Net", value=4, value2=2, text=called(4, 1))  # given less
+    one.note("step_end", 12, "", value=4)
+    autograd.context(13, 1, "node", forward_thread=0)
+    autograd.alloc(14, 0x4000, 4, call=1)
+    one.alloc(15, 0x5000, 5)
+    notes.note("step_end", 16, "POST /b", value=2, text="KeyError")
+    one.alloc(17, 0x6000, 6)  # in a context that has outlived its step
+    one.note("in_step", 18, "", value=99)  # damage: there is no such step
+    one.alloc(19, 0x7000, 7)
+    two.note("in_step", 20, "", value=3)  # nor is a model's call one that was marked
+    two.alloc(21, 0x8000, 8)
+    spool.finish()
+    finalise(trace_dir)
+    found = [row["step"] for row in rows(trace_dir, "allocations")]
+    assert found == [1, 2, 3, None, 2, None, None, None]
+    steps = {row["step"]: row for row in rows(trace_dir, "steps")}
+    told = ("name", "kind", "root_module", "parent_step", "batch_size", "error", "end_seq")
+    assert {number: tuple(row[name] for name in told) for number, row in steps.items()} == {
+        1: ("a", "request", None, None, None, None, None),
+        2: ("POST /b", "inference", None, None, 2, "KeyError", 5),
+        3: (None, "inference", "Net", 2, 2, None, 3),
+        4: (None, "inference", "Net", 2, 4, None, 3),
+    }
+    assert json.loads(steps[2]["input_shapes"]) == {"x": [2, 8]}
+
+
+def test_marked_steps_in_each_other_have_the_shapes_of_all_calls_in_them(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    log = spool.log(1)
+    log.note("step_begin", 1, "", value=1, text=marked("outer"))
+    log.note("step_begin", 2, "", value=2, value2=1, text=marked("inner"))
+    log.note("step_begin", 3, "Net", value=3, value2=2, text=called(3, 2**40, 2**40))  # too many
+    log.note("step_end", 4, "", value=3)
+    log.note("step_begin", 5, "Net", value=4, value2=7, text=called(9))  # damage: no such step
+    log.note("step_end", 6, "", value=4)
+    log.note("step_begin", 7, "", value=5, value2=5, text=marked("its own parent"))
+    log.alloc(8, 0x1000, 1)
+    spool.finish()
+    finalise(trace_dir)
+    steps = {row["step"]: row for row in rows(trace_dir, "steps")}
+    assert [steps[number]["parent_step"] for number in range(1, 6)] == [None, 1, 2, None, None]
+    assert [steps[number]["batch_size"] for number in (1, 2, 5)] == [3, 3, None]

@@ -14,6 +14,8 @@ uint64_t record_function_thread() noexcept {
   return 77;
 }
 
+void find_marked_step(ThreadState&, const Recording&) noexcept {}
+
 void forget_root_scan() noexcept {}
 void forget_backwards() noexcept {}
 

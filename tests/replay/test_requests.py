@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import memtrace
 from memtrace.errors import MemtraceError
 from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import NEVER, Requests, after, before, read_requests
+from trace_builder import TraceBuilder
 
 PROGRAM = """
 import torch
@@ -102,3 +104,15 @@ def test_added_rows_are_like_their_models(requests: Requests) -> None:
 def test_a_device_that_the_trace_has_not(requests: Requests) -> None:
     with pytest.raises(MemtraceError, match="no memory of cuda:0"):
         read_requests(requests.trace, device="cuda:0")
+
+
+def test_of_steps_only_calls_of_models_count(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    with process.step(name="POST /generate", root_module=None):
+        process.alloc("cpu", 1, step=1)
+        with process.step(parent_step=1):
+            process.alloc("cpu", 2, step=2)
+    process.alloc("cpu", 4)
+    found = read_requests(memtrace.open(builder.write()))
+    assert found.rows.column("step").to_pylist() == [None, 2, None]

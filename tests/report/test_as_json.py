@@ -45,7 +45,7 @@ GROUP = {"kind", "key", "bytes", "requested_bytes", "allocations", "share_percen
 REACHED = {
     "allocation_id", "size_bytes", "block_bytes", "operator", "top_operator", "forward_operator",
     "module", "module_class", "source", "category", "label", "phase", "stage", "origin",
-    "thread_id", "stack",
+    "thread_id", "stack", "step",
 }  # fmt: skip
 SUMMARY = {
     "trace", "empty", "events", "allocations", "lost_total", "root", "main", "running", "processes",
@@ -55,7 +55,8 @@ PROCESS = {
     "exit_status", "complete", "memtrace_version", "torch_version", "cuda_version",
     "python_version", "driver_version", "hook_error", "argv", "duration_ns", "events",
     "allocations", "lost_events", "lost_total", "unmatched_frees", "unrecorded_children",
-    "unscanned_models", "reconciled", "mismatch_bytes", "reconcile_note", "devices",
+    "unscanned_models", "reconciled", "mismatch_bytes", "reconcile_note", "rss_peak_bytes",
+    "rss_peak_ns", "devices",
 }  # fmt: skip
 DEVICE = {
     "device", "name", "device_total_bytes", "allocated", "active", "reserved",

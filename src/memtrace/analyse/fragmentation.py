@@ -25,6 +25,7 @@ from memtrace.analyse.counters import (
 from memtrace.analyse.layout import Kind, Layout, Spans, free_runs, held_in, layout_at
 from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
 from memtrace.analyse.stack import Frame
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.target import choose_target
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
@@ -156,6 +157,7 @@ def fragmentation_at(
 ) -> Fragmentation:
     """After an event of a CUDA device."""
     layout = layout_at(trace, moment, process, columns=owner_columns(by))
+    layout = replace(layout, rows=StepNames(trace, process.key).tell(layout.rows, [by]))
     found = fragmentation_of(layout, why=why, by=by)
     keys = [pin.owner.key for pin in found.pins]
     return replace(found, stacks=stacks_of_groups(trace, process.key, by, keys))

@@ -20,7 +20,7 @@ from memtrace.analyse.counters import (
 )
 from memtrace.analyse.curve import Curve, read_curves
 from memtrace.analyse.failures import find_failures
-from memtrace.analyse.instants import Instants, choose_instants
+from memtrace.analyse.instants import Instants, choose_instants, name_steps
 from memtrace.analyse.layers import Layers, LayerSums
 from memtrace.analyse.lifespans import (
     TOLD,
@@ -33,6 +33,7 @@ from memtrace.analyse.lifespans import (
 from memtrace.analyse.listing import COLUMNS, Listing, choose_listings, ends
 from memtrace.analyse.live_set import BYTES, weights
 from memtrace.analyse.stage_list import Stage, Steps, stages_of, steps_of
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.windows import Windows, read_windows
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
@@ -150,6 +151,8 @@ def read_history(
         )
         for device, curve in curves.items()
     }
+    names = StepNames(trace, key)
+    instants = {device: name_steps(found, names) for device, found in instants.items()}
     begins = {d: -1 if window_ns is None else curve.first_seq for d, curve in curves.items()}
     listings = choose_listings(
         trace,

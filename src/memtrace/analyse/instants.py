@@ -11,6 +11,7 @@ from memtrace.analyse.counters import Flags, Int64s
 from memtrace.analyse.curve import Curve
 from memtrace.analyse.failures import Failure
 from memtrace.analyse.stage_list import Stage, Steps
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.windows import END, Windows
 
 PEAK, RESERVED_PEAK, OOM, STAGE_PEAK, STAGE_END, STEP_PEAK, STEP_END, LAST = (
@@ -24,7 +25,7 @@ class Instant:
     """What stood after the event of `seq`.
 
     Attributes:
-        name: of the stage.
+        name: of the stage, or of the step once it has been told (name_steps).
         number: of the step, as the trace calls it, or of the failed request, from 1.
     """
 
@@ -105,6 +106,14 @@ def choose_instants(
         min(needed, len(inside)),
         {OOM: len(ooms), STAGE_END: sum(named), STEP_END: len(steps)},
     )
+
+
+def name_steps(instants: Instants, names: StepNames) -> Instants:
+    """Says which steps the instants are of."""
+    of_steps = [i for i in instants.chosen if i.kind in (STEP_PEAK, STEP_END)]
+    told = dict(zip(of_steps, names.of([i.number for i in of_steps]), strict=True))
+    chosen = (replace(i, name=told[i] or "") if i in told else i for i in instants.chosen)
+    return replace(instants, chosen=tuple(chosen))
 
 
 def _largest(peaks: Int64s, wanted: Flags, most: int) -> list[int]:

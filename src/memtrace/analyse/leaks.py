@@ -20,6 +20,7 @@ from memtrace.analyse.counters import Int64s, counted, equals, integers, may_hol
 from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
 from memtrace.analyse.stack import Frame
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.steps import Steps, find_steps
 from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.schema import SCHEMAS
@@ -273,9 +274,8 @@ def _survivors(trace: Trace, key: str, device: str, starts: Int64s, by: str) -> 
         tables.append(rows.append_column(BYTES, pa.array(held[lived], pa.int64())))
         firsts.append(first[lived])
         lasts.append(last[lived])
-    return _Survivors(
-        _concatenated(tables), np.concatenate(firsts), np.concatenate(lasts), born, before
-    )
+    rows = StepNames(trace, key).tell(_concatenated(tables), [by])
+    return _Survivors(rows, np.concatenate(firsts), np.concatenate(lasts), born, before)
 
 
 def _concatenated(tables: list[pa.Table]) -> pa.Table:

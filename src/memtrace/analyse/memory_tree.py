@@ -18,6 +18,7 @@ from memtrace.analyse.owners import group_codes
 from memtrace.analyse.snapshot import moment_at_time
 from memtrace.analyse.stack import Frame, stacks_by_id, told_frames
 from memtrace.analyse.stage_list import Stage, stages_of
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.target import Target, choose_target
 from memtrace.analyse.tree_nodes import Node, Place, grow
 from memtrace.analyse.windows import Totals, read_windows
@@ -108,6 +109,7 @@ def make_tree(
             together.
     """
     target = choose_target(trace, device=device, process=process, of=of)
+    steps = StepNames(trace, target.process.key)
     nameless = {column: not_recorded(column, target.process.row) for column in by}
     tree = MemoryTree(target.process, target.device, what, of, tuple(by), Node("root", "", 0, 0))
     if what == LIVE:
@@ -117,7 +119,7 @@ def make_tree(
         live = live_allocations(trace, moment, of=of, columns=_columns(by))
         extra, excess = _beyond(live, moment, of)
         tree = replace(tree, moment=moment, stage=stage, time_ns=time_ns, excess_bytes=excess)
-        sums = _sums([live], by)
+        sums = _sums([steps.tell(live, by)], by)
     else:
         if time_ns is not None:
             raise MemtraceError("what is allocated in total has no time: give a stage")
@@ -127,7 +129,7 @@ def make_tree(
             of=of, columns=_columns(by), stage=stage, within=within,
         )  # fmt: skip
         tree, extra = replace(tree, stage=stage, within=within), []
-        sums = _sums(tables, by)
+        sums = _sums((steps.tell(table, by) for table in tables), by)
     frames = _frames(trace, target.process, sums, by)
     root = grow(_paths(sums, by, frames, nameless), extra, target.device)
     return replace(tree, root=root)

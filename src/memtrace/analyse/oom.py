@@ -23,6 +23,7 @@ from memtrace.analyse.live_set import live_allocations
 from memtrace.analyse.owners import owner_columns, stacks_of_groups
 from memtrace.analyse.request import Fit, Request, find_fits
 from memtrace.analyse.stack import Frame
+from memtrace.analyse.step_names import StepNames, is_outermost
 from memtrace.analyse.target import total_bytes
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
@@ -129,9 +130,11 @@ def _examine(
     columns = [*columns_for(by), *columns_for("category"), "alloc_seq"]
     live = live_allocations(trace, oom.moment, of="allocated", columns=columns)
 
+    told = StepNames(trace, key).tell(live, [by])
+
     def held(column: str, most: int | None) -> Breakdown:
         return break_down(
-            live,
+            told,
             by=column,
             total_bytes=oom.moment.allocated_bytes,
             top=most,
@@ -252,9 +255,9 @@ def _step_start(trace: Trace, key: str, oom: Oom) -> int | None:
     """Where the last step began, of any thread: autograd has threads of its own."""
     best: int | None = None
     for group in trace.datasets["steps"].row_groups(key):
-        table = group.read(["start_seq"])
+        table = group.read(["start_seq", "parent_step"])
         starts = integers(table, "start_seq", missing=-1)
-        starts = starts[(starts >= 0) & (starts <= oom.moment.seq)]
+        starts = starts[is_outermost(table) & (starts >= 0) & (starts <= oom.moment.seq)]
         if len(starts):
             best = max(best or 0, int(starts.max()))
     return best

@@ -12,6 +12,7 @@ from memtrace.analyse.counters import Flags, Int64s, counted, equals, integers, 
 from memtrace.analyse.live_set import end_column, weights
 from memtrace.analyse.owners import group_codes
 from memtrace.analyse.stack import Frame, stacks_by_id, told_frames
+from memtrace.analyse.step_names import OuterSteps, is_outermost
 from memtrace.trace import Process, Trace
 
 _NEVER = np.iinfo(np.int64).max
@@ -60,6 +61,7 @@ def read_owner_sums(
         by: columns of breakdown.GROUPINGS; stacks are told by their functions, without lines.
         seqs: the instants.
     """
+    outer = OuterSteps(trace, process.key)
     ids, kinds, names = _steps(trace, process)
     sums = OwnerSums(
         {seq: Sums() for seq in seqs},
@@ -78,7 +80,7 @@ def read_owner_sums(
         stop = integers(rows, end, missing=_NEVER)
         masks = [(sums.at[seq], held & (start <= seq) & (stop > seq)) for seq in sums.at]
         weight = weights(rows, of=of)
-        kind = _kind_of(integers(rows, "step", missing=-1), ids, kinds)
+        kind = _kind_of(outer.of(integers(rows, "step", missing=-1)), ids, kinds)
         kind[~held | equals(rows, "origin", "preexisting")] = -1
         masks += [(sums.steps[name], kind == place) for place, name in enumerate(names)]
         _add(rows, masks, by, weight)
@@ -99,8 +101,9 @@ def _add(
 
 
 def _steps(trace: Trace, process: Process) -> tuple[Int64s, Int64s, list[str]]:
-    """Numbers of the steps, sorted; the kind of each; and what the kinds are called."""
-    table = trace.datasets["steps"].read(["step", "kind"], key=process.key)
+    """Numbers of the outermost steps, sorted; the kind of each; what the kinds are called."""
+    table = trace.datasets["steps"].read(["step", "kind", "parent_step"], key=process.key)
+    table = table.filter(pa.array(is_outermost(table)))
     ids, places = np.unique(integers(table, "step", missing=-1), return_index=True)
     words = [word or _UNKNOWN_STEP for word in table.column("kind").to_pylist()]
     names = sorted(set(words))

@@ -21,6 +21,7 @@ from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.snapshot import Snapshot, snapshot_at
 from memtrace.analyse.stack import stacks_by_id
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.target import choose_target
 from memtrace.shown import Shown
 from memtrace.trace import Process, Trace
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 _REACHED_COLUMNS = (
     "allocation_id", "alloc_seq", "size_bytes", "block_bytes", "operator", "top_operator",
     "forward_operator", "module", "module_class", "source", "category", "label", "phase", "stage",
-    "thread_id", "stack_id", "origin",
+    "thread_id", "stack_id", "origin", "step",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Reached(AskedBy):
-    """The allocation that took a device to its peak.
+    """The allocation that took a device to its peak; `step`: what its outermost step is called.
 
     For reserved bytes, it is the one for which the allocator had to ask the device for more.
     """
@@ -51,6 +52,7 @@ class Reached(AskedBy):
     stage: str | None
     origin: str | None
     thread_id: int | None
+    step: str | None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def reached_by(trace: Trace, event: Moment) -> Reached | None:
             row = group.read(_REACHED_COLUMNS).slice(int(places[0]), 1).to_pylist()[0]
             stack_id = row.pop("stack_id")
             del row["alloc_seq"]
+            (row["step"],) = StepNames(trace, event.process).of([row["step"]])
             frames = stacks_by_id(trace, event.process, () if stack_id is None else (stack_id,))
             return Reached(**row, stack=frames.get(stack_id, ()))
     return None

@@ -20,6 +20,7 @@ from memtrace.analyse.counters import (
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.owners import stacks_of_groups
 from memtrace.analyse.stack import Frame
+from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.target import Target, choose_target, find_process
 from memtrace.errors import MemtraceError
 from memtrace.shown import Shown
@@ -148,7 +149,7 @@ def snapshot_at(
     if of == "reserved":
         unused = max((moment.reserved_bytes or 0) - (pc.sum(live.column(BYTES)).as_py() or 0), 0)
     breakdown = break_down(
-        live,
+        StepNames(trace, process.key).tell(live, [by]),
         by=by,
         total_bytes=moment.total_bytes(of),
         top=top,

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from memtrace.analyse.counters import Int64s, integers
+from memtrace.analyse.counters import Int64s, integers, may_hold
+from memtrace.analyse.step_names import OuterSteps, is_outermost
 from memtrace.analyse.windows import END
 from memtrace.trace import Process, Trace
 
@@ -31,7 +33,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Steps:
-    """Calls of models, as columns: a server may have answered millions.
+    """The outermost steps, as columns: a server may have answered millions.
 
     Attributes:
         number: what the trace calls each.
@@ -78,22 +80,43 @@ def steps_of(trace: Trace, process: Process) -> Steps:
         "step": 0, "start_seq": 0, "end_seq": END, "batch_size": -1, "start_time_ns": 0,
         "end_time_ns": 0,
     }  # fmt: skip
-    table = trace.datasets["steps"].read(list(missing), key=process.key)
+    table = trace.datasets["steps"].read([*missing, "parent_step"], key=process.key)
+    table = table.filter(pa.array(is_outermost(table)))
     columns = [integers(table, name, missing=value) for name, value in missing.items()]
     order = np.argsort(integers(table, "start_seq"), kind="stable")
     return Steps(*(column[order] for column in columns))
 
 
 def step_at(trace: Trace, process: Process, seq: int) -> dict[str, Any] | None:
-    """The row of the innermost step that was under way at an event."""
+    """The row of the step that an event belongs to: of the allocation that it is, else the last of
+    the outermost that were under way."""
+    step = _step_of_allocation(trace, process, seq)
     best: dict[str, Any] | None = None
     for group in trace.datasets["steps"].row_groups(process.key):
-        keys = group.read(["start_seq", "end_seq"])
-        inside = integers(keys, "start_seq", missing=END) <= seq
-        inside &= integers(keys, "end_seq", missing=END) > seq
+        keys = group.read(["step", "parent_step", "start_seq", "end_seq"])
+        if step is not None:
+            inside = integers(keys, "step", missing=-1) == step
+        else:
+            inside = integers(keys, "start_seq", missing=END) <= seq
+            inside &= integers(keys, "end_seq", missing=END) > seq
+            inside &= is_outermost(keys)
         for place in np.flatnonzero(inside)[-1:]:
-            names = ["step", "kind", "root_module", "batch_size", "input_shapes", "start_seq"]
+            names = [
+                "step", "name", "kind", "root_module", "batch_size", "input_shapes", "start_seq",
+            ]  # fmt: skip
             row = group.read(names).slice(int(place), 1).to_pylist()[0]
             if best is None or row["start_seq"] >= best["start_seq"]:
                 best = row
     return best
+
+
+def _step_of_allocation(trace: Trace, process: Process, seq: int) -> int | None:
+    for group in trace.datasets["allocations"].row_groups(process.key):
+        if not may_hold(group, "alloc_seq", seq):
+            continue
+        table = group.read(["alloc_seq", "step"])
+        steps = integers(table, "step", missing=-1)
+        found = steps[(integers(table, "alloc_seq", missing=-1) == seq) & (steps >= 0)]
+        if len(found):
+            return int(OuterSteps(trace, process.key).of(found[:1])[0])
+    return None

@@ -1,4 +1,4 @@
-"""Where the steps of a program begin: calls of its models, or stages that it repeats."""
+"""Where the steps of a program begin: those it marks, calls of its models, or repeated stages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from memtrace.analyse.counters import Int64s, equals, integers
+from memtrace.analyse.counters import Flags, Int64s, equals, integers
+from memtrace.analyse.step_names import is_outermost
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
 
 #: With fewer, a stage of that name is no loop.
 _LEAST_REPEATED = 3
-_ROOTS_TOLD = 3
+_NAMES_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Steps:
     """The steps of a process, in the order of their beginnings.
 
     Attributes:
-        what: what they are, in words: "calls of GPT2LMHeadModel".
+        what: what they are, in words: "calls of GPT2LMHeadModel", "POST /generate".
         start_seq, start_ns: where each began. What happens from there to the next beginning belongs
             to the step: a backward and an optimizer come after the model's call.
     """
@@ -36,7 +37,8 @@ class Steps:
 
 
 def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> Steps:
-    """The calls of models; where there are hardly any, the stage that was repeated most.
+    """The steps that were marked; else the calls of models; where there are hardly any, the stage
+    that was repeated most.
 
     Args:
         stage: take the stages of this name instead.
@@ -44,7 +46,13 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     Raises:
         MemtraceError: there is nothing to tell steps by; says what to do.
     """
-    calls = _calls(trace, process.key) if stage is None else None
+    calls = None
+    if stage is None:
+        columns = ["start_seq", "start_time_ns", "name", "root_module", "parent_step"]
+        steps = trace.datasets["steps"].read(columns, key=process.key)
+        marked, calls = _marked(steps), _calls(steps)
+        if marked is not None and len(marked) >= _LEAST_REPEATED:
+            return marked
     if calls is not None and len(calls) >= _LEAST_REPEATED:
         return calls
     names, start_seq, start_ns = _stages(trace, process.key)
@@ -62,24 +70,33 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     if not chosen.any():
         known = ", ".join(dict.fromkeys(names)) or "none"
         raise MemtraceError(f"{process} has no stage {stage!r}; it has {known}")
-    return _steps(f'stages "{stage}"', start_seq[chosen], start_ns[chosen])
+    return _in_order(f'stages "{stage}"', start_seq[chosen], start_ns[chosen])
 
 
-def _calls(trace: Trace, key: str) -> Steps | None:
-    tables = [
-        group.read(["start_seq", "start_time_ns", "root_module"])
-        for group in trace.datasets["steps"].row_groups(key)
-    ]
-    if not sum(table.num_rows for table in tables):
+def _marked(steps: pa.Table) -> Steps | None:
+    # Those that lie in no other: where requests are marked, not what is marked in them.
+    chosen = is_outermost(steps) & ~_is_call(steps)
+    return _told(steps.filter(pa.array(chosen)), "name", "{}")
+
+
+def _calls(steps: pa.Table) -> Steps | None:
+    return _told(steps.filter(pa.array(_is_call(steps))), "root_module", "calls of {}")
+
+
+def _is_call(steps: pa.Table) -> Flags:
+    return np.asarray(steps.column("name").is_null())
+
+
+def _told(steps: pa.Table, column: str, words: str) -> Steps | None:
+    """Told by what most of them have in a column; None: there are none."""
+    if not steps.num_rows:
         return None
-    table = pa.concat_tables(tables).unify_dictionaries()
-    roots = Counter(str(name) for name in table.column("root_module").to_pylist() if name)
-    told = [name for name, _ in roots.most_common(_ROOTS_TOLD)]
-    more = f" and {len(roots) - len(told):,} more" if len(roots) > len(told) else ""
-    return _steps(
-        f"calls of {', '.join(told) or 'a model'}{more}",
-        integers(table, "start_seq"),
-        integers(table, "start_time_ns"),
+    names = Counter(str(name) for name in steps.column(column).to_pylist() if name)
+    told = ", ".join(name for name, _ in names.most_common(_NAMES_TOLD)) or "a model"
+    if len(names) > _NAMES_TOLD:
+        told += f" and {len(names) - _NAMES_TOLD:,} more"
+    return _in_order(
+        words.format(told), integers(steps, "start_seq"), integers(steps, "start_time_ns")
     )
 
 
@@ -95,6 +112,6 @@ def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s]:
     return names, np.concatenate(seqs), np.concatenate(times_ns)
 
 
-def _steps(what: str, start_seq: Int64s, start_ns: Int64s) -> Steps:
+def _in_order(what: str, start_seq: Int64s, start_ns: Int64s) -> Steps:
     order = np.argsort(start_seq, kind="stable")
     return Steps(what, start_seq[order], start_ns[order])

@@ -78,6 +78,7 @@ class _Attribution:
         }
         self._facts = read_facts(folder)
         self._training = self._facts.steps.is_training(self._facts.backward, self._facts.optimizer)
+        self._marked_kinds = self._facts.steps.kinds_of_marked(self._training)
         self._stages = find_stages(self._facts, self._training, end)
 
     def write(self, at_a_time: int) -> dict[str, int]:
@@ -129,8 +130,14 @@ class _Attribution:
         words = [*words, INFERENCE, TRAINING]
         # What somebody else said ("request") stays.
         ours = np.array([word in (INFERENCE, TRAINING) for word in words] + [True])[codes]
-        found = np.where(self._training[place], len(words) - 1, len(words) - 2)
-        kind = word_column(np.where(ours & (place != NONE), found, codes), words)
+        training = np.append(self._training, False)[place]
+        found = np.where(training, len(words) - 1, len(words) - 2)
+        found = np.where(ours & (place != NONE), found, codes)
+        for row in np.flatnonzero(ours & (place == NONE)).tolist():  # of a marked one: its calls'
+            is_training = self._marked_kinds.get(int(columns.numbers("step")[row]))
+            if is_training is not None:
+                found[row] = len(words) - 1 if is_training else len(words) - 2
+        kind = word_column(found, words)
         return _replaced(table, {"kind": kind})
 
     def _write(

@@ -1,4 +1,7 @@
-"""Steps, the calls of root models: when, and what is known of what happened in each."""
+"""Steps that are calls of root models: when, and what is known of what happened in each.
+
+A step that the program marked has no rules: what it does is done by the calls in it.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ class Steps:
     """Every step, by its number.
 
     Attributes (arrays of n; what a survey of `allocations` fills is marked so):
+        marked: by the number of each call that lies in one, the marked step that it lies in; and of
+            each marked step that around it.
         ids: int64, sorted.
         begin, end, begin_time_ns, end_time_ns: int64; NEVER: it did not end.
         thread: int64; NEVER: not known.
@@ -40,6 +45,7 @@ class Steps:
     failed: Flags
     root: Int32s
     roots: list[str]
+    marked: dict[int, int] = field(default_factory=dict)
     births: Int64s = field(init=False)
     outputs_freed_first: Int64s = field(init=False)
     outputs_freed_last: Int64s = field(init=False)
@@ -61,6 +67,17 @@ class Steps:
         """Where each step is in the arrays; NONE: no step, or none that is known."""
         return places_of(self.ids, ids)
 
+    def kinds_of_marked(self, training: Flags) -> dict[int, bool]:
+        """Of each marked step in which models were called: whether one of the calls trained."""
+        kinds: dict[int, bool] = {}
+        if not self.marked:
+            return kinds
+        for number, trained in zip(self.ids.tolist(), training.tolist(), strict=True):
+            while (around := self.marked.get(number)) is not None and around < number:
+                kinds[around] = kinds.get(around, False) or trained
+                number = around
+        return kinds
+
     def is_training(self, backward: Intervals, optimizer: Intervals) -> Flags:
         """Whether a backward or an optimizer belongs to each step.
 
@@ -80,13 +97,23 @@ class Steps:
 
 def read_steps(parts: Sequence[Part]) -> Steps:
     """Reads `steps`."""
+    marked: dict[int, int] = {}
     roots: dict[str, int] = {}
     names = (
         "step", "start_seq", "end_seq", "start_time_ns", "end_time_ns", "thread_id",
     )  # fmt: skip
     found = []
     for group in row_groups_of(parts):
-        columns = Columns.read(group, [*names, "grad_enabled", "error", "root_module"])
+        table = group.read([*names, "grad_enabled", "error", "root_module", "name", "parent_step"])
+        inside = table.filter(table.column("parent_step").is_valid())
+        marked |= dict(
+            zip(
+                Columns(inside).numbers("step").tolist(),
+                Columns(inside).numbers("parent_step").tolist(),
+                strict=True,
+            )
+        )
+        columns = Columns(table.filter(table.column("name").is_null()))
         codes, words = columns.words("root_module")
         shared = np.array([roots.setdefault(word, len(roots)) for word in words] + [NONE], np.int64)
         found.append(
@@ -101,5 +128,5 @@ def read_steps(parts: Sequence[Part]) -> Steps:
     ids, order = np.unique(ids, return_index=True)
     return Steps(
         ids, begin[order], end[order], begin_ns[order], end_ns[order], thread[order],
-        grad[order] != 0, failed[order] != 0, root[order].astype(np.int32), list(roots),
+        grad[order] != 0, failed[order] != 0, root[order].astype(np.int32), list(roots), marked,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from memtrace.analyse.counters import Int64s
 from memtrace.analyse.curve import EVERYTHING, read_curves
+from memtrace.analyse.step_names import step_name
 from memtrace.dataset import RowGroup
 from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace
@@ -35,7 +36,8 @@ _CALL_COLUMNS = [
 _CATEGORIES = {"user_scope": "user_annotation"}
 _STAGE_COLUMNS = ["stage_id", "name", "kind", "start_time_ns", "end_time_ns"]
 _STEP_COLUMNS = [
-    "step", "kind", "root_module", "start_time_ns", "end_time_ns", "batch_size", "input_shapes",
+    "step", "name", "kind", "root_module", "start_time_ns", "end_time_ns", "batch_size",
+    "input_shapes",
 ]  # fmt: skip
 
 
@@ -95,7 +97,8 @@ def _of_process(
         told = {name: row[name] for name in ("batch_size", "input_shapes") if row[name] is not None}
         name = " ".join(word for word in (row["kind"], row["root_module"]) if word)
         number = row["step"]
-        yield from _span("step", f"c{number}", f"{name} {number}", row, end_ns, window, told)
+        name = step_name(row) if row["name"] else f"{name} {number}"
+        yield from _span("step", f"c{number}", name, row, end_ns, window, told)
     yield from _calls(trace, process, window)
     yield from _changes(trace, process, device, window)
 

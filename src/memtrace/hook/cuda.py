@@ -257,8 +257,8 @@ def replace_marked_calls(torch: ModuleType, native: NativeHook) -> None:
     replace(c, "_cuda_emptyCache", "empty_cache", _nothing, after=False)
     replace(c, "_accelerator_emptyCache", "empty_cache", _nothing, after=False)
     replace(c, "_cuda_setMemoryFraction", "memory_fraction", fraction, after=False)
-    replace(c, "_cuda_resetPeakMemoryStats", "reset_peak", _device, after=False)
-    replace(c, "_accelerator_resetPeakStats", "reset_peak", _device, after=False)
+    replace(c, "_cuda_resetPeakMemoryStats", "reset_peak", _reset, after=False)
+    replace(c, "_accelerator_resetPeakStats", "reset_peak", _reset, after=False)
     replace(c, "_accelerator_setAllocatorSettings", "settings", settings, after=True)
     old_settings = "_cuda_cudaCachingAllocator_set_allocator_settings"  # torch < 2.9
     replace(c, old_settings, "settings", settings, after=True)
@@ -283,6 +283,13 @@ def replace_marked_calls(torch: ModuleType, native: NativeHook) -> None:
 
 def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Description | None:
     return "", 0, 0, 0
+
+
+def _reset(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Description | None:
+    recorded = recording.current()
+    if recorded is not None and recorded.hook is not None:
+        guarded(recorded.hook.cuda_peaks.before_reset)
+    return _device(args, kwargs)
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Description | None:

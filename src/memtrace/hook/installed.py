@@ -159,11 +159,13 @@ class InstalledHook:
 
     def __init__(self, recording: Recording, torch: ModuleType, native: NativeHook) -> None:
         from memtrace.hook.cuda import CudaWatch
+        from memtrace.hook.cuda_peaks import CudaPeaks
         from memtrace.hook.scan import Scan
 
         self._native = native
         self._cuda = CudaWatch(recording, torch, native)
         self._scan = Scan(recording, torch, native)
+        self.cuda_peaks = CudaPeaks(torch)
 
     def begin(self, recording: Recording, torch: ModuleType) -> None:
         """Record from now on."""
@@ -182,6 +184,10 @@ class InstalledHook:
             recording.note({"stacks_on": False, "stacks_off_reason": no_stacks})
         guarded(self._cuda.begin)
         guarded(self._scan.begin)
+
+    def steps_changed(self, variable: object, recording: int) -> bool:
+        """A marked step was begun or ended (NativeHook.steps_changed)."""
+        return self._native.steps_changed(variable, recording)
 
     def sample(self, reason: str) -> None:
         """Torch's counters, and the names of what the known models hold now."""

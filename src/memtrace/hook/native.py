@@ -48,6 +48,12 @@ class NativeHook(Protocol):
     def module_id(self, module: object) -> int:
         """The id by which stacks name this nn.Module; 0: no stack did yet."""
 
+    def steps_changed(self, variable: object, recording: int) -> bool:
+        """A marked step was begun or ended: `variable` of contextvars, recording << 32 | step.
+
+        False: this Python's contexts are laid out in an unknown way, and no step is told.
+        """
+
     def take_new_roots(self) -> list[tuple[int, Any]]:
         """Outermost modules first seen in stacks since the last call, with their ids."""
 

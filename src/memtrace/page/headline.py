@@ -41,7 +41,7 @@ def headline(
         "largest": _largest(device, sites, peak.seq),
         "step": None
         if step is None
-        else {"number": step["step"], "root_module": step["root_module"]},
+        else {"number": step["step"], "name": step["name"], "root_module": step["root_module"]},
         "reached": None if reached is None else _reached(reached),
         "ooms": [_oom(oom) for oom in _ooms(trace, process, device)],
     }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from memtrace.analyse.counters import Flags, Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
@@ -26,7 +27,7 @@ Places = npt.NDArray[np.float64]
 
 NEVER = np.inf
 
-#: What is known of each allocation, as in `allocations` (docs/format.md).
+#: What is known of each allocation, as in `allocations` (docs/format.md); `step`: a model's call.
 ROW_COLUMNS = (
     "allocation_id", "memory", "origin", "address", "block_bytes", "alloc_seq", "thread_id",
     "stream", "pool", "operator", "top_operator", "forward_operator", "operator_call_id",
@@ -212,7 +213,7 @@ def read_requests(
         trace=trace,
         process=found,
         device=device,
-        rows=table.select(list(ROW_COLUMNS)),
+        rows=_in_calls(trace, found.key, table.select(list(ROW_COLUMNS))),
         size_bytes=integers(table, "size_bytes"),
         start=_places(table, "alloc_seq"),
         free=free,
@@ -220,6 +221,18 @@ def read_requests(
         failures=tuple(_failures(trace, found.key, device)),
         marks=() if on_cpu else tuple(_marks(trace, found.key, device)),
     )
+
+
+def _in_calls(trace: Trace, key: str, rows: pa.Table) -> pa.Table:
+    """Without the numbers of steps that were marked: what happens in them, calls do."""
+    steps = trace.datasets["steps"].read(["step", "name"], key=key)
+    marked: Any = steps.filter(pa.array(~np.asarray(steps.column("name").is_null())))
+    if not marked.num_rows:
+        return rows
+    column: Any = rows.column("step")
+    inside = pc.is_in(column, value_set=marked.column("step").combine_chunks())
+    column = pc.if_else(inside, pa.scalar(None, pa.int64()), column)
+    return rows.set_column(rows.column_names.index("step"), "step", column)
 
 
 def _encoded(table: pa.Table) -> pa.Table:

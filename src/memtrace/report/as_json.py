@@ -15,7 +15,7 @@ Of `peak` and `at`:
         analyse.breakdown.Row says); unattributed_bytes, excess_bytes, live_allocations;
     categories: the same bytes (category, bytes), the largest first;
     stacks: frames by the keys of the groups, when grouped by stack;
-    reached_by (`peak`): the allocation; peaks_by_process: everybody's own.
+    reached_by (`peak`): the allocation (its `step`: in words); peaks_by_process: everybody's own.
 Of `stages`:
     process, pid, rank; others: keys of the other processes on the same devices;
     devices: device, device_name, idle_bytes, idle_is_stage, left_out, batches (batch_size, steps,

@@ -112,6 +112,7 @@ def _reached_lines(reached: Reached, process: Process) -> list[Line]:
         reached.label or "",
         f"category {reached.category}" if reached.category else "",
         f"stage {reached.stage}" if reached.stage else "",
+        reached.step or "",
     ]
     frames = told_frames(reached.stack)
     lines = [Line(f"  reached by {operator}: {of}")]

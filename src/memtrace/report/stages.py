@@ -184,6 +184,8 @@ def _stage_blocks(device: DeviceLedger, ledger: StageLedger) -> list[Block]:
 
 def _step_text(step: dict[str, Any]) -> str:
     words = [f"call {step['step']:,} of {step['root_module'] or 'a model'}"]
+    if step["name"]:
+        words = [f"{step['name']}, step {step['step']:,}"]
     if step["batch_size"] is not None:
         words.append(f"batch {step['batch_size']:,}")
     try:

@@ -67,9 +67,13 @@ def read_calls(requests: Requests) -> Calls:
     Raises:
         MemtraceError: no model was called with inputs whose shape is known.
     """
-    columns = ["step", "root_module", "start_seq", "batch_size", "input_shapes"]
+    columns = ["step", "name", "root_module", "start_seq", "batch_size", "input_shapes"]
     table = requests.trace.datasets["steps"].read(columns, key=requests.process.key)
-    rows = [row for row in table.to_pylist() if row["batch_size"] and row["start_seq"] is not None]
+    rows = [
+        row
+        for row in table.to_pylist()
+        if row["name"] is None and row["batch_size"] and row["start_seq"] is not None
+    ]
     if not rows:
         raise MemtraceError(
             f"{requests.process} called no model whose inputs have a batch size: "

@@ -120,7 +120,8 @@ def _of_losses(change: PrecisionChange) -> list[Int64s]:
     begins: list[int] = []
     ends: list[int] = []
     for group in requests.trace.datasets["steps"].row_groups(requests.process.key):
-        table = group.read(["start_seq", "end_seq"])
+        table = group.read(["start_seq", "end_seq", "name"])
+        table = table.filter(table.column("name").is_null())  # calls of models
         begins += integers(table, "start_seq").tolist()
         ends += [end for end in table["end_seq"].to_pylist() if end is not None]
     begins.sort()

@@ -71,6 +71,22 @@ def test_slices_nest_or_go_to_another_track(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_marked_steps_are_named_and_lie_above_their_calls(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    process = builder.process()
+    shapes = '{"ids": [4, 8]}'
+    with process.step(name="POST /generate", root_module=None, input_shapes=shapes):
+        process.alloc("cpu", 1, step=1)
+        with process.step(parent_step=1, kind="inference"):
+            process.alloc("cpu", 1, step=2)
+    parsed = exported(open_trace(builder.write()))
+    (track,) = (name for name in parsed.slices if name.startswith("steps"))
+    check_nesting(track, parsed.slices[track])
+    assert {item.name for item in parsed.slices[track]} == {
+        "POST /generate · ids [4, 8] · step 1", "inference Model 2",
+    }  # fmt: skip
+
+
 def test_a_window_cuts_what_reaches_beyond_it(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     process = builder.process()

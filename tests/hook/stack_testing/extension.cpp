@@ -3,6 +3,7 @@
 
 #include "hook/instance_attributes.h"
 #include "hook/outermost_call.h"
+#include "hook/python_context.h"
 #include "hook/python_stack.h"
 
 #include <time.h>
@@ -318,6 +319,12 @@ PyType_Slot g_tensor_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc_
 PyType_Spec g_tensor_spec{"memtrace_stack_testing.Tensor", sizeof(PyObject), 0,
                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, g_tensor_slots};
 
+// None: the variable has no value here.
+PyObject* context_value(PyObject*, PyObject* variable) {
+  PyObject* value = value_in_context(PyThreadState_Get(), ContextVariable::of(variable));
+  return Py_NewRef(value ? value : Py_None);
+}
+
 PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
                            {"install_modules", install_modules, METH_O, nullptr},
                            {"uninstall", uninstall, METH_NOARGS, nullptr},
@@ -342,6 +349,7 @@ PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
                            {"attributes", attributes, METH_O, nullptr},
                            {"attribute", attribute, METH_VARARGS, nullptr},
                            {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
+                           {"context_value", context_value, METH_O, nullptr},
                            {"last_at_dealloc", last_at_dealloc, METH_NOARGS, nullptr},
                            {nullptr, nullptr, 0, nullptr}};
 PyModuleDef g_module{PyModuleDef_HEAD_INIT,

@@ -58,7 +58,8 @@ class Modules:
     def _root_calls(self, trace: Trace, process: str) -> dict[int, RootCalls]:
         columns = [np.empty((4, 0), np.int64)]
         for group in trace.datasets["steps"].row_groups(process):
-            table = group.read(["thread_id", "start_time_ns", "end_time_ns", "root_module"])
+            table = group.read(["thread_id", "start_time_ns", "end_time_ns", "root_module", "name"])
+            table = table.filter(table.column("name").is_null())
             columns.append(
                 np.stack(
                     [

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from memtrace.analyse.step_names import step_name
 from memtrace.export.perfetto import fields as f
 from memtrace.export.perfetto.packets import PacketFile, Recorded, Words, groups_inside
 from memtrace.export.wire import integer, message, text
@@ -14,8 +15,8 @@ from memtrace.trace import Trace
 _STAGES, _STEPS = "stages", "steps"
 _STAGE_COLUMNS = ["name", "kind", "thread_id", "start_time_ns", "end_time_ns"]
 _STEP_COLUMNS = [
-    "step", "kind", "root_module", "thread_id", "start_time_ns", "end_time_ns", "batch_size",
-    "input_shapes", "grad_enabled", "error",
+    "step", "name", "kind", "root_module", "thread_id", "start_time_ns", "end_time_ns",
+    "batch_size", "input_shapes", "grad_enabled", "error",
 ]  # fmt: skip
 _TOLD = {
     _STAGES: ("kind",),
@@ -98,6 +99,8 @@ def _spans(trace: Trace, file: PacketFile, recorded: Recorded) -> Iterator[Span]
 def _name(lane: str, row: dict[str, Any]) -> str:
     if lane == _STAGES:
         return row["name"] or "?"
+    if row["name"]:
+        return step_name(row)
     what = " ".join(word for word in (row["kind"], row["root_module"]) if word)
     return f"{what or 'step'} {row['step']}"
 

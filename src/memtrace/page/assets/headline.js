@@ -9,7 +9,7 @@ function headlineElement(scope, page, { jumpToPeak, jumpToOom }) {
   // What the caching allocator had beyond it is worth a word where it is more than a little.
   const most = scope.segments ? told.reserved_peak_bytes : 0;
   const reserved = most > 1.05 * told.peak_bytes ? `; at most ${formatBytes(most)} reserved` : "";
-  const step = told.step ? `, in step ${formatCount(told.step.number)} of ${told.step.root_module || "a model"}` : "";
+  const step = told.step ? `, in step ${formatCount(told.step.number)} ${told.step.name ? `(${told.step.name})` : `of ${told.step.root_module || "a model"}`}` : "";
   const window = page.window_ns ? " in this window" : "";
   const answer = element(
     "h1",

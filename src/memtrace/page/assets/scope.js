@@ -233,8 +233,8 @@ const INSTANT_WORDS = {
   oom: (instant) => `Out of memory ${instant.number}`,
   stage_peak: (instant) => `Peak of ${instant.name}`,
   stage_end: (instant) => `End of ${instant.name}`,
-  step_peak: (instant) => `Peak of step ${formatCount(instant.number)}`,
-  step_end: (instant) => `End of step ${formatCount(instant.number)}`,
+  step_peak: (instant) => `Peak of ${instant.name}`,
+  step_end: (instant) => `End of ${instant.name}`,
   last: () => "End",
 };
 
