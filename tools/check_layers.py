@@ -56,6 +56,8 @@ PYTHON = {
     "trace": BASE | {"dataset", "finalise", "analyse", "sql"},
     "sql": BASE | {"dataset", "trace"},
     "analyse": BASE | {"dataset", "trace"},
+    # A recording that runs, from its spool; what it shows is of analyse and report.
+    "live": BASE | {"_core", "run", "finalise", "analyse", "report"},
     "replay": BASE | {"_core", "dataset", "trace", "analyse"},
     "whatif": BASE | {"dataset", "trace", "analyse", "replay"},
     "fit": BASE | {"dataset", "trace", "analyse", "replay", "whatif"},
@@ -79,6 +81,7 @@ PYTHON = {
         "whatif",
         "fit",
         "sql",
+        "live",
         "quantities",
     },
 }

@@ -68,6 +68,16 @@ const StackFacts& StackTable::facts(uint32_t stack) {
   return facts_[stack] = work_out(stack);
 }
 
+bool StackTable::look_again() {
+  const size_t texts = names_.text().texts_of_modules();
+  if (texts_seen_ == texts)
+    return false;
+  texts_seen_ = texts;
+  compiled_ = CompiledCode(names_.text());
+  known_.assign(known_.size(), false);
+  return true;
+}
+
 StringId StackTable::source_of(std::string_view file, uint32_t line, std::string_view function) {
   std::string text(short_file(file));
   text += ':';
