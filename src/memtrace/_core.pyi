@@ -28,8 +28,8 @@ class SpoolReader:
     def damage(self) -> dict[str, int]: ...
     def add_clock_anchor(self, *, ticks: int, monotonic_ns: int) -> None: ...
 
-# What a running process holds, read from its spool as it is written. Bytes and names are dicts as in
-# memtrace.live.follow, which makes values of them.
+# What a running process holds, read from its spool as it is written. memtrace.live.follow makes
+# values of the dicts.
 class Live:
     def __init__(self, directory: StrPath) -> None: ...
     # True: all that is settled was read. `ended`: the writer publishes nothing more.

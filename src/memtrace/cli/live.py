@@ -55,8 +55,9 @@ def command(
 
     if as_json and not once:
         raise MemtraceError("--json needs --once")
-    if not once and not sys.stdout.isatty():
-        raise MemtraceError("standard output is no terminal: add --once, or --once --json")
+    # Textual draws on standard error.
+    if not once and not (sys.stdout.isatty() and sys.stderr.isatty()):
+        raise MemtraceError("this is no terminal to draw in: add --once, or --once --json")
     if trace_path is None:
         trace = choose_recording()
         click.echo(f"memtrace: {trace}", err=True)
@@ -64,11 +65,18 @@ def command(
         trace = Path(trace_path)
     check_recording(trace)
     if once:
-        return _print_once(trace, device=device, process=process, top=top, as_json=as_json)
+        _print_once(trace, device=device, process=process, top=top, as_json=as_json)
+    else:
+        _show(trace, device=device, process=process, interval_s=interval_s)
+
+
+def _show(trace: Path, *, device: str | None, process: str | None, interval_s: float) -> None:
     try:
-        from memtrace.live.app import LiveApp
+        import textual  # noqa: F401
     except ImportError as error:
         raise MemtraceError("live needs Textual: pip install 'memtrace[live]'") from error
+    from memtrace.live.app import LiveApp
+
     os.nice(_NICE)
     LiveApp(trace, interval_s=interval_s, device=device, process=process).run()
 

@@ -157,8 +157,8 @@ class _ProcessFollower:
 
 
 def _permille(state: dict[str, Any]) -> int:
-    read, published = state["read_bytes"], max(state["published_bytes"], 1)
-    return max(min(read * 1000 // published, 999), 0)
+    read, published = int(state["read_bytes"]), int(state["published_bytes"])
+    return max(min(read * 1000 // max(published, 1), 999), 0)
 
 
 def _accelerators_first(item: tuple[str, Any]) -> tuple[bool, str, int]:

@@ -88,8 +88,8 @@ def _written_to() -> Iterator[Path]:
     """By what processes hold open: the system tells it of those of this user."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            for number in os.listdir(process / "fd"):
-                target = _link(process / "fd" / number)
+            for number in (process / "fd").iterdir():
+                target = _link(number)
                 if target is None or target.name != _TEXTS or len(target.parts) < 4:
                     continue
                 spool = target.parent

@@ -60,12 +60,11 @@ def state_text(view: LiveView, process: ProcessView) -> tuple[str, str]:
     summary = f"python -m memtrace summary {view.trace}"
     recover = f"python -m memtrace recover {view.trace}"
     if process.state == FINISHED:
-        return f"the recording has ended and its trace is finished: {summary}", GOOD
+        return f"ended, the trace is finished; next: {summary}", GOOD
     if process.state == ENDED:
-        return f"the recording has ended, its trace is being finished; then: {summary}", GOOD
+        return f"ended, the trace is being finished; then: {summary}", GOOD
     if process.state == KILLED:
-        text = f"the process was killed; if its trace is not finished in a moment: {recover}"
-        return text, WARNING
+        return f"killed; if the trace is not finished in a moment: {recover}", WARNING
     if process.state == GONE:
         return "the recording was deleted while it was followed", WARNING
     if process.state == REFUSED:
