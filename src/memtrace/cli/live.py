@@ -86,13 +86,12 @@ def _print_once(
 ) -> None:
     from memtrace.live.follow import TraceFollower, chosen
     from memtrace.progress import progress
-    from memtrace.report.page import write_page
+    from memtrace.report.page import write_json, write_page
 
     with progress("reading what was recorded"):
         view = TraceFollower(trace).refresh(points=_POINTS, most_s=_PATIENCE_S)
     view = chosen(view, process=process, device=device)
     if as_json:
-        from memtrace.report.as_json import write_json
         from memtrace.report.live_json import live_document
 
         write_json(live_document(view, device=device), sys.stdout)

@@ -30,23 +30,21 @@ def is_finished(trace_dir: Path, key: str) -> bool:
 
 
 def running_recordings() -> list[Path]:
-    """The traces that processes of this user, or of this folder, write at this moment."""
-    found = {path.resolve() for path in Path().glob("*.memtrace") if _is_running(path)}
-    found.update(_written_to())
-    return sorted(found)
+    """The traces of this folder that are written to now; where there are none, those of others."""
+    here = [path for path in Path().glob("*.memtrace") if _is_running(path)]
+    return sorted(here or {_short(path) for path in _written_to()})
 
 
 def choose_recording() -> Path:
-    """The recording that runs.
+    """The recording that runs: in this folder, else anywhere.
 
     Raises:
         MemtraceError: none runs, or several do; one line that names them.
     """
-    running = [_short(path) for path in running_recordings()]
+    running = running_recordings()
     if not running:
         raise MemtraceError(
-            "no recording runs here: start one in another terminal with "
-            "python -m memtrace run SCRIPT"
+            "no recording runs: start one in another terminal with python -m memtrace run SCRIPT"
         )
     if len(running) > 1:
         names = ", ".join(str(path) for path in running)

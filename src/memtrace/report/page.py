@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import wrap
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -82,6 +83,12 @@ def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
         for block in blocks:
             for line in _plain(block):
                 stream.write(line + "\n")
+
+
+def write_json(document: dict[str, Any], stream: IO[str]) -> None:
+    """One indented document and a newline, in letters that the stream has."""
+    json.dump(document, stream, indent=2, ensure_ascii=not speaks_unicode(stream))
+    stream.write("\n")
 
 
 def speaks_unicode(stream: IO[str]) -> bool:
