@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Static
 
 from live.stopping_program import StoppingProgram, stopping_program
 from memtrace.analyse.live_view import FINISHED, DeviceView, Holder
-from memtrace.live.app import HelpScreen, LiveApp
+from memtrace.live.app import Drawing, HelpScreen, LiveApp
 from memtrace.live.drawing import chart, holders_table
 from memtrace.report.units import size
 from spool_writer import SpoolWriter
@@ -22,7 +21,7 @@ _PATIENCE = 400
 
 
 def shown(app: LiveApp, widget: str) -> str:
-    return str(app.query_one(f"#{widget}", Static).content)
+    return app.query_one(f"#{widget}", Drawing).text.plain
 
 
 async def until(pilot: Pilot[None], true: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from textual.containers import Horizontal, Vertical
 from textual.events import Key, Resize
 from textual.message import Message
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Footer, Static
 
 from memtrace.analyse.live_view import DeviceView, LiveView, ProcessView
@@ -57,6 +58,24 @@ class HelpScreen(ModalScreen[None]):
         """Any key closes it, and does nothing else."""
         event.stop()
         self.dismiss()
+
+
+class Drawing(Widget):
+    """Text that was made for the size of the widget: drawn again only when it is another one."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002  # as all widgets have it
+        super().__init__(id=id)
+        self.text = Text()
+
+    def draw(self, text: Text, *, layout: bool = False) -> None:
+        """`layout`: its height follows from it."""
+        if text != self.text:
+            self.text = text
+            self.refresh(layout=layout)
+
+    def render(self) -> Text:
+        """As it was made."""
+        return self.text
 
 
 class LiveApp(App[None]):
@@ -100,15 +119,15 @@ class LiveApp(App[None]):
 
     def compose(self) -> ComposeResult:
         """Lines, a chart, three tables."""
-        yield Static(id="title", markup=False)
-        yield Static(id="state", markup=False)
-        yield Static(id="totals", markup=False)
-        yield Static(id="chart", markup=False)
+        yield Drawing(id="title")
+        yield Drawing(id="state")
+        yield Drawing(id="totals")
+        yield Drawing(id="chart")
         with Horizontal(id="tables"):
-            yield Static(id="category", markup=False)
+            yield Drawing(id="category")
             with Vertical(id="owners"):
-                yield Static(id="module", markup=False)
-                yield Static(id="operator", markup=False)
+                yield Drawing(id="module")
+                yield Drawing(id="operator")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -222,15 +241,13 @@ class LiveApp(App[None]):
         self.call_after_refresh(self._draw_device, device)
 
     def _draw_device(self, device: DeviceView) -> None:
-        plot = self.query_one("#chart", Static)
-        plot.update(chart(device, width=plot.size.width, height=plot.size.height))
+        plot = self.query_one("#chart", Drawing)
+        plot.draw(chart(device, width=plot.size.width, height=plot.size.height))
         for by in ("category", "module", "operator"):
-            widget = self.query_one(f"#{by}", Static)
-            room = widget.content_size
-            widget.update(
-                holders_table(
-                    device, by, at_peak=self._at_peak, width=room.width, height=room.height
-                )
+            widget = self.query_one(f"#{by}", Drawing)
+            width, height = widget.content_size
+            widget.draw(
+                holders_table(device, by, at_peak=self._at_peak, width=width, height=height)
             )
 
     def _title_text(self, process: ProcessView) -> str:
@@ -247,4 +264,4 @@ class LiveApp(App[None]):
         return f"{device.device} [{process.devices.index(device) + 1} of {number}]"
 
     def _write(self, widget: str, text: str, style: str = "") -> None:
-        self.query_one(f"#{widget}", Static).update(Text(text, style=style))
+        self.query_one(f"#{widget}", Drawing).draw(Text(text, style=style), layout=True)

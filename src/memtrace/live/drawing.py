@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.text import Text
 
 from memtrace.analyse.live_view import DeviceView
@@ -26,9 +28,12 @@ def chart(device: DeviceView, *, width: int, height: int) -> Text:
     for row in reversed(range(height)):
         label = size(most) if row == height - 1 else "0 B" if row == 0 else ""
         text.append(f"{label:>{SCALE_COLUMNS}} ", _FAINT)
-        for held, kept in zip(allocated, reserved, strict=True):
-            sign, style = _cell(held, kept, most=most, row=row, height=height)
-            text.append(sign, style)
+        cells = [
+            _cell(held, kept, most=most, row=row, height=height)
+            for held, kept in zip(allocated, reserved, strict=True)
+        ]
+        for style, run in groupby(cells, key=lambda cell: cell[1]):
+            text.append("".join(sign for sign, _ in run), style)
         if row:
             text.append("\n")
     return text
