@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 namespace memtrace {
 
@@ -106,7 +107,7 @@ void Live::note(const Note& note, Place place) {
     step_ = {static_cast<int64_t>(note.value), names_.of(note.name), true};
     return stages_.step_begin(note, place);
   case Action::step_end:
-    step_.running = step_.running && step_.number != static_cast<int64_t>(note.value);
+    step_.running = step_.running && std::cmp_not_equal(step_.number, note.value);
     return stages_.step_end(note, place);
   default: // a sample
     return;
@@ -140,6 +141,19 @@ void Live::correct_owners() {
   });
 }
 
+StringId Live::key_of(const LiveOwner& owner, LiveGrouping by) const {
+  switch (by) {
+  case LiveGrouping::category:
+    return labels_.category(owner.category);
+  case LiveGrouping::module:
+    return owner.module;
+  case LiveGrouping::op:
+    return owner.op;
+  default:
+    return owner.source;
+  }
+}
+
 std::vector<LiveGroup> Live::groups(DeviceCode code, LiveGrouping by) const {
   std::vector<LiveGroup> groups;
   std::unordered_map<StringId, size_t> places;
@@ -148,10 +162,7 @@ std::vector<LiveGroup> Live::groups(DeviceCode code, LiveGrouping by) const {
     const bool empty = row.now.blocks == 0 && row.peak.blocks == 0;
     if (owner.device != code || empty)
       continue;
-    const StringId key = by == LiveGrouping::category ? labels_.category(owner.category)
-                         : by == LiveGrouping::module ? owner.module
-                         : by == LiveGrouping::op     ? owner.op
-                                                      : owner.source;
+    const StringId key = key_of(owner, by);
     const auto [place, is_new] = places.try_emplace(key, groups.size());
     if (is_new)
       groups.push_back({key, {}, {}});

@@ -46,6 +46,7 @@ class Live {
  public:
   // Throws SpoolError, also when the spool is not made yet.
   explicit Live(const std::string& directory);
+  ~Live() = default;
   Live(const Live&) = delete;
   Live& operator=(const Live&) = delete;
 
@@ -88,6 +89,7 @@ class Live {
   void note(const Note& note, Place place);
   void mark(const Note& note);
   void correct_owners();
+  StringId key_of(const LiveOwner& owner, LiveGrouping by) const;
 
   SpoolFollower follower_;
   TickScale scale_;

@@ -50,7 +50,7 @@ class LiveOwners final : public AllocationWatch {
   void began(Allocation& allocation) override;
   void freed(const Allocation& allocation) override;
   void named(Allocation& allocation, StringId name, StringId kind) override;
-  void counted(DeviceCode device, const DeviceBytes& bytes, Place place) override;
+  void counted(DeviceCode code, const DeviceBytes& bytes, Place place) override;
   // Its module, class or line is another one than was thought: `allocation` says which.
   void corrected(Allocation& allocation);
   // Whether memory from before the recording was there at all times: so it is when nothing was
@@ -68,7 +68,7 @@ class LiveOwners final : public AllocationWatch {
   };
   uint32_t row_of(const LiveOwner& owner);
   void was_there(Allocation& allocation);
-  void add(uint32_t row, int64_t bytes, int64_t blocks);
+  void add(uint32_t number, int64_t bytes, int64_t blocks);
   void move(Allocation& allocation, const LiveOwner& to);
   StringId module_of_parameter(StringId name);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ranges>
 #include <span>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -38,7 +39,7 @@ void Stages::stage_begin(const Note& note, Place place) {
   const auto around = static_cast<int64_t>(note.value2);
   if (block) // begun as a plain one, in a recording that still runs: nobody could foresee it
     std::erase_if(stages_, [&](const OpenStage& stage) {
-      return !stage.is_block && stage.id == static_cast<int64_t>(note.value);
+      return !stage.is_block && std::cmp_equal(stage.id, note.value);
     });
   else
     end_plain_in(around, place);

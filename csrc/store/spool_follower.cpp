@@ -105,8 +105,9 @@ uint64_t SpoolFollower::clock_now() const {
 }
 
 void SpoolFollower::drop_taken() {
-  if (merge_)
-    order_gaps_ += merge_->order_gaps();
+  if (!merge_)
+    return;
+  order_gaps_ += merge_->order_gaps();
   for (size_t i = 0; i < ready_logs_.size(); ++i) {
     auto& pending = ready_logs_[i]->pending;
     pending.erase(pending.begin(), pending.begin() + static_cast<ptrdiff_t>(merge_->taken(i)));

@@ -80,7 +80,7 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
   }
   if (frame.id == 0 || frame.id > most_ids_)
     return;
-  texts_of_threads_ += frame.kind == TextKind::thread;
+  texts_of_threads_ += frame.kind == TextKind::thread ? 1 : 0;
   auto& texts = texts_[static_cast<size_t>(frame.kind)];
   if (texts.size() <= frame.id)
     texts.resize(frame.id + 1);

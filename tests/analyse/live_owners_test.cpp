@@ -13,7 +13,8 @@ namespace {
 
 // The owners of one device, and the same worked out from all that is live.
 struct Watched {
-  explicit Watched(DeviceCode device = kCpu) : text(path()), names(text), owners(names), code(device) {}
+  explicit Watched(DeviceCode device = kCpu)
+      : text(path()), names(text), owners(names), code(device) {}
 
   std::string path() const { return spool.write() + "/text.log"; }
 
@@ -115,7 +116,8 @@ TEST_CASE("a name that comes later counts for the peak that its allocation was i
   CHECK(watched.names[row.owner.module] == "h.0.fc");
 }
 
-TEST_CASE("of two categories the earlier stands; what only lifetimes prove is not taken from names") {
+TEST_CASE(
+    "of two categories the earlier stands; what only lifetimes prove is not taken from names") {
   Watched watched;
   Allocation& allocation = watched.begin("a", 100);
   const auto named = [&](const char* kind) {

@@ -215,8 +215,8 @@ TEST_CASE("a chunk in both files is read from its window") {
 TEST_CASE("a chunk that the disk had no room for is left out and counted") {
   SpoolBuilder spool;
   spool.control.complete = 0;
-  spool.records = SpoolBuilder::chunk(2, 0, {numbered(1, 1)}) +
-                  SpoolBuilder::chunk(2, 3, {numbered(9, 9)});
+  spool.records =
+      SpoolBuilder::chunk(2, 0, {numbered(1, 1)}) + SpoolBuilder::chunk(2, 3, {numbered(9, 9)});
   SpoolFollower follower(spool.write());
   CHECK(take(follower) == Numbers{1, 9});
   CHECK(follower.missing_chunks() == 2);

@@ -20,7 +20,7 @@ def counters() -> dict[str, int]:
         return {}
     return {
         "allocated": torch.cuda.memory_allocated(),
-        "active": torch.cuda.memory_stats()["active_bytes.all.current"],
+        "active": torch.cuda.memory_stats().get("active_bytes.all.current", 0),
         "reserved": torch.cuda.memory_reserved(),
         "peak_allocated": torch.cuda.max_memory_allocated(),
         "peak_reserved": torch.cuda.max_memory_reserved(),
