@@ -28,6 +28,10 @@ MappedFile::MappedFile(const std::string& path, Missing missing, size_t room) {
   if (mapped_ > 0) {
     void* mapping = mmap(nullptr, mapped_, PROT_READ, MAP_SHARED, fd, 0);
     const int reason = errno;
+    while (mapping == MAP_FAILED && mapped_ / 2 > size_) { // a limit on addresses (ulimit -v)
+      mapped_ /= 2;
+      mapping = mmap(nullptr, mapped_, PROT_READ, MAP_SHARED, fd, 0);
+    }
     if (mapping == MAP_FAILED) {
       ::close(fd);
       throw SpoolError("cannot map " + path + ": " + std::generic_category().message(reason));

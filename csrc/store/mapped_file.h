@@ -16,7 +16,8 @@ class MappedFile {
 
   // Throws SpoolError with the path and the reason. An empty file gives size() == 0, as does one
   // that is not there when that is allowed.
-  // `room`: addresses for this many bytes in all, if the system gives them (they cost nothing).
+  // `room`: addresses for this many bytes in all, or as many as the system gives (they cost
+  // nothing).
   explicit MappedFile(const std::string& path, Missing missing = Missing::refuse, size_t room = 0);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

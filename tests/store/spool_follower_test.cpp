@@ -248,3 +248,10 @@ TEST_CASE("a spool that is not made yet is refused, as one that is none") {
   std::ofstream(folder.path() + "/control.bin") << std::string(kControlBytes, '\0');
   CHECK_THROWS_AS(SpoolFollower(folder.path()), SpoolError);
 }
+
+TEST_CASE("a limit on addresses leaves less room, and is no reason to refuse") {
+  TemporaryDirectory folder;
+  std::ofstream(folder.path() + "/file") << "text";
+  const MappedFile file(folder.path() + "/file", MappedFile::Missing::refuse, size_t{1} << 60);
+  CHECK(std::string(reinterpret_cast<const char*>(file.data()), file.size()) == "text");
+}
