@@ -135,7 +135,7 @@ TEST_CASE("a recorder that was closed has nothing unsettled") {
   Recorder recorder(spool.path(), 0);
   SpoolFollower follower(spool.path());
   append(recorder.acquire_log(), 7);
-  recorder.close(false);
+  recorder.close(true);
   CHECK(take(follower) == Numbers{7});
   CHECK(follower.control().complete == 1);
 }
