@@ -58,6 +58,8 @@ PYTHON = {
     "trace": BASE | {"dataset", "finalise", "analyse", "sql", "shown", "report"},
     "sql": BASE | {"dataset", "trace"},
     "analyse": BASE | {"dataset", "trace", "shown", "report"},
+    # A recording that runs, from its spool; what it shows is of analyse and report.
+    "live": BASE | {"_core", "run", "finalise", "analyse", "report"},
     "replay": BASE | {"_core", "dataset", "trace", "analyse"},
     "whatif": BASE | {"dataset", "trace", "analyse", "replay"},
     "fit": BASE | {"dataset", "trace", "analyse", "replay", "whatif"},
@@ -82,6 +84,7 @@ PYTHON = {
         "whatif",
         "fit",
         "sql",
+        "live",
         "quantities",
         "frameworks",
     },

@@ -48,13 +48,15 @@ struct Allocation {
   uint32_t stack = 0;
   StringId pool{}, op{}, top_op{}, forward_op{}, stage{}, label{};
   StringId module{}, module_class{}, source{};
-  bool labelled = false; // the label is the user's, not a tensor's name
-  bool named = false;    // TensorNotes keeps its names
+  bool labelled = false;  // the label is the user's, not a tensor's name
+  bool named = false;     // TensorNotes keeps its names
+  bool was_there = false; // from the first event on, though it was found later
   DeviceCode device = kCpu;
   Memory memory = Memory::device;
   Origin origin = Origin::recorded;
   Phase phase = Phase::other;
   Category label_category = Category::none; // that the user gave it
+  uint32_t owner = 0;                       // who is told of it: AllocationWatch's own number
 };
 
 // Where live allocations lie: numbered places that are used again. Number 0 is nobody.

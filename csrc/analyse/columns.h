@@ -101,17 +101,23 @@ class Table {
   // One value for each column, in order: int64_t, uint64_t, StringId or a list.
   template <typename... Values> void add(const Values&... values) {
     assert(sizeof...(values) == columns_.size());
+    if (discards_)
+      return;
     Column* column = columns_.data();
     (column++->push(values), ...);
     ++rows_;
   }
   size_t rows() const { return rows_; }
+  // From now on rows are not kept: for who wants only what the rows are made from.
+  void discard_rows() { discards_ = true; }
+  bool discards() const { return discards_; }
   Batch take(const StringPool& strings, bool ends_part = false);
 
  private:
   std::string dataset_;
   std::vector<Column> columns_;
   size_t rows_ = 0;
+  bool discards_ = false;
 };
 
 } // namespace memtrace

@@ -1,7 +1,5 @@
 #include "analyse/conversion.h"
 
-#include "analyse/json.h"
-
 #include <algorithm>
 
 namespace memtrace {
@@ -38,20 +36,9 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
 }
 
 void Conversion::read_devices() {
-  for (const std::string_view text : reader_.text().process_notes()) {
-    const auto json = Json::parse(text);
-    if (!json)
-      continue;
-    for (const Json& device : (*json)["devices"].array()) {
-      const Json& which = device["device"]; // "cuda:0" or its number
-      const Json& total = device["total_bytes"];
-      int64_t index = which.integer(-1);
-      if (which.string().starts_with("cuda:"))
-        index = Json::parse(which.string().substr(5)).value_or(Json{}).integer(-1);
-      if (index >= 0 && index < 255)
-        lifetimes_.set_device_bytes(cuda_device(static_cast<int>(index)), total.address());
-    }
-  }
+  for (const std::string_view text : reader_.text().process_notes())
+    for (const auto& [code, bytes] : bytes_of_devices(text))
+      lifetimes_.set_device_bytes(code, bytes);
 }
 
 std::vector<Batch> Conversion::advance() {

@@ -103,4 +103,10 @@ Datasets::Datasets()
       timeline("timeline", {text("device"), text("metric"), text("key"), number("bin_start_ns"),
                             number("min_bytes"), number("max_bytes"), number("last_bytes")}) {}
 
+void Datasets::discard_rows() {
+  for (Table* table : {&events, &allocations, &names, &segments, &operators, &stacks, &stages,
+                       &steps, &samples, &marks, &timeline})
+    table->discard_rows();
+}
+
 } // namespace memtrace

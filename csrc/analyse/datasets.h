@@ -8,6 +8,7 @@ namespace memtrace {
 
 struct Datasets {
   Datasets();
+  void discard_rows(); // of all tables
 
   Table events, allocations, names, segments, operators, stacks, stages, steps, samples, marks,
       timeline;

@@ -14,8 +14,8 @@ const ForwardCalls::Context kNoContext;
 
 } // namespace
 
-ForwardCalls::ForwardCalls(NameStrings& names, StackTable& stacks)
-    : names_(names), stacks_(stacks), numbers_(names.text()) {}
+ForwardCalls::ForwardCalls(NameStrings& names, StackTable& stacks, size_t most_calls)
+    : names_(names), stacks_(stacks), numbers_(names.text()), most_calls_(most_calls) {}
 
 void ForwardCalls::begin(const ContextBegin& begin) {
   auto& contexts = threads_[begin.tail.thread].contexts;
@@ -75,7 +75,7 @@ ForwardCalls::Slot& ForwardCalls::slot(Thread& thread, int64_t number) {
 // False: it is as large as it may be.
 bool ForwardCalls::grow(Thread& thread) {
   const size_t size = thread.calls.size();
-  if (size > 0 && (size >= kMostCalls || slots_ + size > kMostCallsInAll))
+  if (size > 0 && (size >= most_calls_ || slots_ + size > kMostCallsInAll))
     return false;
   std::vector<Slot> larger(std::max(size * 2, kFirstSlots));
   for (const Slot& slot : thread.calls)

@@ -50,7 +50,8 @@ class ForwardCalls {
   static constexpr size_t kMostCalls = size_t{1} << 20;
   static constexpr size_t kMostCallsInAll = size_t{1} << 21;
 
-  ForwardCalls(NameStrings& names, StackTable& stacks);
+  // `most_calls`: of one thread; a power of two.
+  ForwardCalls(NameStrings& names, StackTable& stacks, size_t most_calls = kMostCalls);
 
   void begin(const ContextBegin& begin);
   // The context that a record of the thread names; one with call 0 when there is none.
@@ -82,6 +83,7 @@ class ForwardCalls {
   NameStrings& names_;
   StackTable& stacks_;
   const ThreadNumbers numbers_;
+  const size_t most_calls_;
   std::unordered_map<uint32_t, Thread> threads_; // by the recorder's number
   size_t slots_ = 0;
   uint64_t forgotten_ = 0;

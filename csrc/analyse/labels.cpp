@@ -1,5 +1,7 @@
 #include "analyse/labels.h"
 
+#include "analyse/json.h"
+
 #include <cstring>
 
 namespace memtrace {
@@ -75,6 +77,22 @@ StringId Labels::find_pool(uint16_t pool) {
   if (pools_.size() <= pool)
     pools_.resize(pool + size_t{1}, StringId::null);
   return pools_[pool] = id;
+}
+
+std::vector<std::pair<DeviceCode, uint64_t>> bytes_of_devices(std::string_view process_note) {
+  std::vector<std::pair<DeviceCode, uint64_t>> devices;
+  const auto json = Json::parse(process_note);
+  if (!json)
+    return devices;
+  for (const Json& device : (*json)["devices"].array()) {
+    const Json& which = device["device"]; // "cuda:0" or its number
+    int64_t index = which.integer(-1);
+    if (which.string().starts_with("cuda:"))
+      index = Json::parse(which.string().substr(5)).value_or(Json{}).integer(-1);
+    if (index >= 0 && index < 255)
+      devices.emplace_back(cuda_device(static_cast<int>(index)), device["total_bytes"].address());
+  }
+  return devices;
 }
 
 Category category_of(std::string_view kind) {

@@ -7,6 +7,8 @@
 
 #include <array>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace memtrace {
@@ -45,6 +47,9 @@ class Labels {
   StringId by_label_;
   std::vector<StringId> pools_; // by pool id
 };
+
+// What a note on a process says of its CUDA devices: how many bytes each has.
+std::vector<std::pair<DeviceCode, uint64_t>> bytes_of_devices(std::string_view process_note);
 
 // The category of that name, or `none`.
 Category category_of(std::string_view kind);

@@ -171,6 +171,8 @@ void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
   if (event.tail.action == Action::oom)
     add_oom_mark(event, place);
   home.timeline.add(time_ns, {bytes.allocated, bytes.active, bytes.reserved});
+  if (watch_)
+    watch_->counted(event.tail.device, bytes, place);
   ++next_seq_;
 }
 
@@ -222,7 +224,8 @@ void Lifetimes::finish_allocation(uint32_t holder) {
     told_.erase(allocation.address);
   if (allocation.named)
     ended_named_.push_back(allocation.id);
-  finished_.push_back(pool_[holder]);
+  if (!out_.allocations.discards())
+    finished_.push_back(pool_[holder]);
   pool_.give_back(holder);
 }
 
@@ -233,6 +236,7 @@ void Lifetimes::missed(uint32_t holder, Place place) {
   if (allocation.free_seq == kNull) {
     allocation.free_seq = place.seq;
     allocation.free_time_ns = place.time_ns;
+    tell_freed(allocation);
   }
   if (allocation.device != kCpu) {
     allocation.release_seq = place.seq;
@@ -287,6 +291,7 @@ void Lifetimes::cpu_alloc(Device& cpu, const AllocatorEvent& event, Place place,
   if (origin == Origin::preexisting)
     told_[event.address] = outcome.born;
   add_cpu_bytes(cpu, allocation.block_bytes);
+  tell_began(pool_[outcome.born]);
   ++cpu.tally.allocations;
   outcome.allocation_id = allocation.id;
   outcome.block_bytes = allocation.block_bytes;
@@ -311,6 +316,7 @@ void Lifetimes::cpu_free(Device& cpu, const AllocatorEvent& event, Place place, 
   allocation.free_seq = place.seq;
   allocation.free_time_ns = place.time_ns;
   allocation.free_thread = event.tail.thread;
+  tell_freed(allocation);
   outcome.allocation_id = allocation.id;
   outcome.size_bytes = allocation.size_bytes;
   outcome.block_bytes = allocation.block_bytes;
@@ -335,6 +341,7 @@ void Lifetimes::external(const AllocatorEvent& event, Place place, Outcome& outc
   const Allocation allocation = begin(event, place, Origin::external);
   outcome.born = pool_.take(allocation);
   told_[event.address] = outcome.born;
+  tell_began(pool_[outcome.born]);
   outcome.allocation_id = allocation.id;
   outcome.block_bytes = allocation.block_bytes;
 }
@@ -363,6 +370,7 @@ void Lifetimes::end_told(uint32_t holder, Place place) {
   Allocation& allocation = pool_[holder];
   allocation.free_seq = place.seq;
   allocation.free_time_ns = place.time_ns;
+  tell_freed(allocation);
   if (allocation.origin == Origin::preexisting) {
     Device& cpu = device(kCpu);
     add_cpu_bytes(cpu, -allocation.block_bytes);
@@ -423,6 +431,7 @@ void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place plac
   Allocation& placed = pool_[holder];
   placed.block_bytes = outcome.block_bytes;
   placed.segment_id = outcome.segment_id;
+  tell_began(placed);
   outcome.allocation_id = placed.id;
   outcome.born = holder;
   if (preexisting)
@@ -450,6 +459,7 @@ void Lifetimes::cuda_free(Device& cuda, const AllocatorEvent& event, Place place
     allocation.free_time_ns = place.time_ns;
     allocation.free_thread = event.tail.thread;
     outcome.freed_bytes = allocation.block_bytes;
+    tell_freed(allocation);
     ++cuda.tally.frees;
   }
   if (event.tail.action == Action::free_requested) {

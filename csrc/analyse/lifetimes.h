@@ -7,6 +7,7 @@
 
 #include "analyse/address_map.h"
 #include "analyse/allocation.h"
+#include "analyse/allocation_watch.h"
 #include "analyse/block_mirror.h"
 #include "analyse/datasets.h"
 #include "analyse/forward_calls.h"
@@ -39,6 +40,8 @@ class Lifetimes {
   Lifetimes(NameStrings& names, Labels& labels, OperatorCalls& calls, ForwardCalls& forward_calls,
             Stages& stages, Datasets& out);
 
+  // `watch` must outlive this.
+  void set_watch(AllocationWatch* watch) { watch_ = watch; }
   void set_device_bytes(DeviceCode code, uint64_t bytes);
   void set_settings(const AllocatorSettings& settings);
   void reset_peak(DeviceCode code); // kCpu: of all CUDA devices
@@ -50,6 +53,11 @@ class Lifetimes {
   int64_t last_time_ns() const { return last_time_ns_; } // of the last event
 
   OperatorCalls::Thread& calls_of(uint32_t thread) { return thread_state(thread).calls; }
+  // Something new is known of it, such as a category that the user gave it.
+  void named(Allocation& allocation, StringId name, StringId kind) {
+    if (watch_)
+      watch_->named(allocation, name, kind);
+  }
   // The allocation that is live at the address, or null.
   Allocation* find(DeviceCode code, uint64_t address);
 
@@ -63,6 +71,13 @@ class Lifetimes {
   // The end of the recording: everything that is live becomes a row, and every segment.
   void finish();
   void add_timeline_rows();
+  // All that are live, in no order.
+  template <typename Visit> void each_live(Visit visit) {
+    pool_.each([&](uint32_t, Allocation& allocation) { visit(allocation); });
+  }
+  const Timeline* timeline(DeviceCode code) const {
+    return devices_[code] ? &devices_[code]->timeline : nullptr;
+  }
 
   DeviceTally tally(DeviceCode code) const;
   const LifetimeCounts& counts() const { return counts_; }
@@ -99,6 +114,14 @@ class Lifetimes {
   const Stages::Current& stage_and_step(uint32_t thread, uint32_t forward);
   void attribute(Allocation& allocation, const AllocatorEvent& event);
   Allocation begin(const AllocatorEvent& event, Place place, Origin origin);
+  void tell_began(Allocation& allocation) {
+    if (watch_)
+      watch_->began(allocation);
+  }
+  void tell_freed(const Allocation& allocation) {
+    if (watch_)
+      watch_->freed(allocation);
+  }
   void finish_allocation(uint32_t holder);
   void missed(uint32_t holder, Place place);
   void cpu_event(const AllocatorEvent& event, Place place, Outcome& outcome);
@@ -128,6 +151,7 @@ class Lifetimes {
   ForwardCalls& forward_calls_;
   Stages& stages_;
   Datasets& out_;
+  AllocationWatch* watch_ = nullptr;
 
   AllocatorSettings settings_;
   std::array<std::unique_ptr<Device>, 256> devices_;

@@ -74,6 +74,16 @@ StringId StackTable::file_of(const StackFrame& frame) {
   return cell.empty() ? names_.of(frame.file) : names_.intern(cell);
 }
 
+bool StackTable::look_again() {
+  const size_t texts = names_.text().texts_of_modules();
+  if (texts_seen_ == texts)
+    return false;
+  texts_seen_ = texts;
+  compiled_ = CompiledCode(names_.text());
+  known_.assign(known_.size(), false);
+  return true;
+}
+
 StringId StackTable::source_of(std::string_view file, uint32_t line, std::string_view function) {
   const auto cell = compiled_.cell(file);
   std::string text(cell.empty() ? short_file(file) : cell);

@@ -38,10 +38,13 @@ std::string_view short_file(std::string_view file);
 
 class StackTable {
  public:
-  explicit StackTable(NameStrings& names) : names_(names), compiled_(names.text()) {}
+  explicit StackTable(NameStrings& names)
+      : names_(names), compiled_(names.text()), texts_seen_(names.text().texts_of_modules()) {}
 
   // Facts of a stack id; all null for 0 and for ids that were never written.
   const StackFacts& facts(uint32_t stack);
+  // Where texts were read that may say more of known stacks, looks at these again: true.
+  bool look_again();
   // Adds the rows of the next stacks, up to about `most_rows`; false when there are no more.
   bool add_rows(Table& table, size_t most_rows);
   // Of the stacks whose rows were added: outermost modules that no scan found alive.
@@ -68,7 +71,8 @@ class StackTable {
   Module module_of(const std::vector<StackFrame>& frames, size_t innermost);
 
   NameStrings& names_;
-  const CompiledCode compiled_;
+  CompiledCode compiled_;
+  size_t texts_seen_;
   std::vector<StackFacts> facts_;
   std::vector<bool> known_;
   std::vector<uint32_t> ids_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ranges>
 #include <span>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -50,7 +51,11 @@ void Stages::stage_begin(const Note& note, Place place) {
   if (stages_.size() >= kMostOpen || (!block && will_be_block(note.value)))
     return;
   const auto around = static_cast<int64_t>(note.value2);
-  if (!block)
+  if (block) // begun as a plain one, in a recording that still runs: nobody could foresee it
+    std::erase_if(stages_, [&](const OpenStage& stage) {
+      return !stage.is_block && std::cmp_equal(stage.id, note.value);
+    });
+  else
     end_plain_in(around, place);
   const OpenStage* plain = plain_in(around);
   const int64_t parent = plain ? plain->id : around;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -26,8 +27,16 @@ uint64_t mix(uint64_t hash, uint64_t value) {
 TensorNotes::TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows,
                          const TickScale& scale)
     : names_(names), lifetimes_(lifetimes), rows_(rows), scale_(scale) {
-  for (const std::string_view text : names.text().tensor_notes())
-    read(text);
+  read_on();
+}
+
+void TensorNotes::read_on() {
+  const auto& texts = names_.text().tensor_notes();
+  if (read_ == texts.size())
+    return;
+  notes_.erase(notes_.begin(), notes_.begin() + static_cast<ptrdiff_t>(std::exchange(next_, 0)));
+  for (; read_ < texts.size(); ++read_)
+    read(texts[read_]);
   std::ranges::stable_sort(notes_, {}, &Note::ticks);
 }
 
@@ -114,15 +123,14 @@ void TensorNotes::add_preexisting(const Note& note, int64_t time_ns) {
 }
 
 void TensorNotes::apply_next() {
-  const size_t index = next_++;
-  const Note& note = notes_[index];
+  const Note& note = notes_[next_++];
   // Its allocation was not recorded, and cannot have been the first at its place.
   if (note.torchs_own && !lifetimes_.find(kCpu, note.address))
     add_preexisting(note, std::max(scale_.ns(note.ticks), lifetimes_.last_time_ns()));
   if (Allocation* allocation = lifetimes_.find(note.device, note.address))
     apply(note, *allocation);
   else
-    waiting_[note.address].push_back(index);
+    waiting_[note.address].push_back(note);
 }
 
 void TensorNotes::external(uint64_t address) {
@@ -130,15 +138,15 @@ void TensorNotes::external(uint64_t address) {
   if (waiting == waiting_.end())
     return;
   if (Allocation* allocation = lifetimes_.find(kCpu, address))
-    for (const size_t index : waiting->second)
-      apply(notes_[index], *allocation);
+    for (const Note& note : waiting->second)
+      apply(note, *allocation);
   waiting_.erase(waiting);
 }
 
 void TensorNotes::finish() {
   apply_before(UINT64_MAX);
-  for (const auto& [address, indices] : waiting_)
-    unmatched_ += indices.size();
+  for (const auto& [address, notes] : waiting_)
+    unmatched_ += notes.size();
   waiting_.clear();
 }
 
@@ -151,6 +159,7 @@ void TensorNotes::apply(const Note& note, Allocation& allocation) {
     allocation.label = note.label;
     allocation.labelled = true;
   }
+  lifetimes_.named(allocation, note.name, note.kind);
   add_name(allocation, note.name, note.kind, note.offset_bytes, note.layout);
 }
 
@@ -158,6 +167,7 @@ void TensorNotes::tensor(const TensorRecord& record) {
   Allocation* allocation = lifetimes_.find(record.tail.device, record.address);
   if (!allocation)
     return;
+  lifetimes_.named(*allocation, names_.of(record.name), names_.of(record.kind));
   add_name(*allocation, names_.of(record.name), names_.of(record.kind),
            static_cast<int64_t>(record.offset_bytes), layout_of(record.layout));
 }

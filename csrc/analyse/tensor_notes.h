@@ -22,6 +22,8 @@ class TensorNotes {
  public:
   TensorNotes(NameStrings& names, Lifetimes& lifetimes, Table& rows, const TickScale& scale);
 
+  // Of a process that runs: what was noted meanwhile.
+  void read_on();
   // Before the first record: rows for the CPU memory that was there before the recording.
   void begin(const SpoolReader& reader);
   // Applies all notes that were taken before `ticks`.
@@ -77,8 +79,9 @@ class TensorNotes {
   Table& rows_;
   const TickScale& scale_;
   std::vector<Note> notes_;
-  size_t next_ = 0;
-  std::unordered_map<uint64_t, std::vector<size_t>> waiting_; // address -> notes
+  size_t read_ = 0;                                         // of text.log
+  size_t next_ = 0;                                         // of notes_
+  std::unordered_map<uint64_t, std::vector<Note>> waiting_; // by address
   // Names that a live allocation already has: a model is scanned more than once.
   std::unordered_map<int64_t, std::vector<uint64_t>> named_;
   std::unordered_map<uint32_t, Layout> layouts_; // by text id

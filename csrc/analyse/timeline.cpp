@@ -38,6 +38,33 @@ void Timeline::join_to(size_t most_bins) {
   }
 }
 
+std::vector<Timeline::Values> Timeline::curve(int64_t start_ns, int64_t end_ns,
+                                              size_t points) const {
+  std::vector<Values> curve(points);
+  if (points == 0 || end_ns <= start_ns)
+    return curve;
+  const double points_per_ns = static_cast<double>(points) / static_cast<double>(end_ns - start_ns);
+  Values standing{};
+  size_t filled = 0; // points that have a value
+  for (const Bin& bin : bins_) {
+    const int64_t time_ns = bin.place << shift_;
+    if (time_ns >= end_ns)
+      break;
+    if (time_ns >= start_ns) {
+      const auto point = std::min(
+          static_cast<size_t>(static_cast<double>(time_ns - start_ns) * points_per_ns), points - 1);
+      for (; filled <= point; ++filled)
+        curve[filled] = standing;
+      for (size_t m = 0; m < kMetrics; ++m)
+        curve[point][m] = std::max(curve[point][m], bin.max[m]);
+    }
+    standing = bin.last;
+  }
+  for (; filled < points; ++filled)
+    curve[filled] = standing;
+  return curve;
+}
+
 void Timeline::add_rows(Table& table, StringId device, const std::array<StringId, kMetrics>& names,
                         size_t metrics) {
   join_to(std::clamp(changes_ / kChangesPerBin, kFewestBins, kMostBins));

@@ -30,6 +30,9 @@ class Timeline {
     }
     bin.last = values;
   }
+  // What it held at most in each of `points` equal parts of [start, end); before the first change
+  // 0.
+  std::vector<Values> curve(int64_t start_ns, int64_t end_ns, size_t points) const;
   // The first `metrics` of them.
   void add_rows(Table& table, StringId device, const std::array<StringId, kMetrics>& names,
                 size_t metrics);

@@ -23,15 +23,6 @@ template <typename Value> py::object to_array(std::vector<Value>&& values) {
   return py::array_t<Value>(size, data, capsule);
 }
 
-// Names come from the watched program; what is not UTF-8 is shown as such, never refused.
-py::str to_str(const std::string& text) {
-  PyObject* object =
-      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace");
-  if (!object)
-    throw py::error_already_set();
-  return py::reinterpret_steal<py::str>(object);
-}
-
 struct PyColumn {
   std::string name;
   const char* kind;

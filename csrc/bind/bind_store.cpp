@@ -13,11 +13,6 @@ namespace py = pybind11;
 namespace memtrace {
 namespace {
 
-// Names as in the `lost_events` column.
-constexpr const char* kLossNames[kLossCount] = {"event_no_space", "record_no_space",
-                                                "text_no_space",  "stack_too_deep",
-                                                "operators_deep", "external_failed"};
-
 py::dict control_dict(const SpoolReader& reader) {
   const Control& control = reader.control();
   py::dict lost;

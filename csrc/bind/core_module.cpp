@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, module) {
   memtrace::register_process(module);
   memtrace::register_store(module);
   memtrace::register_analyse(module);
+  memtrace::register_live(module);
   memtrace::register_replay(module);
 }

@@ -2,6 +2,7 @@
 
 #include "store/spool_error.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -11,7 +12,7 @@
 
 namespace memtrace {
 
-MappedFile::MappedFile(const std::string& path, Missing missing) {
+MappedFile::MappedFile(const std::string& path, Missing missing, size_t room) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0 && errno == ENOENT && missing == Missing::empty)
     return;
@@ -23,21 +24,59 @@ MappedFile::MappedFile(const std::string& path, Missing missing) {
     throw SpoolError("cannot read " + path + ": not a file");
   }
   size_ = static_cast<size_t>(status.st_size);
-  if (size_ > 0) {
-    void* mapping = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0);
+  mapped_ = std::max(size_, room);
+  if (mapped_ > 0) {
+    void* mapping = mmap(nullptr, mapped_, PROT_READ, MAP_SHARED, fd, 0);
     const int reason = errno;
+    while (mapping == MAP_FAILED && mapped_ / 2 > size_) { // a limit on addresses (ulimit -v)
+      mapped_ /= 2;
+      mapping = mmap(nullptr, mapped_, PROT_READ, MAP_SHARED, fd, 0);
+    }
     if (mapping == MAP_FAILED) {
       ::close(fd);
       throw SpoolError("cannot map " + path + ": " + std::generic_category().message(reason));
     }
     data_ = static_cast<uint8_t*>(mapping);
   }
-  ::close(fd);
+  if (room > 0)
+    fd_ = fd;
+  else
+    ::close(fd);
 }
 
 MappedFile::~MappedFile() {
   if (data_)
-    munmap(data_, size_);
+    munmap(data_, mapped_);
+  if (fd_ >= 0)
+    ::close(fd_);
+}
+
+bool MappedFile::grow() {
+  struct stat status{};
+  if (fd_ < 0 || fstat(fd_, &status) != 0)
+    return false;
+  const size_t size = std::min(static_cast<size_t>(status.st_size), mapped_);
+  const bool grown = size > size_;
+  size_ = std::max(size, size_);
+  return grown;
+}
+
+size_t MappedFile::file_size() const {
+  struct stat status{};
+  return fd_ >= 0 && fstat(fd_, &status) == 0 ? static_cast<size_t>(status.st_size) : size_;
+}
+
+bool MappedFile::read(void* into, size_t size, size_t offset) const {
+  auto* bytes = static_cast<char*>(into);
+  for (size_t done = 0; done < size;) {
+    const ssize_t n = pread(fd_, bytes + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
 }
 
 void MappedFile::release(size_t offset, size_t size) const {

@@ -21,10 +21,15 @@ bool has_order(const Record& record) {
 
 } // namespace
 
-RecordMerge::RecordMerge(const SpoolReader& reader) : reader_(reader) {
-  cursors_.reserve(reader.logs().size());
-  for (const LogRecords& log : reader.logs())
-    cursors_.push_back({&log, 0, 0, ticks_of(log.front().records[0])});
+RecordMerge::RecordMerge(const SpoolReader& reader) : RecordMerge(reader.logs(), {}) {
+  reader_ = &reader;
+}
+
+RecordMerge::RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders)
+    : orders_(orders) {
+  cursors_.reserve(logs.size());
+  for (const LogRecords& log : logs)
+    cursors_.push_back({&log, 0, 0, 0, ticks_of(log.front().records[0])});
   for (Cursor& cursor : cursors_)
     push(&cursor);
 }
@@ -35,6 +40,7 @@ const Record& RecordMerge::head(const Cursor& cursor) {
 
 bool RecordMerge::step(Cursor& cursor) {
   const ChunkRecords& chunk = (*cursor.log)[cursor.chunk];
+  ++cursor.taken;
   if (++cursor.place == chunk.count) {
     consumed_ = &chunk; // the record just handed out lies in it: released at the next call
     cursor.place = 0;
@@ -77,16 +83,17 @@ bool RecordMerge::earlier_is_near(const Cursor& cursor) const {
   return false;
 }
 
-const Record* RecordMerge::next() {
-  if (consumed_) {
-    reader_.release(*consumed_);
-    consumed_ = nullptr;
-  }
+const Record* RecordMerge::next(uint64_t most_ticks) {
+  if (consumed_ && reader_)
+    reader_->release(*consumed_);
+  consumed_ = nullptr;
   if (!held_.empty())
     if (const Record* record = take_held())
       return record;
   while (!heap_.empty()) {
     Cursor& cursor = *heap_.front();
+    if (cursor.key > most_ticks)
+      return nullptr;
     const Record& record = head(cursor);
     if (!has_order(record) || ahead(record) <= 0 || !earlier_is_near(cursor))
       return take(cursor, true);

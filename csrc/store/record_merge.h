@@ -15,27 +15,36 @@ namespace memtrace {
 
 class RecordMerge {
  public:
+  static constexpr uint64_t kWindowTicks = 1'000'000; // less than a millisecond
+  static constexpr size_t kWindowRecords = 1024;      // in each log
+
+  // How far the devices' orders have come.
+  struct Order {
+    bool known = false;
+    uint32_t expected = 0;
+  };
+  using Orders = std::array<Order, 256>;
+
   explicit RecordMerge(const SpoolReader& reader);
+  // The next part of logs whose earlier parts another merge has handed out. None may be empty.
+  RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders);
 
-  // The next record, or null at the end. Valid as long as the reader.
-  const Record* next();
+  // The next record of at most that many ticks, or null. Valid as long as the logs.
+  const Record* next(uint64_t most_ticks = UINT64_MAX);
 
+  // How many records of a log were handed out.
+  size_t taken(size_t log) const { return cursors_[log].taken; }
+  const Orders& orders() const { return orders_; }
   // Numbers that are missing in the devices' orders: CUDA events that were lost.
   uint64_t order_gaps() const { return order_gaps_; }
 
  private:
-  static constexpr uint64_t kWindowTicks = 1'000'000; // less than a millisecond
-  static constexpr size_t kWindowRecords = 1024;      // in each log
-
   struct Cursor {
     const LogRecords* log = nullptr;
     size_t chunk = 0;
     size_t place = 0;
+    size_t taken = 0;
     uint64_t key = 0; // ticks of the head, never less than of the record before it
-  };
-  struct Order {
-    bool known = false;
-    uint32_t expected = 0;
   };
 
   static const Record& head(const Cursor& cursor);
@@ -48,10 +57,10 @@ class RecordMerge {
   void push(Cursor* cursor);
   void pop();
 
-  const SpoolReader& reader_;
+  const SpoolReader* reader_ = nullptr; // that takes back what was consumed
   std::vector<Cursor> cursors_;
   std::vector<Cursor*> heap_, held_;
-  std::array<Order, 256> orders_;
+  Orders orders_{};
   const ChunkRecords* consumed_ = nullptr;
   uint64_t order_gaps_ = 0;
 };

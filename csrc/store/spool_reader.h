@@ -47,8 +47,10 @@ class SpoolReader {
   // What was not whole, by kind; all zero for a sound spool.
   std::vector<std::pair<std::string_view, uint64_t>> damage() const;
 
- private:
+  // Throws SpoolError when it is none, or one that this version cannot read.
   static Control read_control(const std::string& path);
+
+ private:
   struct Chunk {
     uint64_t index;
     ChunkRecords records;

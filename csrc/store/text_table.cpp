@@ -16,15 +16,23 @@ bool plausible(const TextFrame& frame) {
 
 // A frame takes at least a header: no honest id can be larger, and no garbage id makes us reserve
 // more than the log itself is long.
-TextTable::TextTable(const std::string& path)
-    : file_(path), most_ids_(file_.size() / sizeof(TextFrame) + 1) {
+TextTable::TextTable(const std::string& path, size_t room)
+    : file_(path, MappedFile::Missing::refuse, room), grows_(room > 0),
+      most_ids_(file_.size() / sizeof(TextFrame) + 1) {
+  read();
+}
+
+void TextTable::read_on() {
+  if (!file_.grow())
+    return;
+  most_ids_ = file_.size() / sizeof(TextFrame) + 1;
   read();
 }
 
 void TextTable::read() {
   const uint8_t* data = file_.data();
   const size_t size = file_.size();
-  size_t at = 0;
+  size_t& at = at_;
   while (at + sizeof(TextFrame) <= size) {
     TextFrame frame{};
     std::memcpy(&frame, data + at, sizeof frame);
@@ -34,6 +42,8 @@ void TextTable::read() {
       at += sizeof frame + frame.length;
       continue;
     }
+    if (grows_)
+      return;
     // Zeros up to the end are space that was never used; anything else is damage: the next header
     // that makes sense goes on.
     size_t next = at;
@@ -44,7 +54,7 @@ void TextTable::read() {
     bytes_cut_ += 1;
     ++at;
   }
-  for (; at < size; ++at)
+  for (; !grows_ && at < size; ++at)
     if (data[at] != 0)
       ++bytes_cut_;
 }
@@ -58,9 +68,11 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
     process_notes_.push_back(payload);
     return;
   case TextKind::source_map:
+    ++texts_of_modules_;
     source_maps_.push_back(payload);
     return;
   case TextKind::module_path:
+    ++texts_of_modules_;
     add_module_path(frame.id, payload);
     return;
   default:
@@ -68,6 +80,7 @@ void TextTable::add(const TextFrame& frame, std::string_view payload) {
   }
   if (frame.id == 0 || frame.id > most_ids_)
     return;
+  texts_of_threads_ += frame.kind == TextKind::thread ? 1 : 0;
   auto& texts = texts_[static_cast<size_t>(frame.kind)];
   if (texts.size() <= frame.id)
     texts.resize(frame.id + 1);

@@ -1,7 +1,8 @@
 // What text.log says: id -> payload, by kind, and the JSON notes in order.
 //
 // Views point into the mapped file. Ids that were never written resolve to nothing, which the
-// caller shows as "?" and which is counted here.
+// caller shows as "?" and which is counted here. Of a process that runs, read_on() adds what it
+// wrote meanwhile; a text that is not whole is then one that is being written.
 #pragma once
 
 #include "record/spool.h"
@@ -18,7 +19,8 @@ namespace memtrace {
 
 class TextTable {
  public:
-  explicit TextTable(const std::string& path);
+  explicit TextTable(const std::string& path, size_t room = 0); // `room`: of MappedFile
+  void read_on();
 
   std::optional<std::string_view> find(TextKind kind, uint32_t id) const;
   // The string of a name id: empty for 0, "?" for an id that was never written (counted).
@@ -29,6 +31,10 @@ class TextTable {
   const std::vector<std::string_view>& process_notes() const { return process_notes_; }
   const std::vector<std::string_view>& tensor_notes() const { return tensor_notes_; }
   const std::vector<std::string_view>& source_maps() const { return source_maps_; }
+  // How many texts were read that say more of what is known already: where modules hang and where
+  // generated code comes from; what threads are called.
+  size_t texts_of_modules() const { return texts_of_modules_; }
+  size_t texts_of_threads() const { return texts_of_threads_; }
   // A module's path in that root, where it was written; of several the first. Empty: none, or the
   // root itself.
   std::string_view module_path(uint32_t module, uint32_t root) const;
@@ -56,10 +62,13 @@ class TextTable {
 
   static constexpr size_t kKinds = 10;
   MappedFile file_;
+  bool grows_;
   size_t most_ids_;
+  size_t at_ = 0; // that is read next
   std::array<std::vector<std::string_view>, kKinds> texts_;
   std::unordered_map<uint32_t, std::vector<ModulePath>> module_paths_;
   std::vector<std::string_view> process_notes_, tensor_notes_, source_maps_;
+  size_t texts_of_modules_ = 0, texts_of_threads_ = 0;
   size_t bytes_cut_ = 0;
   mutable size_t unknown_ids_ = 0;
 };

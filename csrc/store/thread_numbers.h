@@ -13,10 +13,22 @@ namespace memtrace {
 
 class ThreadNumbers {
  public:
-  explicit ThreadNumbers(const TextTable& text) {
-    for (const uint32_t thread : text.ids(TextKind::thread)) {
+  explicit ThreadNumbers(const TextTable& text) : text_(text) { read(); }
+
+  // The recorder's number of RecordFunction's; 0: it recorded nothing.
+  uint32_t recorded(uint64_t record_function_thread) const {
+    if (texts_read_ != text_.texts_of_threads())
+      read();
+    const auto found = threads_.find(record_function_thread);
+    return found != threads_.end() ? found->second : 0;
+  }
+
+ private:
+  void read() const {
+    texts_read_ = text_.texts_of_threads();
+    for (const uint32_t thread : text_.ids(TextKind::thread)) {
       ThreadText fields{};
-      const auto payload = text.find(TextKind::thread, thread);
+      const auto payload = text_.find(TextKind::thread, thread);
       if (!payload || payload->size() != sizeof fields)
         continue;
       std::memcpy(&fields, payload->data(), sizeof fields);
@@ -25,14 +37,9 @@ class ThreadNumbers {
     }
   }
 
-  // The recorder's number of RecordFunction's; 0: it recorded nothing.
-  uint32_t recorded(uint64_t record_function_thread) const {
-    const auto found = threads_.find(record_function_thread);
-    return found != threads_.end() ? found->second : 0;
-  }
-
- private:
-  std::unordered_map<uint64_t, uint32_t> threads_;
+  const TextTable& text_;
+  mutable std::unordered_map<uint64_t, uint32_t> threads_;
+  mutable size_t texts_read_ = 0;
 };
 
 } // namespace memtrace

@@ -17,6 +17,7 @@ class CommandSpec:
 
 COMMANDS = (
     CommandSpec("run", "Run a program and record its memory.", "memtrace.cli.run"),
+    CommandSpec("live", "Watch a recording while it runs.", "memtrace.cli.live"),
     CommandSpec("summary", "What ran, its peaks, its losses.", "memtrace.cli.summary"),
     CommandSpec("peak", "Who held every byte at the exact peak.", "memtrace.cli.peak"),
     CommandSpec("at", "Who held every byte at a time.", "memtrace.cli.at"),

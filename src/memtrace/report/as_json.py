@@ -54,10 +54,9 @@ lost_records, of all but `summary`: where it is not 0, figures are bounds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import IO, Any
+from typing import Any
 
 from memtrace.analyse.breakdown import Breakdown
 from memtrace.analyse.counters import BEFORE_FIRST
@@ -74,14 +73,8 @@ from memtrace.analyse.snapshot import External, Snapshot
 from memtrace.analyse.stack import Frame
 from memtrace.analyse.summary import DeviceUse, ProcessSummary, Summary
 from memtrace.analyse.tree_nodes import Node
-from memtrace.report.page import speaks_unicode
+from memtrace.report.page import write_json as write_json
 from memtrace.trace import Process
-
-
-def write_json(document: dict[str, Any], stream: IO[str]) -> None:
-    """One indented document and a newline, in letters that the stream has."""
-    json.dump(document, stream, indent=2, ensure_ascii=not speaks_unicode(stream))
-    stream.write("\n")
 
 
 def peak_document(peak: Peak) -> dict[str, Any]:

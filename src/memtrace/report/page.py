@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import wrap
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from memtrace.errors import without_controls
 
@@ -89,7 +90,13 @@ def write_page(blocks: Sequence[Block], stream: IO[str]) -> None:
 
 def text_of(blocks: Sequence[Block]) -> str:
     """The blocks as plain text, as in a pipe."""
-    return "\n".join(line for block in blocks for line in _plain(block))
+    return "\n".join(line for block in blocks for line in _plain(_without_controls(block)))
+
+
+def write_json(document: dict[str, Any], stream: IO[str]) -> None:
+    """One indented document and a newline, in letters that the stream has."""
+    json.dump(document, stream, indent=2, ensure_ascii=not speaks_unicode(stream))
+    stream.write("\n")
 
 
 def speaks_unicode(stream: IO[str]) -> bool:
