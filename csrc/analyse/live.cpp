@@ -79,6 +79,7 @@ void Live::record(const Record& record) {
   case Action::stage_end:
   case Action::step_begin:
   case Action::step_end:
+  case Action::in_step:
     return note(record.note, place);
   default:
     ++unknown_records_;
@@ -104,11 +105,20 @@ void Live::note(const Note& note, Place place) {
   case Action::stage_end:
     return stages_.stage_end(note, place);
   case Action::step_begin:
-    step_ = {static_cast<int64_t>(note.value), names_.of(note.name), true};
-    return stages_.step_begin(note, place);
+    stages_.step_begin(note, place);
+    if (note.value2 == 0) // in no marked one
+      step_ = {static_cast<int64_t>(note.value),
+               stages_.name_of_open(static_cast<int64_t>(note.value)), true};
+    return;
   case Action::step_end:
-    step_.running = step_.running && std::cmp_not_equal(step_.number, note.value);
+    if (std::cmp_equal(step_.number, note.value)) {
+      step_.running = false;
+      if (note.name != 0)
+        step_.name = names_.of(note.name);
+    }
     return stages_.step_end(note, place);
+  case Action::in_step:
+    return stages_.in_step(note);
   default: // a sample
     return;
   }

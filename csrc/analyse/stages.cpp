@@ -180,6 +180,13 @@ Stages::OpenStep* Stages::open_marked(int64_t step) {
   return nullptr;
 }
 
+StringId Stages::name_of_open(int64_t step) const {
+  for (const OpenStep& open : std::views::reverse(steps_))
+    if (open.step == step)
+      return open.is_marked() ? open.name : open.root_module;
+  return StringId::null;
+}
+
 // One that a task is still in, though it has ended, is none.
 int64_t Stages::marked_step_of(uint32_t thread) const {
   const auto found = marked_steps_.find(thread);

@@ -50,6 +50,8 @@ class Stages {
   // none); else what the main thread or the whole process began last. Its step is its thread's own;
   // in a backward pass else the one that was begun last.
   Current current(uint32_t thread, uint32_t forward_thread) const;
+  // Of a step that has not ended: its own name, or the class of the model that was called.
+  StringId name_of_open(int64_t step) const;
   // Changes whenever current() may give another answer.
   uint64_t version() const { return version_; }
 

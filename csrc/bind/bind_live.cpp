@@ -62,7 +62,7 @@ py::dict state(const Live& live) {
   dict["paused"] = live.paused();
   dict["stage"] = word(live, live.stage());
   dict["step"] = live.step().number;
-  dict["step_module"] = word(live, live.step().root_module);
+  dict["step_name"] = word(live, live.step().name);
   dict["step_running"] = live.step().running;
   dict["read_bytes"] = follower.bytes_read();
   dict["published_bytes"] = follower.bytes_published();

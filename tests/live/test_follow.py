@@ -217,6 +217,26 @@ def test_a_name_that_comes_later_is_told_of_what_is_there(tmp_path: Path) -> Non
     assert (held.name, held.now_bytes, held.peak_bytes) == ("encoder.fc", 100, 100)
 
 
+def test_a_marked_step_is_told_by_its_name(tmp_path: Path) -> None:
+    trace_dir = tmp_path / "t.memtrace"
+    growing = Growing(trace_dir, 100, 1)
+    (log,) = growing.logs
+    follower = TraceFollower(trace_dir)
+    log.note("step_begin", 10, "", value=5, text='{"name": "POST /raw/4", "kind": "request"}')
+    log.note("in_step", 11, "", value=5)
+    log.note("step_begin", 20, "Model", value=6, value2=5, text="{}")
+    log.alloc(21, 0x1000, 100)
+    growing.publish()
+    view = look(follower)
+    assert (view.step, view.step_name, view.step_running) == (5, "POST /raw/4", True)
+    assert view.devices[0].allocated_bytes == 100
+    log.note("step_end", 30, "", value=6)
+    log.note("step_end", 40, "POST /raw/{id}", value=5)
+    growing.publish()
+    view = look(follower)
+    assert (view.step, view.step_name, view.step_running) == (5, "POST /raw/{id}", False)
+
+
 def test_stages_and_steps_are_told_as_they_come(tmp_path: Path) -> None:
     trace_dir = tmp_path / "t.memtrace"
     growing = Growing(trace_dir, 100, 1)
@@ -226,7 +246,7 @@ def test_stages_and_steps_are_told_as_they_come(tmp_path: Path) -> None:
     log.note("step_begin", 20, "Model", value=1, text="{}")
     growing.publish()
     view = look(follower)
-    assert (view.stage, view.step, view.step_module, view.step_running) == (
+    assert (view.stage, view.step, view.step_name, view.step_running) == (
         "warmup", 1, "Model", True,
     )  # fmt: skip
     log.note("step_end", 30, "Model", value=1)

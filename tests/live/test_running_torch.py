@@ -52,7 +52,7 @@ def test_more_is_seen_at_each_stop(followed: tuple[Path, list[ProcessView]]) -> 
     assert [view.step for view in views[:6]] == list(range(6))
     assert views[0].stage is None
     assert views[0].program.endswith("stops.py")
-    assert views[3].step_module == "Model"
+    assert views[3].step_name == "Model"
     assert not views[3].lost
     assert not views[3].step_running
     curve = views[5].devices[0].allocated_curve

@@ -82,7 +82,8 @@ class ProcessView:
         program: its script and arguments, "" when withheld or not known yet.
         state: one of the names above.
         why: of a spool that cannot be read: one line; else "".
-        step: the last call of an outermost module, 0: none yet; `step_module`: its class.
+        step: the last one that lies in no other, 0: none yet; `step_name`: what the program calls
+            it, or the class of the model that it is a call of.
         time_ns: of the last event, since the recording began.
         read_permille: how much of what was recorded is in these figures.
         lost: what was lost, by kind; only what is not 0.
@@ -97,7 +98,7 @@ class ProcessView:
     exit_status: int | None = None
     stage: str | None = None
     step: int = 0
-    step_module: str | None = None
+    step_name: str | None = None
     step_running: bool = False
     time_ns: int = 0
     events: int = 0

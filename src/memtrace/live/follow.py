@@ -121,7 +121,7 @@ class _ProcessFollower:
             exit_status=state["exit_status"],
             stage=state["stage"],
             step=state["step"],
-            step_module=state["step_module"],
+            step_name=state["step_name"],
             step_running=state["step_running"],
             time_ns=state["last_time_ns"],
             events=state["events"],

@@ -84,7 +84,7 @@ def progress_text(process: ProcessView) -> str:
         parts.append(f"stage {process.stage}")
     if process.step:
         how = "running" if process.step_running else "done"
-        of = f" ({process.step_module})" if process.step_module else ""
+        of = f" ({process.step_name})" if process.step_name else ""
         parts.append(f"step {process.step:,}{of} {how}")
     parts.append(count(process.events, "event"))
     if not process.lost:

@@ -1,7 +1,7 @@
 """The machine's form of `memtrace live --once`; keys as as_json.py has them.
 
 processes: each with process, pid, rank, program, state (starting, recording, paused; over: ended,
-    killed, finished, gone, refused), why, exit_status, stage, step, step_module, step_running,
+    killed, finished, gone, refused), why, exit_status, stage, step, step_name, step_running,
     time_ns, events, read_permille, lost_events (by kind; empty: nothing) and devices: the totals,
     the curves (the most in equal parts of the time until now) and holders by grouping: name (null:
     has none; of a category: not known yet), and bytes and blocks now and at the peak so far.
@@ -34,7 +34,7 @@ def _process(process: ProcessView, device: str | None) -> dict[str, Any]:
         "exit_status": process.exit_status,
         "stage": process.stage,
         "step": process.step or None,
-        "step_module": process.step_module,
+        "step_name": process.step_name,
         "step_running": process.step_running,
         "time_ns": process.time_ns,
         "events": process.events,
