@@ -33,7 +33,8 @@ from memtrace.attribute.in_place import attribute_again
 from memtrace.finalise import finalise
 from memtrace.trace import open_trace
 
-CALLS = 300
+CALLS = 5000  # so many that it does not matter when windows are written and caches fill
+STEPS = 100
 DEPTHS = (10, 30, 60)
 EVENTS = 60_000
 
@@ -47,9 +48,11 @@ class Counter:
     @contextmanager
     def count(self, name: str) -> Iterator[None]:
         gc.collect()
+        gc.disable()
         self._shim.count_begin()
         yield
         self._shim.count_end(name.encode())
+        gc.enable()
 
 
 def at_depth(depth: int, call: Callable[[], object]) -> None:
@@ -87,14 +90,14 @@ def allocate() -> None:
 
 
 def training() -> Callable[[], None]:
-    """Ten steps of a small network."""
+    """Steps of a small network."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
     given = torch.ones(4, 32)
 
     def steps() -> None:
-        for _ in range(10):
+        for _ in range(STEPS):
             optimizer.zero_grad()
             model(given).sum().backward()
             optimizer.step()
@@ -123,7 +126,7 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
     steps = lambda: [root(*given) for _ in range(CALLS)]  # noqa: E731
     yield "a root call with 3 tensors", CALLS, steps, HooksOn
     yield "a module's call inside a model", CALLS, lambda: around(given[0]), HooksOn
-    yield "a step of training", 10, training(), HooksOn
+    yield "a step of training", STEPS, training(), HooksOn
 
 
 def count_hot_paths(counter: Counter) -> None:

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <c10/core/TensorImpl.h>
+#include <charconv>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -88,49 +89,76 @@ void tensors(const HookScope& scope, const CallTensors& tensors, Part part, cons
          intern(scope, std::to_string(tensors.left_out())));
 }
 
+// Mostly names of Python, which are taken whole.
 void append_quoted(std::string& json, std::string_view text) {
+  const auto is_plain = [](char letter) {
+    return static_cast<unsigned char>(letter) >= ' ' && letter != '"' && letter != '\\';
+  };
   json += '"';
-  for (const char letter : text) {
-    if (letter == '"' || letter == '\\')
-      (json += '\\') += letter;
-    else
+  if (std::ranges::all_of(text, is_plain)) {
+    json += text;
+  } else {
+    for (const char letter : text) {
+      if (letter == '"' || letter == '\\')
+        json += '\\';
       json += static_cast<unsigned char>(letter) < ' ' ? ' ' : letter;
+    }
   }
   json += '"';
 }
 
-std::string describe(const CallTensors& inputs) {
-  std::string batch = "null";
-  std::string shapes;
+void append_number(std::string& json, int64_t number) {
+  std::array<char, 20> digits{};
+  json.append(digits.data(), std::to_chars(digits.begin(), digits.end(), number).ptr);
+}
+
+c10::IntArrayRef sizes_of(const CallTensor& input) {
+  return input.tensor->has_symbolic_sizes_strides() ? c10::IntArrayRef()
+                                                    : input.tensor->sizes_default();
+}
+
+// Under the GIL; until the next call. A call is described each time, so its text keeps its room.
+const std::string& describe(const CallTensors& inputs) {
+  static auto* const text =
+      new std::string; // never freed: threads may end after static destructors
+  std::string& json = *text;
+  json = R"({"batch_size": )";
+  const auto has_batch = [](const CallTensor& input) {
+    return !input.in_cache && !sizes_of(input).empty();
+  };
+  if (const auto first = std::ranges::find_if(inputs.found(), has_batch);
+      first != inputs.found().end())
+    append_number(json, sizes_of(*first)[0]);
+  else
+    json += "null";
+  json += R"(, "input_shapes": {)";
   size_t count = 0;
   for (const CallTensor& input : inputs.found()) {
     if (input.in_cache)
       continue;
-    c10::IntArrayRef sizes;
-    if (!input.tensor->has_symbolic_sizes_strides())
-      sizes = input.tensor->sizes_default();
-    if (batch == "null" && !sizes.empty())
-      batch = std::to_string(sizes[0]);
     if (++count > kMostShapes)
-      continue;
+      break;
     if (count > 1)
-      shapes += ", ";
-    append_quoted(shapes, inputs.name(input));
-    shapes += ": [";
-    for (size_t i = 0; i < sizes.size(); ++i)
-      (shapes += i > 0 ? ", " : "") += std::to_string(sizes[i]);
-    shapes += ']';
+      json += ", ";
+    append_quoted(json, inputs.name(input));
+    json += ": [";
+    for (bool more = false; const int64_t size : sizes_of(input)) {
+      if (std::exchange(more, true))
+        json += ", ";
+      append_number(json, size);
+    }
+    json += ']';
   }
-  std::string json = R"({"batch_size": )" + batch + R"(, "input_shapes": {)" + shapes;
-  json += R"(}, "grad_enabled": )";
-  return json + (at::GradMode::is_enabled() ? "true}" : "false}");
+  json +=
+      at::GradMode::is_enabled() ? R"(}, "grad_enabled": true})" : R"(}, "grad_enabled": false})";
+  return json;
 }
 
 } // namespace
 
 void write_step_begin(const Recording* recording, uint64_t step, const char* root_class,
                       const CallTensors& inputs) {
-  const std::string text = describe(inputs);
+  const std::string& text = describe(inputs);
   const HookScope scope;
   if (!scope || &scope.recording() != recording)
     return;
