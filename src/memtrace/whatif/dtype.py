@@ -14,7 +14,7 @@ from memtrace.replay.requests import Requests
 from memtrace.whatif.attention import attend
 from memtrace.whatif.change import Change
 from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
-from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.precision_change import PrecisionChange
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
 from memtrace.whatif.upcasts import upcast
@@ -32,7 +32,7 @@ def apply(requests: Requests, text: str) -> Change:
     dtype = DTYPES.get(text)
     if dtype is None:
         raise MemtraceError(f"--dtype {text}: there are fp16 and bf16")
-    calls = Calls(requests)
+    calls = OperatorCalls(requests)
     _refuse_autocast(requests, calls, text)
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
@@ -54,7 +54,7 @@ def apply(requests: Requests, text: str) -> Change:
     )
 
 
-def _refuse_autocast(requests: Requests, calls: Calls, text: str) -> None:
+def _refuse_autocast(requests: Requests, calls: OperatorCalls, text: str) -> None:
     """Under autocast layers cast their inputs and weights: products are half as large already."""
     casts = calls.operator.are({"aten::_to_copy"}) & calls.top_operator.are(_LAYERS)
     if (casts & (requests.size_bytes > 8)).any():
@@ -76,7 +76,7 @@ def _assumptions(
     return tuple(told)
 
 
-def _of_the_cpu(calls: Calls, dtype: str) -> tuple[str, ...]:
+def _of_the_cpu(calls: OperatorCalls, dtype: str) -> tuple[str, ...]:
     if dtype == "bfloat16":
         return ("oneDNN's scratch of products in bfloat16 (0.1 to 1 MB a thread) is not counted",)
     told = []

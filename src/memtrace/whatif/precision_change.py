@@ -6,7 +6,7 @@ import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s
 from memtrace.replay.requests import Requests, before
-from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.passes import Passes
 
 #: The least that an allocation which is added lives.
@@ -24,7 +24,7 @@ class PrecisionChange:
         parts: what was found, and how often.
     """
 
-    def __init__(self, requests: Requests, calls: Calls, float32: Flags) -> None:
+    def __init__(self, requests: Requests, calls: OperatorCalls, float32: Flags) -> None:
         self.requests, self.calls, self.float32 = requests, calls, float32
         self.passes = Passes(requests, calls)
         self.stay = np.zeros(len(requests), np.bool_)

@@ -1,8 +1,8 @@
 """What if every call of the model had another batch size, or another sequence length.
 
 Which allocations follow the shape of their call, and how, is found by comparing calls of different
-shapes (`calls.py`, `laws.py`); then each is given the size it would have. Nothing else changes: the
-program goes the same way.
+shapes (`model_calls.py`, `laws.py`); then each is given the size it would have. Nothing else
+changes: the program goes the same way.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from memtrace.analyse.counters import Flags, Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import Requests, read_requests
-from memtrace.whatif.calls import NONE, Calls, Pairing, pairings, read_calls
 from memtrace.whatif.change import Change
 from memtrace.whatif.laws import Estimate, Evidence, Fit, Shape, fit
+from memtrace.whatif.model_calls import NONE, ModelCalls, Pairing, pairings, read_calls
 
 #: What `--NAME` sets -> its place in a shape, and its name in words.
 DIMENSIONS = {"batch": (0, "batch size"), "sequence": (1, "sequence length")}
@@ -64,7 +64,7 @@ class Scaling:
                 requests.trace, device=requests.device, process=requests.process.key
             )
         self.recorded = requests
-        self.calls: Calls = read_calls(requests)
+        self.calls: ModelCalls = read_calls(requests)
         self._ids = integers(requests.rows, "allocation_id")
 
     def recorded_values(self, dimension: str) -> tuple[int, ...]:
