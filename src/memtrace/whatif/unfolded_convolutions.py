@@ -1,8 +1,8 @@
-"""Convolutions in float16 on a CPU: by torch's own kernel, which unfolds the input.
+"""Convolutions in half precision on a CPU that oneDNN has no kernels for: torch's own unfolds.
 
-oneDNN, which computes them in float32 and bfloat16, has kernels of float16 only for some CPUs; this
-is about all others. Its reordered copies go, and the unfolded input comes: for each element of the
-result of a channel as many elements as one filter has.
+oneDNN has kernels of bfloat16 for CPUs with AVX-512, and of float16 for few. Without them its
+reordered copies go, and the unfolded input comes: for each element of the result of a channel as
+many elements as one filter has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from memtrace.analyse.counters import integers
 from memtrace.replay.requests import Requests, after, before
 from memtrace.whatif.precision_change import PrecisionChange, runs
 
-FLOAT16_BYTES = 2
+_HALF_BYTES = 2
 CONVOLUTION = "aten::mkldnn_convolution"
 _BACKWARD = "aten::convolution_backward"
 
@@ -34,7 +34,7 @@ def unfold_convolutions(change: PrecisionChange) -> None:
             change.gone[call[call != kept]] = True
             channels, filter_elements = filters[module]
             elements = change.size(kept) // (4 * channels) * filter_elements
-            unfolded[module] = elements * FLOAT16_BYTES
+            unfolded[module] = elements * _HALF_BYTES
             begin = float(before(requests.start[kept]))
         else:
             # What outlives the call are gradients: of the weight, the bias and the input.
