@@ -17,13 +17,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from models import MODELS
+from models import LARGE, MODELS
+
+RUN = MODELS | LARGE
 
 
 def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", choices=RUN, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--batch", default="2", help="one or more sizes: 2,4")
@@ -85,7 +87,7 @@ def shard(model: nn.Module, options: argparse.Namespace) -> None:
 
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer | None]:
     """The model as the options want it, and what trains it."""
-    model = MODELS[options.model].build()
+    model = RUN[options.model].build()
     if options.no_cache:
         model.config.use_cache = False  # type: ignore[union-attr]
     for path in options.drop:
@@ -128,7 +130,7 @@ def steps(
             inputs = {
                 name: value.to(dtype if value.is_floating_point() else value.dtype)
                 .to(options.device)
-                for name, value in MODELS[options.model].inputs(batch, length).items()
+                for name, value in RUN[options.model].inputs(batch, length).items()
             }  # fmt: skip
             if optimizer is None:
                 with torch.no_grad():

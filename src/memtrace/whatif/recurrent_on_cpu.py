@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memtrace.analyse.counters import Int64s
-from memtrace.replay.requests import Requests, before
+from memtrace.replay.requests import Requests, after, before
 from memtrace.whatif.cpu_kernels import CpuKernels
 from memtrace.whatif.precision_change import PrecisionChange, runs
 
@@ -31,6 +31,8 @@ _PAGE = 4096
 #: the bias; and its last allocations: both weights and the bias as oneDNN lays them, its scratch.
 _RESULTS, _LAST = 6, 4
 _CAST = (0, 3, 4, 5)
+#: Rows that are looked through for what joins two directions.
+_NEAR = 40
 _IN_ONE_PIECE = frozenset({"aten::clone", "aten::zeros_like", "aten::add"})
 
 
@@ -133,9 +135,10 @@ class _Recurrence:
         begin = float(before(change.requests.start[result]))
         end = float(change.free[call[-1]])
         change.gone[call[4 if trained else 3 :]] = True
-        change.add(result, _GATES * layer.states * _HALF, begin, end)
+        second, joined = self._joined(call)
+        change.add(result, _GATES * layer.states * _HALF, begin, joined if second else end)
         if not trained:
-            change.add(result, layer.states * _HALF, begin, end)
+            change.add(result, layer.states * _HALF, begin, joined)
             return
         workspace = int(call[3])
         change.resize(workspace, _KEPT * layer.states * _HALF)
@@ -144,6 +147,20 @@ class _Recurrence:
         if place >= 0 and self._begins[place] > end:
             kept = [workspace, result]
             change.free[kept] = np.minimum(change.free[kept], before(self._begins[place]))
+
+    def _joined(self, call: Int64s) -> tuple[bool, float]:
+        """Whether a call is of the second direction; and until where its steps' states are held:
+        of two directions until their results are put together."""
+        change, last = self._change, int(call[-1])
+        directions = self._widths[change.calls.module.text(last)][2]
+        near = np.arange(last + 1, min(last + _NEAR, len(change.requests)))
+        near = near[change.calls.root[near] == change.calls.root[last]]
+        cats = near[change.calls.operator.are({"aten::cat"})[near]]
+        if directions == 1 or not len(cats):
+            return False, float(change.free[last])
+        between = near[near < cats[0]]
+        second = not change.calls.operator.are({LAYER})[between].any()
+        return second, float(after(change.requests.start[cats[0]]))
 
     def _backward(self, call: Int64s, width: int) -> None:
         if len(call) < _RESULTS + _LAST:
