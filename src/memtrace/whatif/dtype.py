@@ -13,13 +13,13 @@ from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.attention import attend
 from memtrace.whatif.change import Change
+from memtrace.whatif.convolutions_on_cpu import CONVOLUTION, sum_gradients, unfold_convolutions
 from memtrace.whatif.cpu_kernels import CpuKernels, cpu_kernels
 from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.precision_change import PrecisionChange
 from memtrace.whatif.products_on_cpu import add_scratch
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
 from memtrace.whatif.recurrent_on_cpu import recur
-from memtrace.whatif.unfolded_convolutions import CONVOLUTION, unfold_convolutions
 from memtrace.whatif.upcasts import upcast
 
 _LAYERS = frozenset({"aten::linear", "aten::conv2d", "aten::matmul"})
@@ -88,6 +88,7 @@ def _on_the_cpu(change: PrecisionChange, dtype: str) -> tuple[str, ...]:
         if change.calls.operator.are({CONVOLUTION}).any():
             return (f"the CPU has no kernels of {dtype} for convolutions: their input is unfolded",)
         return ()
+    sum_gradients(change)
     return _products(change, kernels)
 
 

@@ -1,8 +1,10 @@
-"""Convolutions in half precision on a CPU that oneDNN has no kernels for: torch's own unfolds.
+"""Convolutions in half precision on a CPU.
 
-oneDNN has kernels of bfloat16 for CPUs with AVX-512, and of float16 for few. Without them its
-reordered copies go, and the unfolded input comes: for each element of the result of a channel as
-many elements as one filter has.
+oneDNN has kernels of bfloat16 for CPUs with AVX-512, and of float16 for few. With them the gradient
+of a weight is summed in float32, once at least (once for each part of the batch that has threads of
+its own: src/cpu/x64/jit_avx512_core_bf16_conv_kernel.cpp). Without them torch's own kernel runs:
+oneDNN's reordered copies go, and the unfolded input comes, for each element of the result of a
+channel as many elements as one filter has.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from memtrace.analyse.counters import integers
 from memtrace.replay.requests import Requests, after, before
 from memtrace.whatif.precision_change import PrecisionChange, runs
 
-_HALF_BYTES = 2
+_HALF_BYTES, _FLOAT_BYTES = 2, 4
 CONVOLUTION = "aten::mkldnn_convolution"
 _BACKWARD = "aten::convolution_backward"
 
@@ -43,6 +45,21 @@ def unfold_convolutions(change: PrecisionChange) -> None:
             begin = change.start(kept)
         end = float(after(requests.start[kept]))
         change.add(kept, unfolded.get(module, 0), begin, end)
+
+
+def sum_gradients(change: PrecisionChange) -> None:
+    """Adds the gradients of weights in float32, which the kernel sums."""
+    requests, calls = change.requests, change.calls
+    filters = _filters(requests)
+    rows = np.flatnonzero(calls.operator.are({_BACKWARD}) & calls.module.are(filters))
+    for call in runs(calls.root[rows], rows):
+        channels, filter_elements = filters[calls.module.text(int(call[0]))]
+        size = channels * filter_elements * _FLOAT_BYTES
+        weights = call[requests.size_bytes[call] == size]
+        if len(weights):
+            # The last one is laid out for torch; the kernel wrote the one before.
+            begin = requests.start[weights[-2:][0]]
+            change.add(int(weights[-1]), size, float(after(begin)), float(after(begin)))
 
 
 def _filters(requests: Requests) -> dict[str, tuple[int, int]]:
