@@ -88,13 +88,13 @@ def _on_the_cpu(change: PrecisionChange, dtype: str) -> tuple[str, ...]:
         if change.calls.operator.are({CONVOLUTION}).any():
             return (f"the CPU has no kernels of {dtype} for convolutions: their input is unfolded",)
         return ()
-    sum_gradients(change)
-    return _products(change, kernels)
+    return _scratch(change, kernels)
 
 
-def _products(change: PrecisionChange, kernels: CpuKernels) -> tuple[str, ...]:
-    scratch = "oneDNN's scratch of products in half precision"
+def _scratch(change: PrecisionChange, kernels: CpuKernels) -> tuple[str, ...]:
+    scratch = "oneDNN's scratch of layers in half precision"
     if kernels.threads is None or not kernels.blocks_known:
         return (f"{scratch} is not counted (0.1 to 1 MB a thread)",)
     add_scratch(change, kernels.threads)
-    return (f"{scratch}: that of layers, of {kernels.threads:,} threads of AVX-512 without AMX",)
+    sum_gradients(change, kernels.threads)
+    return (f"{scratch} is that of {kernels.threads:,} threads of AVX-512 without AMX",)
