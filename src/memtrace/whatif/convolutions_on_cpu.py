@@ -72,15 +72,32 @@ def sum_gradients(change: PrecisionChange, threads: int) -> None:
         other = near[near != result]
         source = int(other[-1]) if len(other) else result
         batch = batches.get(int(steps[call[at]]), 1)
+        source = _padded(source, source / (batch * shape[1]), result / (batch * shape[0]), shape)
         parts = _parts(_Sizes(source, result, shape[1], shape[0], weight), threads)
         size = weight * _FLOAT_BYTES + (source + result) // batch * _HALF_BYTES
         begin = requests.start[call[at]]
         change.add(int(call[at]), parts * size, float(after(begin)), float(after(begin)))
 
 
+def _padded(source: int, image: float, result: float, shape: tuple[int, ...]) -> int:
+    """Elements of the input with the ends that its transposed lines have; of images as wide as they
+    are high, since the trace has no shapes.
+
+    Args:
+        image, result: elements of a channel of one input, and of one result.
+        shape: of the weight.
+    """
+    dimensions = len(shape) - 2
+    width, wide = (value ** (1 / dimensions) for value in (image, result))
+    stride = max(round(width / wide), 1)
+    pad = shape[-1] // 2 + (stride == 1)
+    line = math.ceil(width / stride) + pad + pad % 2
+    return round(source * (line + line % 2) * stride / width)
+
+
 @dataclass(frozen=True)
 class _Sizes:
-    """Elements of a convolution's input, result and weight, and channels of the first two."""
+    """Elements of a convolution's input (padded), result and weight; channels of the first two."""
 
     source: int
     result: int
