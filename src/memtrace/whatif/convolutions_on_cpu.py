@@ -88,7 +88,7 @@ def _padded(source: int, image: float, result: float, shape: tuple[int, ...]) ->
         shape: of the weight.
     """
     dimensions = len(shape) - 2
-    width, wide = (value ** (1 / dimensions) for value in (image, result))
+    width, wide = (math.pow(value, 1 / dimensions) for value in (image, result))
     stride = max(round(width / wide), 1)
     pad = shape[-1] // 2 + (stride == 1)
     line = math.ceil(width / stride) + pad + pad % 2
