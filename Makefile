@@ -149,6 +149,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/page/large_page.py
 	$(BIN)/python benchmarks/replay/speed.py
 	$(BIN)/python benchmarks/fit/held_cases.py
+	$(BIN)/python benchmarks/fit/int8_weight_only.py
+	$(BIN)/python benchmarks/fit/eight_bit_states.py
 
 # Beside torch's own memory history, and held against it; on the simulated CUDA runtime.
 bench-cuda-sim: $(CUDA_VENV)/.installed $(VENV)/.installed

@@ -158,6 +158,24 @@ def _optimizers() -> Iterator[Case]:
         )
 
 
+#: Model, ranks, and the run.
+_SHARDED = (
+    ("gpt2", 2, "--batch 2 --sequence 64"),
+    ("gpt2", 8, "--batch 4 --sequence 128"),
+    ("llama", 4, "--batch 2 --sequence 64"),
+    ("bert", 8, "--batch 2 --sequence 64"),
+    ("encoder", 4, "--batch 4 --sequence 64"),
+)
+
+
+def _sharded() -> Iterator[Case]:
+    for model, ranks, sizes in _SHARDED:
+        base = f"--train {sizes}"
+        yield Case(
+            "zero", model, base, {"optimizer": (f"zero3:{ranks}",)}, f"{base} --ranks {ranks}"
+        )
+
+
 _SCHEMES = ("int8-weight-only", "int8-dynamic", "fp8-weight-only", "nf4")
 #: At a small batch weights and what unpacks them are the peak, at a large one activations.
 _QUANTIZED = {
@@ -187,4 +205,5 @@ def _quantized() -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = (
     *_dtypes(), *_quantized(), *_scalings(), *_drops(), *_checkpoints(), *_optimizers(),
+    *_sharded(),
 )  # fmt: skip

@@ -26,6 +26,8 @@ def main() -> None:
     torch.set_default_dtype(getattr(torch, options.dtype))
     torch.set_default_device(options.device)
     torch.nn.Module.to = lambda module, *_: module  # type: ignore[method-assign]
+    # An optimizer that steps all tensors at once leaves a fake count of steps at 0, and divides.
+    sys.modules["torch.optim.adam"]._get_value = lambda _: 1.0  # type: ignore[attr-defined]
     batches, lengths, calls = options.batch, options.sequence, options.calls
     with FakeTensorMode(allow_non_fake_inputs=True):
         model, optimizer = program.prepared(options)

@@ -9,7 +9,7 @@ Both are counted from the first step on: the program's load is the same in both.
 
 A *verdict* is given for each capacity of LADDER, times the real peak (on CUDA of what is reserved).
 It is wrong where one of the two peaks fits and the other does not. Beside it, FakeTensor and
-MemTracker are given the changed program itself.
+MemTracker are given the changed program itself; their verdicts are of what is allocated.
 """
 
 from __future__ import annotations
@@ -65,11 +65,15 @@ class Held:
     @property
     def wrong_verdicts(self) -> int:
         """Of as many as LADDER has."""
+        return self._wrong(self.predicted_bytes)
+
+    @property
+    def fake_tensor_wrong_verdicts(self) -> int | None:
+        return None if self.fake_tensor_bytes is None else self._wrong(self.fake_tensor_bytes)
+
+    def _wrong(self, told_bytes: int) -> int:
         capacities = [self.real_bytes * part for part in LADDER]
-        return sum(
-            (self.real_bytes <= capacity) != (self.predicted_bytes <= capacity)
-            for capacity in capacities
-        )
+        return sum((self.real_bytes <= c) != (told_bytes <= c) for c in capacities)
 
 
 def first_step(trace: Trace) -> float:
@@ -140,10 +144,14 @@ def sum_up(what: str, found: list[Held]) -> None:
     line += f" 95 % {np.quantile(errors, 0.95):.2%}, most {errors.max():.2%}"
     if deciding:
         line += f"; wrong verdicts {wrong / len(LADDER) / len(deciding):.2%}"
-    fakes = np.abs([one.fake_tensor_error for one in found if one.fake_tensor_error is not None])
-    if len(fakes):
-        line += f"; FakeTensor on {len(fakes)}: median {np.median(fakes):.2%},"
-        line += f" 95 % {np.quantile(fakes, 0.95):.2%}"
+    asked = [one for one in found if one.of == "allocated"]
+    told = [one for one in asked if one.fake_tensor_error is not None]
+    if told:
+        fakes = np.abs([one.fake_tensor_error for one in told])
+        wrong = sum(one.fake_tensor_wrong_verdicts or 0 for one in told)
+        line += f"; FakeTensor and MemTracker on {len(told)} of {len(asked)}:"
+        line += f" median {np.median(fakes):.2%}, 95 % {np.quantile(fakes, 0.95):.2%},"
+        line += f" most {fakes.max():.2%}; wrong verdicts {wrong / len(LADDER) / len(told):.2%}"
     print(line)
 
 

@@ -47,6 +47,13 @@ def _bert() -> nn.Module:
     return BertForMaskedLM(BertConfig(vocab_size=4000, intermediate_size=1024, **sizes))
 
 
+def _large_llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 1024, "intermediate_size": 2736, "num_hidden_layers": 8}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32000, num_attention_heads=16, **sizes))
+
+
 def _t5() -> nn.Module:
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -191,4 +198,9 @@ MODELS: dict[str, Model] = {
     "encoder": Model(Encoder, _tokens),
     "giant_embedding": Model(GiantEmbedding, _tokens),
     "mlp": Model(_mlp, lambda batch, sequence: {"input": torch.randn(batch, sequence, 512)}),
+}
+
+#: Too large to be run many times.
+LARGE: dict[str, Model] = {
+    "llama_166m": Model(_large_llama, _tokens),
 }

@@ -17,20 +17,24 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from models import MODELS
+from models import LARGE, MODELS
+
+RUN = MODELS | LARGE
 
 
 def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", choices=RUN, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--batch", default="2", help="one or more sizes: 2,4")
     parser.add_argument("--calls", type=int, default=2, help="of each batch size")
     parser.add_argument("--sequence", default="64", help="one length, or one for each batch")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--optimizer", default="adamw", choices=("adamw", "sgd", "momentum"))
+    optimizers = ("adamw", "sgd", "momentum", "adamw8bit")
+    parser.add_argument("--optimizer", default="adamw", choices=optimizers)
+    parser.add_argument("--ranks", type=int, default=0, help="FSDP2 over so many, made up")
     parser.add_argument("--foreach", default="default", choices=("default", "yes", "no"))
     parser.add_argument("--drop", action="append", default=[], help="a module to leave out")
     parser.add_argument("--checkpoint", action="append", default=[], help="a module to recompute")
@@ -64,9 +68,26 @@ def checkpoint(model: nn.Module, path: str) -> None:
     module.forward = lambda *a, **k: recomputed(forward, *a, use_reentrant=False, **k)
 
 
+def shard(model: nn.Module, options: argparse.Namespace) -> None:
+    """As FSDP2 does, layer by layer, on a group of which nobody else is there."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=options.ranks)
+    mesh = init_device_mesh(options.device, (options.ranks,))
+    for path, module in list(model.named_modules()):
+        if path.rpartition(".")[2].isdigit() and isinstance(
+            model.get_submodule(path.rpartition(".")[0]), nn.ModuleList
+        ):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer | None]:
     """The model as the options want it, and what trains it."""
-    model = MODELS[options.model].build()
+    model = RUN[options.model].build()
     if options.no_cache:
         model.config.use_cache = False  # type: ignore[union-attr]
     for path in options.drop:
@@ -79,6 +100,8 @@ def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimi
 
         quantise(model, options.quantize)
     model = model.to(options.device)
+    if options.ranks:
+        shard(model, options)
     model.train(options.train)
     if not options.train:
         return model, None
@@ -86,6 +109,10 @@ def prepared(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimi
     foreach = {"default": None, "yes": True, "no": False}[options.foreach]
     if options.optimizer == "adamw":
         return model, torch.optim.AdamW(trained, lr=1e-3, foreach=foreach)
+    if options.optimizer == "adamw8bit":
+        import bitsandbytes
+
+        return model, bitsandbytes.optim.AdamW8bit(trained, lr=1e-3)
     momentum = 0.9 if options.optimizer == "momentum" else 0.0
     return model, torch.optim.SGD(trained, lr=1e-3, momentum=momentum, foreach=foreach)
 
@@ -103,7 +130,7 @@ def steps(
             inputs = {
                 name: value.to(dtype if value.is_floating_point() else value.dtype)
                 .to(options.device)
-                for name, value in MODELS[options.model].inputs(batch, length).items()
+                for name, value in RUN[options.model].inputs(batch, length).items()
             }  # fmt: skip
             if optimizer is None:
                 with torch.no_grad():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ class Machine:
     @cached_property
     def environ(self) -> dict[str, str]:
         """On CUDA, without a GPU: the simulated runtime of tests/simcuda."""
-        environ = os.environ | {"HF_HUB_OFFLINE": "1"}
+        # Threads that wait without end for others make a busy machine busier.
+        environ = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
         if self.device == "cpu":
             return environ
         build = [self.python, str(REPOSITORY / "tests" / "simcuda" / "build.py")]
@@ -58,8 +59,7 @@ class Recordings:
         if not path.exists():
             part = path.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
-            record = ["-m", "memtrace", "run", "--quiet", "-o", str(part)]
-            self._run(options, [*record, str(FIT / "program.py")], path)
+            self._run("program", options, path, trace=str(part))
             part.rename(path)
         return memtrace.open(path)
 
@@ -71,22 +71,35 @@ class Recordings:
         """
         path = self._path(options, ".fake")
         if not path.exists():
-            path.write_text(self._run(options, [str(FIT / "fake_tensors.py")], path))
+            path.write_text(self._run("fake_tensors", options, path, trace=None))
         return int(path.read_text().split()[-1])
 
     def _path(self, options: str, suffix: str) -> Path:
         words = re.sub(r"[^\w.]+", "-", options).strip("-")
         return self.folder / self.machine.device / (words + suffix)
 
-    def _run(self, options: str, program: Sequence[str], path: Path) -> str:
+    @cached_property
+    def _forking(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.machine.python, str(FIT / "forking.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=self.machine.environ,
+        )  # fmt: skip
+
+    def _run(self, program: str, options: str, path: Path, *, trace: str | None) -> str:
         failed = path.with_suffix(path.suffix + ".failed")
         if failed.exists():
             raise RunError(failed.read_text())
         path.parent.mkdir(parents=True, exist_ok=True)
-        argv = [self.machine.python, *program, "--device", self.machine.device, *options.split()]
-        done = subprocess.run(argv, capture_output=True, text=True, env=self.machine.environ)
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        argv = ["--device", self.machine.device, *options.split()]
+        request = {"program": program, "argv": argv, "trace": trace}
+        ask, answer = self._forking.stdin, self._forking.stdout
+        assert ask is not None
+        assert answer is not None
+        print(json.dumps(request), file=ask, flush=True)
+        done = json.loads(answer.readline())
+        if done["status"]:
+            said = done["errors"].strip().splitlines() or [f"status {done['status']}"]
             failed.write_text(said[-1])
             raise RunError(said[-1])
-        return done.stdout
+        return str(done["printed"])

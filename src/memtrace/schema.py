@@ -267,6 +267,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         unscanned_models=_id,
         paused_intervals=_text,
         devices=_text,
+        # Null in older traces, and where the program was killed.
+        cpu_kernels=_text,
         allocator_settings=_text,
         reconciled=_flag,
         mismatch_bytes=_bytes,

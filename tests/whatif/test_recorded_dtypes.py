@@ -10,7 +10,7 @@ import pytest
 
 import memtrace
 from memtrace.replay.requests import read_requests
-from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.recorded_dtypes import recorded_dtypes
 from program_runs import recorded
 
@@ -46,7 +46,7 @@ def test_what_the_rules_tell_is_what_the_tensors_are(model: str, tmp_path: Path)
         for begin, end, number in lives.get(address, ())
         if begin <= when_ns - origin_ns < end
     }
-    told = recorded_dtypes(requests, Calls(requests))
+    told = recorded_dtypes(requests, OperatorCalls(requests))
     ids = np.array(requests.rows["allocation_id"].to_pylist())
     known = np.array([number in dtypes for number in ids.tolist()]) & (requests.size_bytes > 8)
     real = np.array([dtypes.get(number) == "float32" for number in ids.tolist()])

@@ -52,6 +52,7 @@ def _identity(notes: Notes) -> dict[str, Any]:
             for name in ("memtrace", "torch", "cuda", "python", "driver")
         },
         "devices": notes.json("devices"),
+        "cpu_kernels": notes.json("cpu_kernels"),
         "stack_min_bytes": notes.integer("stack_min_bytes"),
         **{
             name: notes.flag(name) for name in ("cpu_on", "operators_on", "stacks_on", "torch_seen")

@@ -10,12 +10,16 @@ from memtrace.whatif.scaling import LARGEST, Scaling
 
 _BATCH = "batch"
 _GROWTH = 4
+#: A batch as large as this is told to one part in so many: allocators go by steps.
+_PARTS = 1000
 
 
 def largest_batches(
     scaling: Scaling, requests: Requests, capacities: Sequence[int], *, on_gpu: bool
 ) -> list[int]:
-    """Of each capacity, in bytes: 0: not even 1 fits; scaling.LARGEST: nothing grows.
+    """Of each capacity, in bytes: one that fits, and at most a thousandth more does.
+
+    0: not even 1 fits; scaling.LARGEST: nothing grows.
 
     Args:
         scaling: of the recorded requests.
@@ -45,7 +49,7 @@ def _largest(need: Callable[[int], int], needs: dict[int, int], capacity: int) -
     fails = min(batch for batch, size in needs.items() if size > capacity)
     holds = max((batch for batch, size in needs.items() if size <= capacity), default=0)
     tries = 0
-    while fails - holds > 1:
+    while fails - holds > _step(holds):
         guess = _guess(needs, capacity, holds, fails, tries)
         if need(guess) <= capacity:
             holds = guess
@@ -61,5 +65,9 @@ def _guess(needs: dict[int, int], capacity: int, holds: int, fails: int, tries: 
     if turn == 2 or not holds or needs[fails] <= needs[holds]:
         return (holds + fails) // 2
     share = (capacity - needs[holds]) / (needs[fails] - needs[holds])
-    guess = holds + int(share * (fails - holds)) + turn
+    guess = holds + int(share * (fails - holds)) + turn * _step(holds)
     return min(max(guess, holds + 1), fails - 1)
+
+
+def _step(batch: int) -> int:
+    return 1 + batch // _PARTS

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 #: in permille, of allocated and reserved bytes, the CPU or CUDA, whichever was worse, and at least
 #: 1 % (BENCHMARKS.md, "Predicted against real"). The same requests replayed are exact.
 WHAT_IF_PERMILLE = {
-    "dtype": 93,
+    "dtype": 21,
     "quantize": 10,
     "batch": 20,
     "sequence": 20,

@@ -162,7 +162,7 @@ class InstalledHook:
         from memtrace.hook.cuda_peaks import CudaPeaks
         from memtrace.hook.scan import Scan
 
-        self._native = native
+        self._recording, self._torch, self._native = recording, torch, native
         self._cuda = CudaWatch(recording, torch, native)
         self._scan = Scan(recording, torch, native)
         self.cuda_peaks = CudaPeaks(torch)
@@ -194,12 +194,18 @@ class InstalledHook:
         guarded(self._cuda.sample, reason)
         if reason == "end":
             guarded(self._scan.look_last)
+            guarded(self._note_cpu_kernels)
         else:
             guarded(self._scan.look)
 
     def label(self, tensor: object, name: str | None, category: str | None) -> None:
         """memtrace.label."""
         self._scan.label(tensor, name, category)
+
+    def _note_cpu_kernels(self) -> None:
+        from memtrace.hook.cpu_kernels import describe_cpu_kernels
+
+        self._recording.note({"cpu_kernels": describe_cpu_kernels(self._torch)})
 
     def remove(self) -> None:
         """Record no more; torch is as before except for a tracker that does nothing."""

@@ -13,10 +13,13 @@ from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.attention import attend
 from memtrace.whatif.change import Change
-from memtrace.whatif.float16_on_cpu import CONVOLUTION, unfold_convolutions
-from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.convolutions_on_cpu import CONVOLUTION, sum_gradients, unfold_convolutions
+from memtrace.whatif.cpu_kernels import CpuKernels, cpu_kernels
+from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.precision_change import PrecisionChange
+from memtrace.whatif.products_on_cpu import add_scratch
 from memtrace.whatif.recorded_dtypes import FLOAT32, RecordedDtypes, recorded_dtypes
+from memtrace.whatif.recurrent_on_cpu import recur
 from memtrace.whatif.upcasts import upcast
 
 _LAYERS = frozenset({"aten::linear", "aten::conv2d", "aten::matmul"})
@@ -32,7 +35,7 @@ def apply(requests: Requests, text: str) -> Change:
     dtype = DTYPES.get(text)
     if dtype is None:
         raise MemtraceError(f"--dtype {text}: there are fp16 and bf16")
-    calls = Calls(requests)
+    calls = OperatorCalls(requests)
     _refuse_autocast(requests, calls, text)
     recorded = recorded_dtypes(requests, calls)
     if recorded.weights and FLOAT32 not in recorded.weights:
@@ -40,21 +43,21 @@ def apply(requests: Requests, text: str) -> Change:
     change = PrecisionChange(requests, calls, recorded.float32)
     attend(change)
     upcast(change, dtype)
+    told = _on_the_cpu(change, dtype) if requests.on_cpu else ()
     halved = recorded.float32 & ~change.stay
     size: Int64s = np.where(halved, requests.size_bytes // 2, requests.size_bytes)
-    if requests.on_cpu and dtype == "float16":
-        unfold_convolutions(change)
+    size[list(change.sizes_bytes)] = list(change.sizes_bytes.values())
     return Change(
         requests=change.applied(requests.resized(size)),
         what=f"{FLOAT32} as {dtype}",
         assumptions=(
             *_assumptions(requests, recorded, change),
-            *(_of_the_cpu(calls, dtype) if requests.on_cpu else ()),
+            *told,
         ),
     )
 
 
-def _refuse_autocast(requests: Requests, calls: Calls, text: str) -> None:
+def _refuse_autocast(requests: Requests, calls: OperatorCalls, text: str) -> None:
     """Under autocast layers cast their inputs and weights: products are half as large already."""
     casts = calls.operator.are({"aten::_to_copy"}) & calls.top_operator.are(_LAYERS)
     if (casts & (requests.size_bytes > 8)).any():
@@ -76,14 +79,22 @@ def _assumptions(
     return tuple(told)
 
 
-def _of_the_cpu(calls: Calls, dtype: str) -> tuple[str, ...]:
-    if dtype == "bfloat16":
-        return ("oneDNN's scratch of products in bfloat16 (0.1 to 1 MB a thread) is not counted",)
-    told = []
-    if calls.operator.are({CONVOLUTION}).any():
-        told.append("the CPU has no kernels of float16 for convolutions: their input is unfolded")
-    if calls.operator.are({"aten::mkldnn_rnn_layer"}).any():
-        told.append(
-            "recurrent layers are predicted as oneDNN runs them in float32, at half the bytes"
-        )
-    return tuple(told)
+def _on_the_cpu(change: PrecisionChange, dtype: str) -> tuple[str, ...]:
+    """Kernels of the CPU in half precision, and what is taken for granted of them."""
+    kernels = cpu_kernels(change.requests.process)
+    recur(change, dtype, kernels)
+    if dtype not in kernels.dtypes:
+        unfold_convolutions(change)
+        if change.calls.operator.are({CONVOLUTION}).any():
+            return (f"the CPU has no kernels of {dtype} for convolutions: their input is unfolded",)
+        return ()
+    return _scratch(change, kernels)
+
+
+def _scratch(change: PrecisionChange, kernels: CpuKernels) -> tuple[str, ...]:
+    scratch = "oneDNN's scratch of layers in half precision"
+    if kernels.threads is None or not kernels.blocks_known:
+        return (f"{scratch} is not counted (0.1 to 1 MB a thread)",)
+    add_scratch(change, kernels.threads)
+    sum_gradients(change, kernels.threads)
+    return (f"{scratch} is that of {kernels.threads:,} threads of AVX-512 without AMX",)

@@ -41,7 +41,7 @@ class Words:
         return "" if code == NONE else self.texts[code]
 
 
-class Calls:
+class OperatorCalls:
     """What `requests` says of operators and modules, row by row.
 
     A *root call* is the outermost operator's call that an allocation was made in: all that

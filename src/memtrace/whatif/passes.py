@@ -6,13 +6,13 @@ import numpy as np
 
 from memtrace.analyse.counters import Int64s
 from memtrace.replay.requests import NEVER, Requests
-from memtrace.whatif.operator_calls import NONE, Calls
+from memtrace.whatif.operator_calls import NONE, OperatorCalls
 
 
 class Passes:
     """Looks up rows of the backward by the root calls of the forward."""
 
-    def __init__(self, requests: Requests, calls: Calls) -> None:
+    def __init__(self, requests: Requests, calls: OperatorCalls) -> None:
         self._start, self._free = requests.start, requests.free
         self._by_free = np.argsort(self._free, kind="stable")
         self._free_ascending = self._free[self._by_free]

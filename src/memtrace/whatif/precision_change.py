@@ -6,7 +6,7 @@ import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s
 from memtrace.replay.requests import Requests, before
-from memtrace.whatif.operator_calls import Calls
+from memtrace.whatif.operator_calls import OperatorCalls
 from memtrace.whatif.passes import Passes
 
 #: The least that an allocation which is added lives.
@@ -21,15 +21,17 @@ class PrecisionChange:
         stay: rows that remain so.
         gone: rows that are no more: another kernel runs.
         free: of every row, the place of its end.
+        sizes_bytes: row -> its size, where that is neither what it was nor half of it.
         parts: what was found, and how often.
     """
 
-    def __init__(self, requests: Requests, calls: Calls, float32: Flags) -> None:
+    def __init__(self, requests: Requests, calls: OperatorCalls, float32: Flags) -> None:
         self.requests, self.calls, self.float32 = requests, calls, float32
         self.passes = Passes(requests, calls)
         self.stay = np.zeros(len(requests), np.bool_)
         self.gone = np.zeros(len(requests), np.bool_)
         self.free = requests.free.copy()
+        self.sizes_bytes: dict[int, int] = {}
         self.parts: dict[str, int] = {}
         self._like: list[int] = []
         self._size_bytes: list[int] = []
@@ -59,6 +61,10 @@ class PrecisionChange:
         self._start.append(start)
         self._end.append(max(end, start + _MOMENT))
 
+    def resize(self, row: int, size_bytes: int) -> None:
+        """A row has this size then."""
+        self.sizes_bytes[row] = size_bytes
+
     def keep(self, rows: Int64s) -> None:
         """Rows of the forward remain float32, and what their backward allocates."""
         self.stay[rows] = True
@@ -79,8 +85,12 @@ class PrecisionChange:
         """A gradient is cast when all else of its node has gone: before what comes next."""
         place = self.passes.next_start(row) - 0.25
         if place < self.free[row]:
-            self.add(row, self.size(row) // 2, place, float(self.free[row]))
-            self.free[row] = place + 0.125
+            self.cast_at(row, place)
+
+    def cast_at(self, row: int, place: float) -> None:
+        """A row stays float32 until a place, and is cast there for the rest of its life."""
+        self.add(row, self.size(row) // 2, place, float(self.free[row]))
+        self.free[row] = place + 0.125
 
     def applied(self, requests: Requests) -> Requests:
         """Requests of other sizes with all this."""

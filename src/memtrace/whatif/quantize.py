@@ -15,7 +15,7 @@ from memtrace.analyse.counters import Flags, Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
 from memtrace.whatif.change import Change
-from memtrace.whatif.operator_calls import NONE, Calls
+from memtrace.whatif.operator_calls import NONE, OperatorCalls
 from memtrace.whatif.quantized_kernels import FEW_ROWS, RESULT, SCHEMES, Kernel, Scheme, Temporary
 
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear"})
@@ -76,7 +76,7 @@ def apply(requests: Requests, text: str) -> Change:
         MemtraceError: no such scheme, a training, or no linear layer is known.
     """
     scheme = _scheme(text)
-    calls = Calls(requests)
+    calls = OperatorCalls(requests)
     if calls.phase.are({"backward", "optimizer"}).any():
         raise MemtraceError(f"--quantize {text}: for inference only, and this trace is a training")
     weights, shared = _weights(requests, calls)
@@ -108,7 +108,7 @@ def _scheme(text: str) -> Scheme:
     return replace(scheme, group=int(group))
 
 
-def _weights(requests: Requests, calls: Calls) -> tuple[list[_Weight], set[int]]:
+def _weights(requests: Requests, calls: OperatorCalls) -> tuple[list[_Weight], set[int]]:
     """Of linear layers; and the places in this list of those that something else uses too."""
     classes = _classes(calls)
     ids = integers(requests.rows, "allocation_id").tolist()
@@ -140,7 +140,7 @@ def _weights(requests: Requests, calls: Calls) -> tuple[list[_Weight], set[int]]
     return weights, shared
 
 
-def _classes(calls: Calls) -> dict[str, str]:
+def _classes(calls: OperatorCalls) -> dict[str, str]:
     """Path of a module -> its class, of those that allocated something."""
     pairs = np.unique(np.stack([calls.module.codes, calls.module_class.codes]), axis=1)
     return {
@@ -168,7 +168,11 @@ def _packed(
 
 
 def _run(
-    requests: Requests, calls: Calls, weights: Sequence[_Weight], scheme: Scheme, kernel: Kernel
+    requests: Requests,
+    calls: OperatorCalls,
+    weights: Sequence[_Weight],
+    scheme: Scheme,
+    kernel: Kernel,
 ) -> tuple[_Added, set[str]]:
     """What the kernel allocates in each call of each layer; and the layers that are called."""
     by_module = {weight.module: weight for weight in weights}
@@ -200,7 +204,9 @@ def _run(
     return added, called
 
 
-def _workspaces_of_biases(requests: Requests, calls: Calls, weights: Sequence[_Weight]) -> Flags:
+def _workspaces_of_biases(
+    requests: Requests, calls: OperatorCalls, weights: Sequence[_Weight]
+) -> Flags:
     """cuBLASLt's workspace for products with a bias, where these layers alone had any."""
     products = calls.operator.are({"aten::addmm"})
     if requests.on_cpu or not calls.module.are({one.module for one in weights})[products].all():

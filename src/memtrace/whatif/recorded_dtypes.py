@@ -30,7 +30,7 @@ import numpy as np
 
 from memtrace.analyse.counters import Flags, Int64s, integers
 from memtrace.replay.requests import Requests
-from memtrace.whatif.operator_calls import NONE, Calls
+from memtrace.whatif.operator_calls import NONE, OperatorCalls
 
 FLOAT32 = "float32"
 
@@ -83,7 +83,7 @@ class RecordedDtypes:
     weights: tuple[str, ...]
 
 
-def recorded_dtypes(requests: Requests, calls: Calls) -> RecordedDtypes:
+def recorded_dtypes(requests: Requests, calls: OperatorCalls) -> RecordedDtypes:
     """By the table above."""
     names = _Names(requests)
     small = requests.size_bytes <= 8
@@ -149,7 +149,7 @@ class _Names:
         """Bytes that named tensors have that are not float32, and none that is."""
         return np.setdiff1d(self._size[self.other], self._size[self.float32])
 
-    def of_other_module(self, calls: Calls) -> Flags:
+    def of_other_module(self, calls: OperatorCalls) -> Flags:
         """Rows of modules that hold tensors, none of them float32, and of what follows on them.
 
         An activation function, say, holds none: it computes in the dtype of the module before it.
@@ -168,7 +168,7 @@ class _Names:
         return made
 
 
-def _largest_of_call(requests: Requests, calls: Calls, chosen: Flags) -> Int64s:
+def _largest_of_call(requests: Requests, calls: OperatorCalls, chosen: Flags) -> Int64s:
     """Of each chosen row, the bytes of the largest row of its call."""
     _, call = np.unique(calls.call[chosen], return_inverse=True)
     largest = np.zeros(call.max(initial=-1) + 1, np.int64)
@@ -182,50 +182,50 @@ def _spread(chosen: Flags, values: Flags) -> Flags:
     return found
 
 
-def _called(calls: Calls, operators: frozenset[str]) -> Flags:
+def _called(calls: OperatorCalls, operators: frozenset[str]) -> Flags:
     """Rows of these operators of which it is known in which call."""
     found: Flags = calls.operator.are(operators) & (calls.call != NONE)
     return found
 
 
-def _indices(requests: Requests, calls: Calls) -> Flags:
+def _indices(requests: Requests, calls: OperatorCalls) -> Flags:
     chosen = _called(calls, WITH_INDICES)
     largest = _largest_of_call(requests, calls, chosen)
     _, call, several = np.unique(calls.call[chosen], return_inverse=True, return_counts=True)
     return _spread(chosen, (requests.size_bytes[chosen] == largest) & (several[call] > 1))
 
 
-def _masks(requests: Requests, calls: Calls) -> Flags:
+def _masks(requests: Requests, calls: OperatorCalls) -> Flags:
     chosen = _called(calls, _DROPOUT)
     largest = _largest_of_call(requests, calls, chosen)
     return _spread(chosen, requests.size_bytes[chosen] * 4 == largest)
 
 
-def _sums_of_attention(calls: Calls) -> Flags:
+def _sums_of_attention(calls: OperatorCalls) -> Flags:
     chosen = _called(calls, _ATTENTION)
     first = _first_of_call(calls, chosen)
     return _spread(chosen, ~first)
 
 
-def _statistics(requests: Requests, calls: Calls) -> Flags:
+def _statistics(requests: Requests, calls: OperatorCalls) -> Flags:
     chosen = _called(calls, _NORMS)
     largest = _largest_of_call(requests, calls, chosen)
     return _spread(chosen, requests.size_bytes[chosen] < largest)
 
 
-def _workspaces(calls: Calls) -> Flags:
+def _workspaces(calls: OperatorCalls) -> Flags:
     chosen = _called(calls, _PRODUCTS)
     return _spread(chosen, ~_first_of_call(calls, chosen))
 
 
-def _first_of_call(calls: Calls, chosen: Flags) -> Flags:
+def _first_of_call(calls: OperatorCalls, chosen: Flags) -> Flags:
     ids = calls.call[chosen]
     first = np.zeros(len(ids), np.bool_)
     first[np.unique(ids, return_index=True)[1]] = True
     return first
 
 
-def _as_arguments(requests: Requests, calls: Calls, integer: Flags) -> Flags:
+def _as_arguments(requests: Requests, calls: OperatorCalls, integer: Flags) -> Flags:
     """Those made of integers: the line goes on with a result of the same size."""
     follows = calls.operator.are(_AS_ARGUMENT)
     found = integer.copy()

@@ -1,8 +1,8 @@
 """What if every call of the model had another batch size, or another sequence length.
 
 Which allocations follow the shape of their call, and how, is found by comparing calls of different
-shapes (`calls.py`, `laws.py`); then each is given the size it would have. Nothing else changes: the
-program goes the same way.
+shapes (`model_calls.py`, `laws.py`); then each is given the size it would have. Nothing else
+changes: the program goes the same way.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from memtrace.analyse.counters import Flags, Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import Requests, read_requests
-from memtrace.whatif.calls import NONE, Calls, Pairing, pairings, read_calls
 from memtrace.whatif.change import Change
 from memtrace.whatif.laws import Estimate, Evidence, Fit, Shape, fit
+from memtrace.whatif.model_calls import NONE, ModelCalls, Pairing, pairings, read_calls
 
 #: What `--NAME` sets -> its place in a shape, and its name in words.
 DIMENSIONS = {"batch": (0, "batch size"), "sequence": (1, "sequence length")}
@@ -33,12 +33,35 @@ _MOST_AMBIGUOUS = 0.05
 
 @dataclass(frozen=True)
 class _Paired:
-    """A pairing with the fit of each of its sites."""
+    """A pairing with the fit of each of its sites.
+
+    Attributes:
+        kinds: what rows may differ in: the number of the fit, the call, and the size in bytes.
+        kind: of each row, its place there.
+    """
 
     rows: Int64s
-    fit: Int64s
-    call: Int64s
     fits: tuple[Fit, ...]
+    kinds: tuple[tuple[int, int, int], ...]
+    kind: Int64s
+
+    @property
+    def number(self) -> Int64s:
+        """The number of each row's fit."""
+        return np.array([fit for fit, _, _ in self.kinds], np.int64)[self.kind]
+
+
+def _kinds(
+    fit: Int64s, call: Int64s, size_bytes: Int64s
+) -> tuple[tuple[tuple[int, int, int], ...], Int64s]:
+    """The different combinations, and the place of each row's there."""
+    sizes, of_size = np.unique(size_bytes, return_inverse=True)
+    calls = int(call.max(initial=0)) + 1
+    numbers, kind = np.unique((fit * calls + call) * len(sizes) + of_size, return_inverse=True)
+    pair, place = np.divmod(numbers, max(len(sizes), 1))
+    columns = (*np.divmod(pair, calls), sizes[place])
+    found = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(found), kind
 
 
 @dataclass(frozen=True)
@@ -64,7 +87,7 @@ class Scaling:
                 requests.trace, device=requests.device, process=requests.process.key
             )
         self.recorded = requests
-        self.calls: Calls = read_calls(requests)
+        self.calls: ModelCalls = read_calls(requests)
         self._ids = integers(requests.rows, "allocation_id")
 
     def recorded_values(self, dimension: str) -> tuple[int, ...]:
@@ -153,11 +176,9 @@ class Scaling:
 
     def _improve(self, best: Sizes, paired: _Paired, targets: tuple[Shape, ...]) -> None:
         rows = paired.rows
-        keys = np.stack([paired.fit, paired.call, self.recorded.size_bytes[rows]], axis=1)
-        distinct, which = np.unique(keys, axis=0, return_inverse=True)
         known: dict[tuple[object, ...], Estimate] = {}
-        values = np.empty((len(distinct), 4), np.int64)
-        for i, (number, call, size_bytes) in enumerate(distinct.tolist()):
+        values = np.empty((len(paired.kinds), 4), np.int64)
+        for i, (number, call, size_bytes) in enumerate(paired.kinds):
             recorded, target = self.calls.shapes[call], targets[call]
             law = paired.fits[number]
             # A law's size is that of the target, wherever it was recorded.
@@ -167,7 +188,7 @@ class Scaling:
                 found = law.at(target, recorded=recorded, size_bytes=size_bytes)
                 known[key] = found
             values[i] = (found.size_bytes, found.low_bytes, found.high_bytes, found.evidence)
-        each = values[which.ravel()]
+        each = values[paired.kind]
         better = each[:, 3] < best.evidence[rows]
         at = rows[better]
         best.size_bytes[at], best.low_bytes[at] = each[better, 0], each[better, 1]
@@ -184,10 +205,9 @@ class Scaling:
         for pairing in pairings(self.recorded, self.calls):
             paired = self._fitted(pairing, follows)
             has_law = np.array([bool(f.laws) and f.shapes > 1 for f in paired.fits], np.bool_)
-            kept = has_law[paired.fit]
+            kept = has_law[paired.number]
             left[paired.rows[kept]] = False
-            chosen = (paired.rows[kept], paired.fit[kept], paired.call[kept])
-            lawful.append(_Paired(*chosen, paired.fits))
+            lawful.append(replace(paired, rows=paired.rows[kept], kind=paired.kind[kept]))
         for pairing in pairings(self.recorded, self.calls):
             lawless.append(self._fitted(pairing, left))
         return (*lawful, *lawless)
@@ -207,7 +227,8 @@ class Scaling:
         for group in np.split(seen, starts) if len(seen) else ():
             sizes = frozenset((shapes[shape], size) for _, shape, size in group.tolist())
             fit_of_site[group[0, 0]] = fits.setdefault(fit(sizes), len(fits))
-        return _Paired(rows, fit_of_site[site], call, tuple(fits))
+        kinds, kind = _kinds(fit_of_site[site], call, self.recorded.size_bytes[rows])
+        return _Paired(rows, tuple(fits), kinds, kind)
 
     def _assumptions(
         self, changed: Requests, sizes: Sizes, row: Int64s, dimensions: Mapping[str, int]

@@ -14,6 +14,7 @@ leaves it is copied back. Autograd keeps the copy, and no more the input.
 | clamps of T5, in float16 | the sums at the end of its layers | transformers clamps what may be
   infinite there |
 | means, on the CPU | aten::mean | torch sums a float32 copy |
+| inputs, on the CPU | what a model's call is given | they are made in float32, and cast at once |
 | attention | attention.py | |
 """
 
@@ -40,6 +41,7 @@ def upcast(change: PrecisionChange, dtype: str) -> None:
         _clamps(change)
     if change.requests.on_cpu:
         _means(change)
+        _inputs(change)
 
 
 def _norms(change: PrecisionChange) -> None:
@@ -178,3 +180,11 @@ def _averaged(change: PrecisionChange, row: int) -> int | None:
         if times > 1 and not rest and held and change.float32[earlier]:
             return earlier
     return None
+
+
+def _inputs(change: PrecisionChange) -> None:
+    rows = equals(change.requests.rows, "category", "input") & change.float32
+    for row in change.large(np.flatnonzero(rows)).tolist():
+        change.count("inputs")
+        begin = change.requests.start[row]
+        change.add(row, change.size(row), float(before(begin)), float(after(begin)))

@@ -24,7 +24,7 @@ _PLACE = ("operator", "top_operator", "forward_operator", "module", "phase")
 
 
 @dataclass(frozen=True)
-class Calls:
+class ModelCalls:
     """The calls of the model whose calls allocate most, in the order of their beginnings.
 
     Attributes:
@@ -54,14 +54,14 @@ class Pairing:
 
     Attributes:
         site: int64 per row; NONE: not found this way.
-        call: index in Calls; NONE likewise.
+        call: index in ModelCalls; NONE likewise.
     """
 
     site: Int64s
     call: Int64s
 
 
-def read_calls(requests: Requests) -> Calls:
+def read_calls(requests: Requests) -> ModelCalls:
     """The main model's calls.
 
     Raises:
@@ -87,7 +87,7 @@ def read_calls(requests: Requests) -> Calls:
     root = max(by_root, key=lambda name: by_root[name])
     rows = sorted((r for r in rows if (r["root_module"] or "") == root), key=_start)
     shapes, decoding, repeat = _shapes(rows)
-    return Calls(
+    return ModelCalls(
         root=root,
         ids=np.array([row["step"] for row in rows], np.int64),
         start=np.array([row["start_seq"] for row in rows], np.int64),
@@ -97,7 +97,7 @@ def read_calls(requests: Requests) -> Calls:
     )
 
 
-def pairings(requests: Requests, calls: Calls) -> Iterator[Pairing]:
+def pairings(requests: Requests, calls: ModelCalls) -> Iterator[Pairing]:
     """Every way in which allocations may be found again, the most trustworthy first."""
     place = _codes(requests.rows, _PLACE)
     source = _joined(place, _codes(requests.rows, ("source",)))
@@ -153,7 +153,7 @@ def _second_dimension(text: str) -> int:
     return next((int(shape[1]) for shape in lists if isinstance(shape, list) and len(shape) > 1), 1)
 
 
-def _named_inputs(requests: Requests, calls: Calls) -> Pairing:
+def _named_inputs(requests: Requests, calls: ModelCalls) -> Pairing:
     """What was handed to a call, by the name it had there."""
     names = ["allocation_id", "name", "kind", "since_seq"]
     table = requests.trace.datasets["names"].read(names, key=requests.process.key)
