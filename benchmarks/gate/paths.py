@@ -2,7 +2,7 @@
 
     valgrind --tool=callgrind --instr-atstart=no ... python paths.py SHIM
 
-Each path runs with memtrace and without; names of the counts are "PATH|WAY|UNITS".
+Names of the counts are "PATH|own|UNITS", of which memtrace's own code counts, or "PATH|all|UNITS".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -131,12 +131,11 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
 
 def count_hot_paths(counter: Counter) -> None:
     for name, units, run, using in hot_paths():
-        for way, around in (("without", nullcontext), ("with", using)):
-            with around():
-                run()  # first sights
+        with using():
+            run()  # first sights
+            run()
+            with counter.count(f"{name}|own|{units}"):
                 run()
-                with counter.count(f"{name}|{way}|{units}"):
-                    run()
 
 
 def count_analyses(counter: Counter, folder: Path) -> None:
@@ -149,18 +148,18 @@ def count_analyses(counter: Counter, folder: Path) -> None:
     key = spool.name.partition("=")[2]
     reader = _core.SpoolReader(spool)
     conversion = _core.Conversion(reader, batch_rows=131_072, part_rows=131_072)
-    with counter.count(f"a spool to columns|with|{EVENTS}"):
+    with counter.count(f"a spool to columns|all|{EVENTS}"):
         while not conversion.finished:
             conversion.advance()
     finalise(trace_dir)
     attribute_again(trace_dir, key)  # imports, first sights
-    with counter.count(f"attribution|with|{EVENTS}"):
+    with counter.count(f"attribution|all|{EVENTS}"):
         attribute_again(trace_dir, key)
     find_peak(open_trace(trace_dir))
-    with counter.count(f"the peak and what was live|with|{EVENTS}"):
+    with counter.count(f"the peak and what was live|all|{EVENTS}"):
         find_peak(open_trace(trace_dir))
     requests = made_up(EVENTS, 2_000)
-    with counter.count(f"the allocator, replayed|with|{EVENTS}"):
+    with counter.count(f"the allocator, replayed|all|{EVENTS}"):
         replay(requests, "")
 
 

@@ -37,7 +37,7 @@ struct LiveGroup {
 
 // A call of an outermost module.
 struct LiveStep {
-  int64_t number = 0; // 0: none yet
+  int64_t number = 0;             // 0: none yet
   StringId name = StringId::null; // the program's own, or the class of the model
   bool running = false;
 };

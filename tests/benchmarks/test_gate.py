@@ -45,12 +45,31 @@ def test_a_path_that_is_counted_no_more_is_seen(gate: ModuleType) -> None:
     assert [(one.path, one.costs_less) for one in verdicts] == [("kept", False), ("gone", True)]
 
 
+DUMP = """desc: Trigger: Client Request: {}
+ob=(1) /somewhere/memtrace/_hooks/_hook-torch2.so
+fn=(1) on_event
+10 500
++1 30
+cob=(2) /usr/lib/libc.so.6
+cfn=(2) malloc
+calls=7 20
++2 4000
+* 3
+ob=(2)
+fn=(2)
+20 4000
+ob=(3) /somewhere/memtrace/_core.so
+30 67
+ob=(1)
+41 400
+totals: 5000
+"""
+
+
 def test_counts_of_dumps(gate: ModuleType) -> None:
-    dump = "desc: Trigger: Client Request: {}|{}|{}\nfn=x\n1 2\ntotals: {}\n"
     dumps = [
-        dump.format("a call", "without", 10, 1000),
-        dump.format("a call", "with", 10, 3000),
-        dump.format("an analysis", "with", 100, 5000),
+        DUMP.format("a call|own|10"),
+        DUMP.format("an analysis|all|100"),
         "desc: Trigger: Client Request\ntotals: 77\n",
     ]
-    assert gate._per_unit(dumps) == {"a call": 200.0, "an analysis": 50.0}
+    assert gate._per_unit(dumps) == {"a call": 100.0, "an analysis": 50.0}

@@ -6,10 +6,10 @@
 #include <string_view>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto settings = memtrace::AllocatorSettings::from_json(
-      {reinterpret_cast<const char*>(data), size});
-  constexpr std::array<uint64_t, 8> kSizes = {0, 1, 511, 513, 1'000'000, 1'048'577, 20'971'520,
-                                              uint64_t{1} << 36};
+  const auto settings =
+      memtrace::AllocatorSettings::from_json({reinterpret_cast<const char*>(data), size});
+  constexpr std::array<uint64_t, 8> kSizes = {0,         1,         511,        513,
+                                              1'000'000, 1'048'577, 20'971'520, uint64_t{1} << 36};
   for (const uint64_t bytes : kSizes) {
     const uint64_t rounded = settings.round(bytes);
     if (rounded < bytes || rounded % memtrace::kSmallestBlockBytes != 0 ||
