@@ -84,6 +84,14 @@ def test_what_signal_handlers_raise_arrives(tmp_path: Path) -> None:
     assert shown.out.decode().splitlines() == ["0 lost"] * 6
 
 
+def test_two_hundred_interrupts_of_a_training_step(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "interrupts.py", "5")
+    assert (shown.status, shown.err) == (0, b"")
+    assert shown.out.startswith(b"0 lost, 0 other results ")
+    assert shown.out.endswith(b"\n[]\n")
+    assert main_process(tmp_path / "t.memtrace")["unmatched_frees"] == 0
+
+
 def test_one_that_comes_in_a_look_of_an_optimizers_step_arrives(tmp_path: Path) -> None:
     shown = python(PROGRAMS / "signal_in_look.py", str(tmp_path / "t.memtrace"))
     assert (shown.status, shown.out) == (0, b"arrived\n"), shown.err
@@ -100,7 +108,7 @@ def test_trace_functions_and_profilers_see_the_program_alone(tmp_path: Path) -> 
     assert compare(tmp_path, PROGRAMS / "traced.py").out.count(b"[]") == 2
 
 
-def test_two_hundred_recordings_in_one_process(tmp_path: Path) -> None:
+def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / "cycles.py"), str(tmp_path)],
         capture_output=True, text=True, timeout=200, check=False, env=plain_environment(),
