@@ -48,7 +48,10 @@ time_t time(time_t* out) {
   return exact.tv_sec;
 }
 """
-JUMPS = "import time; a = [time.time() for _ in range(9)]; print(max(a) - min(a) > 86400, a != sorted(a))"
+JUMPS = (
+    "import time; looks = [time.time() for _ in range(9)]; "
+    "print(max(looks) - min(looks) > 86400, looks != sorted(looks))"
+)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"
@@ -77,7 +80,17 @@ def test_a_clock_of_the_day_that_jumps_at_every_look(tmp_path: Path) -> None:
 def test_a_killed_program_is_finished_whatever_the_clock_says(tmp_path: Path) -> None:
     env = {**plain_environment(), **preloaded(JUMPING, tmp_path)}
     trace = tmp_path / "t.memtrace"
-    argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(trace), str(PROGRAM), "60"]
+    argv = [
+        sys.executable,
+        "-m",
+        "memtrace",
+        "run",
+        "--quiet",
+        "-o",
+        str(trace),
+        str(PROGRAM),
+        "60",
+    ]
     program = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE)
     assert program.stdout is not None
     assert program.stdout.readline() == b"begins\n"

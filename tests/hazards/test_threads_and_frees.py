@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import memtrace
-from program_runs import main_process, memtrace as memtrace_command, python, recorded
+from program_runs import main_process, python, recorded
+from program_runs import memtrace as memtrace_command
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 FIRST_BYTES = 10_000
