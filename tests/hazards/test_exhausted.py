@@ -1,4 +1,4 @@
-"""Out of memory by the thousand, caught each time: every failure is told, and nothing else changes."""
+"""Out of memory by the thousand, caught each time: every failure is told, nothing else changes."""
 
 from __future__ import annotations
 
