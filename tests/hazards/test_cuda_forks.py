@@ -1,4 +1,4 @@
-"""Processes that fork with CUDA up, on the simulated runtime: each has its own rows, all of them."""
+"""Forks with CUDA up, on the simulated runtime: each has its own rows, all of them."""
 
 from __future__ import annotations
 
