@@ -11,6 +11,7 @@ import pytest
 
 from memtrace.schema import SCHEMAS
 from memtrace.trace import open_trace
+from preload import preloaded
 
 PROGRAM = "import sys, torch; kept = torch.ones(1000); print(len(sys.argv))"
 SECRET = "hunter2-4711"
@@ -56,13 +57,7 @@ def test_a_trace_has_no_environment_and_the_arguments_only_if_wanted(tmp_path: P
 @pytest.fixture
 def socket_notes(tmp_path: Path) -> dict[str, str]:
     """The variables under which every socket is noted, in the file SOCKET_NOTES."""
-    (tmp_path / "shim.c").write_text(SHIM)
-    shim = tmp_path / "shim.so"
-    subprocess.run(
-        [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", shim, tmp_path / "shim.c", "-ldl"],
-        check=True,
-    )
-    return {"LD_PRELOAD": str(shim), "SOCKET_NOTES": str(tmp_path / "sockets")}
+    return {**preloaded(SHIM, tmp_path), "SOCKET_NOTES": str(tmp_path / "sockets")}
 
 
 def test_no_socket_is_opened(tmp_path: Path, socket_notes: dict[str, str]) -> None:

@@ -21,13 +21,21 @@ class HooksOn:
     """A context: the hooks of a recording, into a spool that is thrown away."""
 
     def __init__(
-        self, *, operators: bool = True, stacks: bool = True, cpu: bool = True, cuda: bool = False
+        self,
+        *,
+        operators: bool = True,
+        stacks: bool = True,
+        cpu: bool = True,
+        cuda: bool = False,
+        folder: str | None = None,
     ) -> None:
+        """`folder`: for the spool, instead of a temporary one; it goes at the end, too."""
         self.options = {"operators": operators, "stacks": stacks, "cpu": cpu}
         self.cuda = cuda
+        self.wanted_folder = folder
 
     def __enter__(self) -> HooksOn:
-        self.folder = tempfile.mkdtemp(prefix="memtrace-bench-")
+        self.folder = self.wanted_folder or tempfile.mkdtemp(prefix="memtrace-bench-")
         self.recorder = _core.Recorder(self.folder)
         self.hook = load_native(torch)
         self.hook.start(

@@ -16,6 +16,7 @@ import pytest
 
 import memtrace
 from memtrace.errors import MemtraceError
+from preload import preloaded
 
 PROGRAM = Path(__file__).resolve().parent.parent / "programs" / "hazards" / "allocating.py"
 ALLOCATIONS = 60_000
@@ -165,6 +166,51 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     assert lost(process)["event_no_space"] > 0
     # The first half came before the limit.
     assert process["events"] >= ALLOCATIONS
+
+
+#: A quota of 2 MiB a file: what cannot be reserved beyond it is refused, as the kernel refuses it.
+QUOTA = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fallocate(int fd, int mode, long offset, long size) {
+  if (offset + size > (2l << 20)) {
+    errno = EDQUOT;
+    return -1;
+  }
+  return (int)syscall(SYS_fallocate, fd, mode, offset, size);
+}
+ssize_t pwrite(int fd, const void* data, size_t size, long offset) {
+  if (offset + (long)size > (2l << 20)) {
+    errno = EDQUOT;
+    return -1;
+  }
+  return syscall(SYS_pwrite64, fd, data, size, offset);
+}
+int fallocate64(int fd, int mode, long offset, long size) {
+  return fallocate(fd, mode, offset, size);
+}
+ssize_t pwrite64(int fd, const void* data, size_t size, long offset) {
+  return pwrite(fd, data, size, offset);
+}
+"""
+
+
+def test_a_quota(tmp_path: Path) -> None:
+    expected = plain()
+    argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(tmp_path / "t.memtrace")]
+    done = subprocess.run(
+        [*argv, str(PROGRAM), str(ALLOCATIONS)], capture_output=True, text=True, timeout=200,
+        check=False, env={**os.environ, **preloaded(QUOTA, tmp_path)},
+    )  # fmt: skip
+    same(expected, done)
+    assert done.stderr == ""
+    ((process,), _) = rows(tmp_path / "t.memtrace")
+    losses = lost(process)
+    assert process["lost_total"] == losses["event_no_space"] + losses["record_no_space"] > 0
+    assert process["events"] + losses["event_no_space"] >= 2 * ALLOCATIONS
+    assert process["events"] > 10_000
 
 
 def test_the_folder_goes_while_recording(tmp_path: Path) -> None:

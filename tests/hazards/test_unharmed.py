@@ -89,6 +89,14 @@ def test_one_that_comes_in_a_look_of_an_optimizers_step_arrives(tmp_path: Path) 
     assert (shown.status, shown.out) == (0, b"arrived\n"), shown.err
 
 
+def test_subinterpreters_are_left_alone(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "subinterpreters.py")
+    assert shown.status == 0, shown.err
+    assert shown.out.endswith(b"40 600380\n")
+    row = main_process(tmp_path / "t.memtrace")
+    assert (row["events"] >= 40, row["unrecorded_children"], row["end_reason"]) == (True, 0, "exit")
+
+
 def test_forks_beside_threads_that_make_names(tmp_path: Path) -> None:
     program = PROGRAMS / "fork_beside_names.py"
     plain = python(program)
@@ -100,17 +108,17 @@ def test_trace_functions_and_profilers_see_the_program_alone(tmp_path: Path) -> 
     assert compare(tmp_path, PROGRAMS / "traced.py").out.count(b"[]") == 2
 
 
-def test_two_hundred_recordings_in_one_process(tmp_path: Path) -> None:
+def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / "cycles.py"), str(tmp_path)],
-        capture_output=True, text=True, timeout=200, check=False, env=plain_environment(),
+        capture_output=True, text=True, timeout=280, check=False, env=plain_environment(),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads(done.stdout)
     descriptors, private_kb, mappings = zip(*rows, strict=True)
     assert len(set(descriptors)) == 1, descriptors
     # One page of a recording stays for good: a thread that is late may count a loss there.
-    assert list(mappings) == [10 * (i + 1) for i in range(len(rows))], mappings
+    assert list(mappings) == [50 * (i + 1) for i in range(len(rows))], mappings
     grown_kb = private_kb[-1] - private_kb[len(rows) // 2]
-    assert grown_kb < 100 * 128, private_kb  # its tables stay, for the same reason
+    assert grown_kb < 500 * 128, private_kb  # its tables stay, for the same reason
     assert os.listdir(tmp_path) == []

@@ -36,6 +36,12 @@ def test_nothing_to_run(tmp_path: Path) -> None:
     assert "no such option: --nope" in refused(tmp_path, "run", "--nope", "a.py")
 
 
+@pytest.mark.parametrize("words", [["-m", "memtrace", "run"], ["-m", "memtrace.cli"], ["memtrace"]])
+def test_memtrace_itself(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "memtrace").write_text("print('ran')")
+    assert "does not record itself" in refused(tmp_path, "run", *words, "a.py")
+
+
 def test_output_that_exists(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     program = tmp_path / "a.py"

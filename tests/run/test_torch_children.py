@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from program_runs import main_process, processes, python, recorded
+from program_runs import processes, python, recorded
 
 pytest.importorskip("torch", exc_type=ImportError)  # or one that does not load
 
@@ -18,7 +18,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_data_loader(tmp_path: Path, method: str) -> None:
     program = write(tmp_path, f"""
         import torch
@@ -34,10 +34,14 @@ def test_data_loader(tmp_path: Path, method: str) -> None:
     """)  # fmt: skip
     assert recorded(tmp_path / "t.memtrace", program) == python(program)
     rows = processes(tmp_path / "t.memtrace")
-    workers = [row for row in rows if row["start_method"] == method]
+    # A fork server is a spawned process that forks the workers.
+    by_server = method == "forkserver"
+    workers = [row for row in rows if row["start_method"] == ("fork" if by_server else method)]
     assert len(workers) == 4
     assert all(row["complete"] and row["events"] > 0 for row in workers)
-    assert {row["parent_pid"] for row in workers} == {main_process(tmp_path / "t.memtrace")["pid"]}
+    (parent,) = (row for row in rows if row["start_method"] == ("spawn" if by_server else "main"))
+    assert {row["parent_pid"] for row in workers} == {parent["pid"]}
+    assert all(row["lost_total"] == 0 for row in rows)
 
 
 def test_torchrun(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def run_command(words: list[str]) -> int:
     if parsed.kind == "script":
         _check_script(parsed.what)
     argv = interpreter.command(parsed.program)
+    if interpreter.is_memtrace(interpreter.program_words(argv)):
+        raise MemtraceError("run: memtrace does not record itself: give it the program alone")
     letter = interpreter.unusable_option(argv[1 : len(argv) - len(parsed.program)])
     if letter:
         raise MemtraceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 _TAKES_VALUE = "WX"  # of python's one-letter options; -c and -m end them
@@ -45,6 +46,13 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
 def program_words(argv: list[str]) -> list[str]:
     """What was typed after python and its options."""
     return split(argv)[1]
+
+
+def is_memtrace(program: list[str]) -> bool:
+    """Whether these words run memtrace itself, which no recording looks at."""
+    if program[:1] == ["-m"]:
+        return "".join(program[1:2]).partition(".")[0] == "memtrace"
+    return bool(program) and os.path.basename(program[0]) == "memtrace"
 
 
 def unusable_option(options: list[str]) -> str | None:

@@ -9,7 +9,7 @@ import sys
 from memtrace import recording
 from memtrace.recording import Recording, guarded, say
 from memtrace.run import children, ending, environment, finaliser
-from memtrace.run.interpreter import program_words
+from memtrace.run.interpreter import is_memtrace, program_words
 from memtrace.run.output import forget_replaced, pid_of_key
 
 
@@ -73,6 +73,4 @@ def _is_tool(words: list[str]) -> bool:
     # The resource tracker of multiprocessing is no part of the program, nor is memtrace itself.
     if words[:1] == ["-c"]:
         return "multiprocessing.resource_tracker" in "".join(words[1:2])
-    if words[:1] == ["-m"]:
-        return "".join(words[1:2]).partition(".")[0] == "memtrace"
-    return bool(words) and os.path.basename(words[0]) == "memtrace"
+    return is_memtrace(words)

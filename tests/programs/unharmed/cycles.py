@@ -1,8 +1,8 @@
-"""200 recordings one after the other in one process, while other threads allocate all the time.
+"""1,000 recordings one after the other in one process, while other threads allocate all the time.
 
     python cycles.py FOLDER     (not under memtrace)
 
-Prints the number of file descriptors and the kilobytes of private memory after each tenth.
+Prints the number of file descriptors and the kilobytes of private memory after each fiftieth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 import memtrace
 from memtrace import recording, session
 
-CYCLES = 200
+CYCLES = 1000
 stop = threading.Event()
 
 
@@ -60,7 +60,7 @@ def main() -> None:
             short.start()
             short.join()
         assert recording.current() is None
-        if i % 10 == 9:
+        if i % 50 == 49:
             rows.append([descriptors(), private_kb(), mappings()])
     stop.set()
     for thread in threads:

@@ -15,7 +15,7 @@ def _begin():
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if p != here]
     sys.path_importer_cache.pop(here, None)
-    if not os.environ.get("MEMTRACE_RECORD"):
+    if not os.environ.get("MEMTRACE_RECORD") or _in_subinterpreter():
         return
     # The memtrace that recorded the parent, whatever else is installed here.
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(here)))
@@ -34,6 +34,24 @@ def _begin():
             if name.partition(".")[0] == "memtrace":
                 del sys.modules[name]
         _leave_mark(type(error).__name__ + ": " + str(error))
+
+
+def _in_subinterpreter():
+    # type: () -> bool
+    # The main one records the process; a native module that is loaded a second time may hang it.
+    options = dict(o.partition("=")[::2] for o in os.environ.get("MEMTRACE_OPTIONS", "").split(","))
+    if options.get("parent", "").split("-")[-2:-1] != [str(os.getpid())]:
+        return False  # this process has not been recorded before
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        there = name in sys.modules
+        try:
+            module = __import__(name)
+        except ImportError:
+            continue
+        if not there:
+            del sys.modules[name]
+        return bool(module.get_current() != module.get_main())
+    return False
 
 
 def _leave_mark(reason):
