@@ -71,7 +71,8 @@ def stages_of(trace: Trace, process: Process) -> list[Stage]:
     ]
     if not stages:
         return [Stage(None, "whole recording", "whole", 0, END, 0, end_ns)]
-    return sorted(stages, key=lambda stage: (stage.start_time_ns, stage.start_seq))
+    # Ids rise as stages begin: where two begin at one moment, the outer one comes first.
+    return sorted(stages, key=lambda stage: (stage.start_time_ns, stage.start_seq, stage.stage_id or 0))
 
 
 def steps_of(trace: Trace, process: Process) -> Steps:
