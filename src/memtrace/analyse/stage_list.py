@@ -72,7 +72,7 @@ def stages_of(trace: Trace, process: Process) -> list[Stage]:
     if not stages:
         return [Stage(None, "whole recording", "whole", 0, END, 0, end_ns)]
     # Ids rise as stages begin: where two begin at one moment, the outer one comes first.
-    return sorted(stages, key=lambda stage: (stage.start_time_ns, stage.start_seq, stage.stage_id or 0))
+    return sorted(stages, key=lambda s: (s.start_time_ns, s.start_seq, s.stage_id or 0))
 
 
 def steps_of(trace: Trace, process: Process) -> Steps:
