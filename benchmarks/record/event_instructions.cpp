@@ -22,6 +22,7 @@ uint64_t record_function_thread() noexcept {
 }
 void forget_root_scan() noexcept {}
 void forget_backwards() noexcept {}
+void find_marked_step(ThreadState&, const Recording&) noexcept {}
 } // namespace memtrace
 
 using namespace memtrace;
