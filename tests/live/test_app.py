@@ -225,3 +225,10 @@ def test_a_table_says_how_many_it_leaves_out_and_sums_them() -> None:
     lines = holders_table(view, "module", at_peak=True, width=26, height=9).plain.split("\n")
     assert len(lines) == 7
     assert lines[1] == "…ule.1       1 B      99 B"  # the end of a name says more
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    view = device_view(holders={"module": (Holder("a\x1b]0;owned\x07", 1, 1, 1, 1),)})
+    shown = holders_table(view, "module", at_peak=False, width=60, height=4).plain
+    assert "a\\x1b]0;owned\\x07" in shown
+    assert "\x1b" not in shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, Static
 
 from memtrace.analyse.live_view import DeviceView, LiveView, ProcessView
+from memtrace.errors import without_controls
 from memtrace.live.drawing import SCALE_COLUMNS, chart, holders_table
 from memtrace.live.follow import TraceFollower
 from memtrace.report.live import lost_text, process_text, progress_text, state_text, totals_text
@@ -255,7 +257,9 @@ class LiveApp(App[None]):
         which = ""
         if number > 1:
             which = f"[{self.view.processes.index(process) + 1} of {number} processes] "
-        return which + process_text(self.view, process)
+        # One line, in which the process has room.
+        named = replace(self.view, trace=Path(self.view.trace).name)
+        return which + process_text(named, process)
 
     def _device_text(self, process: ProcessView, device: DeviceView) -> str:
         number = len(process.devices)
@@ -264,4 +268,6 @@ class LiveApp(App[None]):
         return f"{device.device} [{process.devices.index(device) + 1} of {number}]"
 
     def _write(self, widget: str, text: str, style: str = "") -> None:
-        self.query_one(f"#{widget}", Drawing).draw(Text(text, style=style), layout=True)
+        self.query_one(f"#{widget}", Drawing).draw(
+            Text(without_controls(text), style=style), layout=True
+        )

@@ -7,6 +7,7 @@ from itertools import groupby
 from rich.text import Text
 
 from memtrace.analyse.live_view import DeviceView
+from memtrace.errors import without_controls
 from memtrace.report.live import HEADINGS, holder_name
 from memtrace.report.units import size
 
@@ -75,7 +76,10 @@ def holders_table(device: DeviceView, by: str, *, at_peak: bool, width: int, hei
     shown = holders if len(holders) <= room else holders[: max(room - 1, 0)]
     for holder in shown:
         line = _line(
-            holder_name(holder, by), size(holder.now_bytes), size(holder.peak_bytes), name_columns
+            without_controls(holder_name(holder, by)),
+            size(holder.now_bytes),
+            size(holder.peak_bytes),
+            name_columns,
         )
         text.append("\n" + line, _FAINT if holder.name is None else "")
     if len(shown) < len(holders) and room:
