@@ -192,6 +192,8 @@ bool SpoolFollower::take_window(uint32_t number, Log& log, size_t offset) {
     ++end;
   const size_t before = log.pending.size();
   log.pending.insert(log.pending.end(), records + log.place, records + end);
+  // ThreadSanitizer knows no fences; the writer is another process, or another mapping, to it
+  // anyway.
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
   if (load(&header->magic) != kChunkMagic || header->log != number || header->index != log.chunk) {
     log.pending.resize(before);
