@@ -8,26 +8,16 @@ import pytest
 
 import memtrace
 from memtrace.errors import MemtraceError
-from memtrace.replay.outcome import serve_on_host
 from memtrace.replay.requests import Requests, read_requests
 from memtrace.whatif.registry import apply_all
-from program_runs import recorded
 from trace_builder import TraceBuilder
+from whatif.precision_runs import peak_of_steps, requests_of_run
 
 PROGRAM = Path(__file__).parent / "precision_program.py"
 
 
 def of_run(folder: Path, dtype: str, mode: str) -> Requests:
-    path = folder / f"{dtype}-{mode}.memtrace"
-    if not path.exists():
-        shown = recorded(path, PROGRAM, dtype, mode)
-        assert shown.status == 0, shown.err.decode()[-500:]
-    return read_requests(memtrace.open(path), device="cpu")
-
-
-def peak_of_steps(requests: Requests) -> int:
-    first = float(min(requests.trace.steps["start_seq"].to_pylist()))
-    return serve_on_host(requests).peak(start=first).total_bytes
+    return requests_of_run(folder / f"{dtype}-{mode}.memtrace", PROGRAM, dtype, mode)
 
 
 @pytest.fixture(scope="module")

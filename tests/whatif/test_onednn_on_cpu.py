@@ -6,26 +6,17 @@ from pathlib import Path
 
 import pytest
 
-import memtrace
-from memtrace.replay.outcome import serve_on_host
-from memtrace.replay.requests import Requests, read_requests
+from memtrace.replay.requests import Requests
 from memtrace.whatif.convolutions_on_cpu import _parts, _Sizes
 from memtrace.whatif.cpu_kernels import cpu_kernels
 from memtrace.whatif.registry import apply_all
-from program_runs import recorded
+from whatif.precision_runs import peak_of_steps, requests_of_run
 
 PROGRAM = Path(__file__).parent / "onednn_program.py"
 
 
 def of_run(path: Path, dtype: str, mode: str) -> Requests:
-    shown = recorded(path, PROGRAM, dtype, mode)
-    assert shown.status == 0, shown.err.decode()[-500:]
-    return read_requests(memtrace.open(path), device="cpu")
-
-
-def peak_of_steps(requests: Requests) -> int:
-    first = float(min(requests.trace.steps["start_seq"].to_pylist()))
-    return serve_on_host(requests).peak(start=first).total_bytes
+    return requests_of_run(path, PROGRAM, dtype, mode)
 
 
 @pytest.mark.parametrize("mode", ["convolutions", "layers"])
