@@ -5,14 +5,6 @@
 namespace memtrace {
 namespace {
 
-bool is_span(Action action) {
-  return action == Action::operator_span;
-}
-
-bool is_note(Action action) {
-  return (action >= Action::mark && action <= Action::step_end) || action == Action::in_step;
-}
-
 // Records between two looks at how full the tables are.
 constexpr size_t kStride = 1024;
 
@@ -25,7 +17,8 @@ Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part
       calls_(names_, stacks_, out_.operators), forward_calls_(names_, stacks_),
       stages_(names_, out_.stages, out_.steps),
       lifetimes_(names_, labels_, calls_, forward_calls_, stages_, out_),
-      tensors_(names_, lifetimes_, out_.names, scale_) {
+      tensors_(names_, lifetimes_, out_.names, scale_),
+      reading_(scale_, calls_, forward_calls_, stages_, lifetimes_, tensors_) {
   read_devices();
   if (!reader.logs().empty()) // the recorder's own log, which holds the notes
     for (const ChunkRecords& chunk : reader.logs().front()) {
@@ -58,56 +51,11 @@ std::vector<Batch> Conversion::advance() {
 }
 
 void Conversion::record(const Record& record) {
-  ++consumed_;
-  const Action action = record.event.tail.action;
-  // Rows in the order of seq have times in order as well, whatever the clocks of two cores say.
-  const uint64_t ticks = record.event.ticks;
-  const int64_t time_ns = last_time_ns_ = std::max(last_time_ns_, scale_.ns(ticks));
-  tensors_.apply_before(ticks);
-  if (is_allocator_event(action)) {
-    lifetimes_.event(record.event, time_ns);
-    if (action == Action::external)
-      tensors_.external(record.event.address);
-    return;
-  }
-  if (action == Action::tensor)
-    return tensors_.tensor(record.tensor);
-  const Place place{lifetimes_.next_seq(), time_ns};
-  if (is_span(action))
-    return span(record.span, place);
-  if (action == Action::context_begin)
-    return forward_calls_.begin(record.context);
-  if (!is_note(action)) {
-    ++unknown_records_;
-    return;
-  }
-  const Note& note = record.note;
-  switch (action) {
-  case Action::mark:
-    return mark(note, place);
-  case Action::sample:
-    return sample(note, place);
-  case Action::stage_begin:
-    return stages_.stage_begin(note, place);
-  case Action::stage_end:
-    return stages_.stage_end(note, place);
-  case Action::step_begin:
-    return stages_.step_begin(note, place);
-  case Action::in_step:
-    return stages_.in_step(note);
-  default:
-    return stages_.step_end(note, place);
-  }
-}
-
-void Conversion::span(const OperatorSpan& span, Place place) {
-  const uint32_t thread = span.tail.thread;
-  const ForwardCalls::Context& context = forward_calls_.context(thread, span.context);
-  const bool itself = context.call == (span.call & ~kRecordsGraph);
-  const int64_t id =
-      calls_.span(lifetimes_.calls_of(thread), span, place.seq, scale_.ns(span.start_ticks),
-                  place.time_ns, itself ? context.forward.id : kNull);
-  forward_calls_.end(span, id, span.nodes > 0 ? stages_.current(thread, 0).step : kNull);
+  const Place place = reading_.read(record);
+  if (record.event.tail.action == Action::mark)
+    mark(record.note, place);
+  else if (record.event.tail.action == Action::sample)
+    sample(record.note, place);
 }
 
 void Conversion::mark(const Note& note, Place place) {
@@ -188,7 +136,7 @@ void Conversion::finish(std::vector<Batch>& batches) {
 std::vector<std::pair<const char*, uint64_t>> Conversion::oddities() const {
   const LifetimeCounts& counts = lifetimes_.counts();
   return {{"missed_frees", counts.missed_frees},
-          {"bad_records", counts.bad_records + unknown_records_},
+          {"bad_records", counts.bad_records + reading_.unknown_records()},
           {"order_gaps", merge_.order_gaps()},
           {"lost_spans", calls_.lost_spans()},
           {"mirror_inconsistencies", lifetimes_.mirror_inconsistencies()},

@@ -1,7 +1,7 @@
 // A spool into the rows of all datasets (but `processes`, which is prose of the notes).
 //
-//     SpoolReader -> RecordMerge -> Conversion -> Lifetimes, OperatorCalls, Stages, TensorNotes
-//                                                 -> Datasets -> batches
+//     SpoolReader -> RecordMerge -> RecordReading -> Lifetimes, OperatorCalls, Stages, TensorNotes
+//                                                    -> Datasets -> batches
 //
 // Streaming: advance() reads on until some batch is full. One thread at a time.
 #pragma once
@@ -13,6 +13,7 @@
 #include "analyse/name_strings.h"
 #include "analyse/operator_calls.h"
 #include "analyse/reconcile.h"
+#include "analyse/record_reading.h"
 #include "analyse/stack_facts.h"
 #include "analyse/stages.h"
 #include "analyse/tensor_notes.h"
@@ -38,7 +39,7 @@ class Conversion {
   // Reads on; the batches that are full, and at the end all the rest.
   std::vector<Batch> advance();
   bool finished() const { return finished_; }
-  uint64_t consumed() const { return consumed_; } // records
+  uint64_t consumed() const { return reading_.records(); } // records
 
   const Lifetimes& lifetimes() const { return lifetimes_; }
   Lifetimes& lifetimes() { return lifetimes_; }
@@ -50,14 +51,13 @@ class Conversion {
   const std::string& settings_text() const { return settings_text_; }
   // Models whose weights have no names: they were gone before a scan could look at them.
   size_t unscanned_models() const { return stacks_.unscanned_roots(); }
-  int64_t last_time_ns() const { return last_time_ns_; }
+  int64_t last_time_ns() const { return reading_.last_time_ns(); }
   Labels& labels() { return labels_; }
   const NameStrings& names() const { return names_; }
 
  private:
   void read_devices();
   void record(const Record& record);
-  void span(const OperatorSpan& span, Place place);
   void mark(const Note& note, Place place);
   void sample(const Note& note, Place place);
   void take(Table& table, std::vector<Batch>& batches, bool ends_part = false);
@@ -78,12 +78,11 @@ class Conversion {
   Stages stages_;
   Lifetimes lifetimes_;
   TensorNotes tensors_;
+  RecordReading reading_;
   Reconciliation reconciliation_;
   std::vector<PausedInterval> paused_;
   std::string settings_text_;
   bool have_settings_ = false, finished_ = false;
-  uint64_t consumed_ = 0, unknown_records_ = 0;
-  int64_t last_time_ns_ = 0;
 };
 
 } // namespace memtrace

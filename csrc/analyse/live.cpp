@@ -14,7 +14,8 @@ Live::Live(const std::string& directory)
       labels_(names_), stacks_(names_), calls_(names_, stacks_, out_.operators),
       forward_calls_(names_, stacks_, kMostForwardCalls), stages_(names_, out_.stages, out_.steps),
       lifetimes_(names_, labels_, calls_, forward_calls_, stages_, out_),
-      tensors_(names_, lifetimes_, out_.names, scale_), owners_(names_) {
+      tensors_(names_, lifetimes_, out_.names, scale_),
+      reading_(scale_, calls_, forward_calls_, stages_, lifetimes_, tensors_), owners_(names_) {
   out_.discard_rows();
   lifetimes_.set_watch(&owners_);
 }
@@ -35,7 +36,7 @@ void Live::look(bool ended) {
   read_process_notes();
   tensors_.read_on();
   const auto notes = follower_.notes();
-  stages_.foresee_blocks({notes.data(), notes.size()}, records_ + notes.size());
+  stages_.foresee_blocks({notes.data(), notes.size()}, reading_.records() + notes.size());
   const auto& lost = follower_.control().lost;
   owners_.set_complete(!ever_paused_ && lost[static_cast<size_t>(Loss::event_no_space)] == 0);
   while (const Record* next = follower_.next())
@@ -54,72 +55,24 @@ void Live::read_process_notes() {
 }
 
 void Live::record(const Record& record) {
-  ++records_;
-  const Action action = record.event.tail.action;
-  const uint64_t ticks = record.event.ticks;
-  const int64_t time_ns = last_time_ns_ = std::max(last_time_ns_, scale_.ns(ticks));
-  tensors_.apply_before(ticks);
-  if (is_allocator_event(action)) {
-    lifetimes_.event(record.event, time_ns);
-    if (action == Action::external)
-      tensors_.external(record.event.address);
-    return;
-  }
-  const Place place{lifetimes_.next_seq(), time_ns};
-  switch (action) {
-  case Action::tensor:
-    return tensors_.tensor(record.tensor);
-  case Action::operator_span:
-    return span(record.span, place);
-  case Action::context_begin:
-    return forward_calls_.begin(record.context);
-  case Action::mark:
-  case Action::sample:
-  case Action::stage_begin:
-  case Action::stage_end:
-  case Action::step_begin:
-  case Action::step_end:
-  case Action::in_step:
-    return note(record.note, place);
-  default:
-    ++unknown_records_;
-  }
-}
-
-void Live::span(const OperatorSpan& span, Place place) {
-  const uint32_t thread = span.tail.thread;
-  const ForwardCalls::Context& context = forward_calls_.context(thread, span.context);
-  const bool itself = context.call == (span.call & ~kRecordsGraph);
-  const int64_t id =
-      calls_.span(lifetimes_.calls_of(thread), span, place.seq, scale_.ns(span.start_ticks),
-                  place.time_ns, itself ? context.forward.id : kNull);
-  forward_calls_.end(span, id, span.nodes > 0 ? stages_.current(thread, 0).step : kNull);
-}
-
-void Live::note(const Note& note, Place place) {
+  reading_.read(record);
+  const Note& note = record.note;
   switch (note.tail.action) {
   case Action::mark:
     return mark(note);
-  case Action::stage_begin:
-    return stages_.stage_begin(note, place);
-  case Action::stage_end:
-    return stages_.stage_end(note, place);
   case Action::step_begin:
-    stages_.step_begin(note, place);
     if (note.value2 == 0) // in no marked one
       step_ = {static_cast<int64_t>(note.value),
                stages_.name_of_open(static_cast<int64_t>(note.value)), true};
     return;
   case Action::step_end:
-    if (std::cmp_equal(step_.number, note.value)) {
-      step_.running = false;
-      if (note.name != 0)
-        step_.name = names_.of(note.name);
-    }
-    return stages_.step_end(note, place);
-  case Action::in_step:
-    return stages_.in_step(note);
-  default: // a sample
+    if (std::cmp_not_equal(step_.number, note.value))
+      return;
+    step_.running = false;
+    if (note.name != 0)
+      step_.name = names_.of(note.name);
+    return;
+  default:
     return;
   }
 }
@@ -189,7 +142,7 @@ std::vector<Timeline::Values> Live::curve(DeviceCode code, size_t points) const 
   const Timeline* timeline = lifetimes_.timeline(code);
   if (!timeline)
     return std::vector<Timeline::Values>(points);
-  const int64_t end_ns = last_time_ns_ + 1;
+  const int64_t end_ns = reading_.last_time_ns() + 1;
   auto curve = timeline->curve(0, end_ns, points);
   if (code != kCpu)
     return curve;

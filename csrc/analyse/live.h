@@ -14,6 +14,7 @@
 #include "analyse/live_owners.h"
 #include "analyse/name_strings.h"
 #include "analyse/operator_calls.h"
+#include "analyse/record_reading.h"
 #include "analyse/stack_facts.h"
 #include "analyse/stages.h"
 #include "analyse/tensor_notes.h"
@@ -65,15 +66,17 @@ class Live {
   // reserved.
   std::vector<Timeline::Values> curve(DeviceCode code, size_t points) const;
 
-  int64_t last_time_ns() const { return last_time_ns_; }
+  int64_t last_time_ns() const { return reading_.last_time_ns(); }
   int64_t events() const { return lifetimes_.next_seq(); }
-  uint64_t records() const { return records_; }
+  uint64_t records() const { return reading_.records(); }
   bool paused() const { return paused_; }
   StringId stage() const { return stages_.current(kMainThread, 0).stage; }
   const LiveStep& step() const { return step_; }
   const SpoolFollower& follower() const { return follower_; }
   const LifetimeCounts& counts() const { return lifetimes_.counts(); }
-  uint64_t bad_records() const { return lifetimes_.counts().bad_records + unknown_records_; }
+  uint64_t bad_records() const {
+    return lifetimes_.counts().bad_records + reading_.unknown_records();
+  }
   Labels& labels() { return labels_; }
   const NameStrings& names() const { return names_; }
 
@@ -85,8 +88,6 @@ class Live {
   void read_process_notes();
   void look(bool ended);
   void record(const Record& record);
-  void span(const OperatorSpan& span, Place place);
-  void note(const Note& note, Place place);
   void mark(const Note& note);
   void correct_owners();
   StringId key_of(const LiveOwner& owner, LiveGrouping by) const;
@@ -102,13 +103,12 @@ class Live {
   Stages stages_;
   Lifetimes lifetimes_;
   TensorNotes tensors_;
+  RecordReading reading_;
   LiveOwners owners_;
   std::array<uint64_t, 256> device_bytes_{};
   size_t process_notes_read_ = 0;
   LiveStep step_;
   bool paused_ = false, ever_paused_ = false;
-  uint64_t records_ = 0, unknown_records_ = 0;
-  int64_t last_time_ns_ = 0;
 };
 
 } // namespace memtrace
