@@ -94,6 +94,7 @@ void TensorNotes::Candidates::exclude(const AllocatorEvent& event) {
 
 void TensorNotes::Candidates::exclude(const LogRecords& log, const SpoolReader& reader) {
   for (const ChunkRecords& chunk : log) {
+    reader.make_ready(chunk);
     if (first_.empty() || chunk.count == 0 || chunk.records[0].event.ticks > last_ticks_)
       return; // a log is in the order of its ticks
     for (size_t i = 0; i < chunk.count; ++i)
