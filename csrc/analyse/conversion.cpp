@@ -14,16 +14,16 @@ constexpr size_t kStride = 1024;
 } // namespace
 
 Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part_rows)
-    : merge_(reader),
-      rows_(reader.text(), reader.tick_scale(), std::max(batch_rows, kStride), part_rows) {
+    : rows_(reader.text(), reader.tick_scale(), std::max(batch_rows, kStride), part_rows) {
   rows_.begin(reader);
+  merge_.emplace(reader);
 }
 
 std::vector<Batch> Conversion::advance() {
   std::vector<Batch> batches;
   while (!finished_ && batches.empty()) {
     for (size_t i = 0; i < kStride; ++i) {
-      const Record* next = merge_.next();
+      const Record* next = merge_->next();
       if (!next) {
         finished_ = true;
         rows_.finish(batches);
@@ -49,15 +49,23 @@ void FollowedConversion::look(bool ended) {
   rows_.read_on(follower_.notes());
 }
 
-// Of what is settled, the next few; false: that was all.
+// Of what is settled, up to where the other conversion looks at its tables: parts begin at the same
+// rows. False: that was all.
 bool FollowedConversion::add_some() {
-  for (size_t i = 0; i < kStride; ++i, ++added_) {
+  do {
     const Record* next = follower_.next();
     if (!next)
       return false;
     rows_.add(*next);
-  }
+    ++added_;
+  } while (consumed() % kStride != 0);
   return true;
+}
+
+std::vector<Batch> FollowedConversion::take_all() {
+  std::vector<Batch> batches;
+  rows_.take_all(batches);
+  return batches;
 }
 
 std::vector<Batch> FollowedConversion::advance(bool ended, uint64_t most_ns) {
@@ -72,7 +80,8 @@ std::vector<Batch> FollowedConversion::advance(bool ended, uint64_t most_ns) {
       added_ = 0;
     }
     more_ = add_some();
-    rows_.take_full(batches);
+    if (more_)
+      rows_.take_full(batches);
     if (more_ || added_ > 0)
       continue;
     rows_.tensors().apply_before(follower_.settled_ticks());

@@ -13,6 +13,7 @@
 #include "store/spool_reader.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,12 +28,12 @@ class Conversion {
   std::vector<Batch> advance();
   bool finished() const { return finished_; }
   uint64_t consumed() const { return rows_.reading().records(); } // records
-  uint64_t order_gaps() const { return merge_.order_gaps(); }
+  uint64_t order_gaps() const { return merge_->order_gaps(); }
   DatasetRows& rows() { return rows_; }
 
  private:
-  RecordMerge merge_;
   DatasetRows rows_;
+  std::optional<RecordMerge> merge_; // begins when all others have let go of the chunks
   bool finished_ = false;
 };
 
@@ -55,10 +56,13 @@ class FollowedConversion {
   bool finished() const { return finished_; }
   // All that was settled at the last call was read.
   bool idle() const { return idle_; }
+  // The rows of all that was read, but of finished allocations that wait to be put in order.
+  std::vector<Batch> take_all();
   // Packs what was read; false: it cannot be packed, and the spool stays as it is.
   bool compact() { return compactor_.compact(follower_); }
   uint64_t consumed() const { return rows_.reading().records(); }
   uint64_t order_gaps() const { return follower_.order_gaps(); }
+  uint64_t missing_chunks() const { return follower_.missing_chunks(); }
   DatasetRows& rows() { return rows_; }
 
  private:

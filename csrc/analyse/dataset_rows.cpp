@@ -117,6 +117,12 @@ void DatasetRows::take_full(std::vector<Batch>& batches) {
     take_allocations(batches, true);
 }
 
+void DatasetRows::take_all(std::vector<Batch>& batches) {
+  for (Table* table : {&out_.events, &out_.operators, &out_.segments, &out_.names, &out_.samples,
+                       &out_.marks, &out_.stages, &out_.steps})
+    take(*table, batches);
+}
+
 void DatasetRows::finish(std::vector<Batch>& batches) {
   tensors_.finish();
   stages_.finish();

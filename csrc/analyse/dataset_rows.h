@@ -45,6 +45,8 @@ class DatasetRows {
   void add(const Record& record);
   // The tables that are full.
   void take_full(std::vector<Batch>& batches);
+  // All rows that there are; those of finished allocations wait, to be put in order.
+  void take_all(std::vector<Batch>& batches);
   // After the last record: all that is left.
   void finish(std::vector<Batch>& batches);
 

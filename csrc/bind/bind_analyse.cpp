@@ -114,6 +114,7 @@ template <typename AnyConversion> py::dict totals(AnyConversion& conversion) {
   dict["events"] = lifetimes.next_seq();
   dict["unmatched_frees"] = lifetimes.counts().unmatched_frees;
   dict["unscanned_models"] = rows.unscanned_models();
+  dict["unknown_text_ids"] = rows.names().text().unknown_ids();
   dict["threads"] = lifetimes.threads();
   dict["last_time_ns"] = rows.reading().last_time_ns();
   dict["oddities"] = oddities;
@@ -180,11 +181,17 @@ void register_analyse(py::module_& module) {
            py::arg("part_rows") = 131072, py::arg("settle_ns") = FollowedConversion::kSettleNs,
            py::call_guard<py::gil_scoped_release>())
       .def("advance", &advance_followed, py::kw_only(), py::arg("ended"), py::arg("most_ns"))
+      .def("take_all",
+           [](FollowedConversion& conversion) { return to_list(conversion.take_all()); })
       .def("compact", &FollowedConversion::compact, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("finished", &FollowedConversion::finished)
       .def_property_readonly("idle", &FollowedConversion::idle)
       .def_property_readonly("consumed", &FollowedConversion::consumed)
-      .def("totals", &totals<FollowedConversion>);
+      .def("totals", [](FollowedConversion& conversion) {
+        py::dict dict = totals(conversion);
+        dict["missing_chunks"] = conversion.missing_chunks();
+        return dict;
+      });
 }
 
 } // namespace memtrace

@@ -1,11 +1,11 @@
 // Makes the spool of a running process small, behind a follower that has read it.
 //
 // A chunk that the follower has read to its end is packed, and its place in records.bin becomes a
-// hole. Nothing is lost whoever is killed: a chunk is whole in packed.bin before it is taken out.
+// hole. Nothing is lost whoever is killed: a chunk is whole in packed-N.bin before it is taken out.
 // The last kRawBytes stay as they are: a chunk that others came after is appended to its end.
 #pragma once
 
-#include "store/packed_file.h"
+#include "store/packed_files.h"
 #include "store/spool_follower.h"
 
 #include <cstddef>

@@ -29,7 +29,7 @@ SpoolFollower::SpoolFollower(const std::string& directory, uint64_t settle_ns)
       control_(SpoolReader::read_control(directory + "/control.bin")),
       windows_file_(directory + "/windows.bin", MappedFile::Missing::refuse, kWindowsRoom),
       records_file_(directory + "/records.bin", MappedFile::Missing::refuse, control_.chunk_bytes),
-      packed_file_(directory), text_(directory + "/text.log", kRoom),
+      packed_files_(directory), text_(directory + "/text.log", kRoom),
       same_clock_(control_.clock == kClock &&
                   std::strncmp(control_.writer.boot_id, this_writer().boot_id,
                                sizeof control_.writer.boot_id) == 0),
@@ -144,8 +144,8 @@ void SpoolFollower::list_appended() {
 }
 
 void SpoolFollower::list_packed() {
-  packed_file_.read_on();
-  for (const auto& chunks = packed_file_.chunks(); listed_packed_ < chunks.size();
+  packed_files_.read_on();
+  for (const auto& chunks = packed_files_.chunks(); listed_packed_ < chunks.size();
        ++listed_packed_) {
     const PackedHeader& header = chunks[listed_packed_].header;
     Log& log = logs_[header.log];
@@ -244,9 +244,9 @@ bool SpoolFollower::take_raw(uint32_t number, Log& log, size_t offset) {
 }
 
 void SpoolFollower::take_packed(Log& log, size_t number) {
-  const PackedFile::Chunk& chunk = packed_file_.chunks()[number];
+  const PackedFiles::Chunk& chunk = packed_files_.chunks()[number];
   std::vector<Record> records(chunk.header.records);
-  if (!packed_file_.unpack(chunk, records)) {
+  if (!packed_files_.unpack(chunk, records)) {
     ++missing_chunks_; // damaged
     return;
   }

@@ -12,7 +12,7 @@
 // after that, and the chunk is then found in records.bin.
 //
 // A finaliser that reads beside the program packs what it has read (spool_compactor.h): a chunk
-// that is taken out of records.bin was put into packed.bin before, which is listed after it.
+// that is taken out of records.bin was put into packed-N.bin before, which is listed after it.
 //
 // A record is settled, and handed out, when everything that happened before it is published. What
 // happens after another event is stamped after that event was published; so at a look all that was
@@ -20,7 +20,7 @@
 // events from beside them (notes on tensors, threads that were stopped in between).
 #pragma once
 
-#include "store/packed_file.h"
+#include "store/packed_files.h"
 #include "store/record_merge.h"
 #include "store/spool_reader.h"
 
@@ -105,7 +105,7 @@ class SpoolFollower {
   MappedFile control_file_;
   Control control_{};
   MappedFile windows_file_, records_file_;
-  PackedFile packed_file_;
+  PackedFiles packed_files_;
   TextTable text_;
   bool same_clock_; // as this process's
   uint64_t settle_ns_;

@@ -43,13 +43,13 @@ bool any_byte_set(const uint8_t* data, size_t size) {
 SpoolReader::SpoolReader(const std::string& directory)
     : control_(read_control(directory + "/control.bin")),
       windows_file_(directory + "/windows.bin", MappedFile::Missing::empty),
-      records_file_(directory + "/records.bin"), packed_file_(directory),
+      records_file_(directory + "/records.bin"), packed_files_(directory),
       text_(directory + "/text.log") {
   // The windows come first: of a chunk found in two files, theirs is the whole copy.
   ChunksByLog by_log;
   collect_chunks(windows_file_, by_log);
   collect_chunks(records_file_, by_log);
-  packed_file_.read_on(); // what was taken out of records.bin meanwhile
+  packed_files_.read_on(); // what was taken out of records.bin meanwhile
   collect_packed(by_log);
   chain_chunks(by_log);
 }
@@ -116,7 +116,7 @@ void SpoolReader::collect_chunks(const MappedFile& file, ChunksByLog& by_log) {
 
 // Each gets its place among addresses that cost nothing until it is unpacked there.
 void SpoolReader::collect_packed(ChunksByLog& by_log) {
-  for (const PackedFile::Chunk& chunk : packed_file_.chunks())
+  for (const PackedFiles::Chunk& chunk : packed_files_.chunks())
     unpacked_count_ += chunk.header.records;
   if (unpacked_count_ == 0)
     return;
@@ -127,7 +127,7 @@ void SpoolReader::collect_packed(ChunksByLog& by_log) {
                      std::to_string(unpacked_count_) + " packed records (ulimit -v)");
   unpacked_ = static_cast<Record*>(room);
   const Record* place = unpacked_;
-  for (const PackedFile::Chunk& chunk : packed_file_.chunks()) {
+  for (const PackedFiles::Chunk& chunk : packed_files_.chunks()) {
     packed_places_.push_back(place);
     chunk_anchors_.push_back(chunk.header.anchor);
     by_log[chunk.header.log].push_back({chunk.header.index, {place, chunk.header.records}});
@@ -148,7 +148,7 @@ void SpoolReader::unpack(const ChunkRecords& chunk) const {
     return;
   is_unpacked_[number] = true;
   Record* place = unpacked_ + (chunk.records - unpacked_);
-  if (!packed_file_.unpack(packed_file_.chunks()[number], {place, chunk.count}))
+  if (!packed_files_.unpack(packed_files_.chunks()[number], {place, chunk.count}))
     ++bad_chunks_;
 }
 

@@ -7,7 +7,7 @@
 #include "record/event.h"
 #include "record/spool.h"
 #include "store/mapped_file.h"
-#include "store/packed_file.h"
+#include "store/packed_files.h"
 #include "store/text_table.h"
 #include "store/tick_scale.h"
 
@@ -72,12 +72,12 @@ class SpoolReader {
 
   Control control_;
   MappedFile windows_file_, records_file_;
-  PackedFile packed_file_; // opened after records.bin: what has left that is in this
+  PackedFiles packed_files_; // opened after records.bin: what has left that is in this
   TextTable text_;
   // Addresses for all records that are packed, and which of its chunks are unpacked there.
   Record* unpacked_ = nullptr;
   size_t unpacked_count_ = 0;
-  std::vector<const Record*> packed_places_; // of each chunk of packed_file_, rising
+  std::vector<const Record*> packed_places_; // of each chunk of packed_files_, rising
   mutable std::vector<bool> is_unpacked_;
   std::vector<LogRecords> logs_;
   std::vector<ClockAnchor> chunk_anchors_, later_anchors_;

@@ -1,6 +1,6 @@
 #include "store/packed_records.h"
 
-#include "store/packed_file.h"
+#include "store/packed_files.h"
 #include "store/spool_builder.h"
 
 #include <cstring>
@@ -98,12 +98,12 @@ TEST_CASE("what is cut of a file of packed chunks is written anew") {
     header.index = 8;
     REQUIRE(writer.add(header, second));
   }
-  const std::string path = spool.path() + "/" + kPackedName;
+  const std::string path = spool.path() + "/packed-0.bin";
   std::ifstream file(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(file)), {});
   std::ofstream(path, std::ios::binary) << bytes.substr(0, bytes.size() - 1);
   {
-    PackedFile cut(spool.path());
+    PackedFiles cut(spool.path());
     REQUIRE(cut.chunks().size() == 1);
     PackedWriter(spool.path()).add(header, second);
     cut.read_on();
@@ -120,7 +120,7 @@ TEST_CASE("what is cut of a file of packed chunks is written anew") {
   std::string flipped = bytes;
   flipped.back() ^= 1;
   std::ofstream(path, std::ios::binary) << flipped;
-  const PackedFile damaged(spool.path());
+  const PackedFiles damaged(spool.path());
   REQUIRE(damaged.chunks().size() == 2);
   Records back(second.size(), loop(1)[0]);
   CHECK_FALSE(damaged.unpack(damaged.chunks()[1], back));

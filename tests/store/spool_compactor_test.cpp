@@ -87,7 +87,7 @@ TEST_CASE("what was read is packed, and everyone still reads it") {
   const size_t raw = all.size() * kRecordBytes;
   CHECK(raw > 3 * SpoolCompactor::kRawBytes);
   CHECK(disk_bytes(records) < SpoolCompactor::kRawBytes + (size_t{2} << 20)); // space is reserved
-  CHECK(disk_bytes(spool.path() + "/packed.bin") < raw / 4);
+  CHECK(disk_bytes(spool.path() + "/packed-0.bin") < raw / 4);
 }
 
 TEST_CASE("what was not read is left") {
@@ -101,7 +101,7 @@ TEST_CASE("what was not read is left") {
   SpoolCompactor compactor(spool.path());
   REQUIRE(compactor.compact(follower));
   CHECK(bytes_of(spool.path() + "/records.bin") == before);
-  CHECK(bytes_of(spool.path() + "/packed.bin").empty());
+  CHECK(bytes_of(spool.path() + "/packed-0.bin").empty());
 }
 
 TEST_CASE("a finaliser that is killed between packing and taking out loses nothing") {

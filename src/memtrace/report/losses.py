@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memtrace.analyse.summary import ProcessSummary, Summary
 from memtrace.report.page import FAINT, WARNING, Line
-from memtrace.report.units import count
+from memtrace.report.units import count, size
 from memtrace.trace import Process
 
 #: The losses that cost no byte (schema.LOST_WORDS): what to count, and what befell it.
@@ -22,9 +22,23 @@ _CUT_WORDS = {
 def lost_lines(process: Process) -> list[Line]:
     """The warning of an answer about one process; none where no record is missing."""
     lost = process.row["lost_total"]
-    if not lost:
-        return []
-    return [Line(f"  {count(lost, 'record')} lost while recording: figures are bounds", WARNING)]
+    lines = []
+    if lost:
+        text = f"{count(lost, 'record')} lost while recording: figures are bounds"
+        lines.append(Line(f"  {text}", WARNING))
+    dropped = dropped_text(process)
+    return [*lines, Line(f"  {dropped}", FAINT)] if dropped else lines
+
+
+def dropped_text(process: Process) -> str:
+    """What `--max-disk` has left out; empty: nothing."""
+    dropped = process.dropped
+    if dropped is None:
+        return ""
+    return (
+        f"{count(dropped.allocations, 'allocation')} of up to {size(dropped.largest_bytes)} left "
+        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: totals and peaks have them"
+    )
 
 
 def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:
@@ -44,6 +58,7 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
     cut = _cut(summary)
     if cut:
         lines.append(_label("cut", f"{cut}; no byte is missing"))
+    lines += [Line(f"  {text}", FAINT) for p in shown if (text := dropped_text(p.process))]
     unmatched = sum(process.unmatched_frees for process in shown)
     if unmatched:
         lines.append(Line(f"  {count(unmatched, 'free')} of memory from before recording", FAINT))

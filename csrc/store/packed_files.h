@@ -1,9 +1,10 @@
-// packed.bin: chunks of a spool that a finaliser has read while the program runs, made small.
+// packed-N.bin: chunks of a spool that a finaliser has read while the program runs, made small.
 //
-// One after the other, each a header and its packed records. A chunk is written here before it is
-// taken out of records.bin, so each is whole in one of the two; one that is found in both is the
-// same. A header that makes no sense, or a chunk that is cut short, is the end: the finaliser was
-// killed while it wrote that one.
+// One after the other, each a header and its packed records; after kPackedFileBytes in the next
+// file, so that the oldest can be given up where disk is short. A chunk is written here before it
+// is taken out of records.bin, so each is whole in one of the two; one that is found in both is the
+// same. A header that makes no sense, or a chunk that is cut short, is the end of its file: the
+// finaliser was killed while it wrote that one.
 #pragma once
 
 #include "record/event.h"
@@ -17,7 +18,7 @@
 
 namespace memtrace {
 
-constexpr const char* kPackedName = "packed.bin";
+constexpr size_t kPackedFileBytes = size_t{16} << 20;
 constexpr uint32_t kPackedMagic = 0x4b434150; // "PACK"
 
 struct PackedHeader {
@@ -32,34 +33,35 @@ struct PackedHeader {
 static_assert(sizeof(PackedHeader) == 48);
 
 // A spool's packed chunks, listed as far as they are written.
-class PackedFile {
+class PackedFiles {
  public:
   struct Chunk {
     PackedHeader header;
+    uint32_t file;
     size_t offset; // of its packed records
   };
 
-  // The file need not be there (yet).
-  explicit PackedFile(const std::string& directory);
-  ~PackedFile();
-  PackedFile(const PackedFile&) = delete;
-  PackedFile& operator=(const PackedFile&) = delete;
+  // There may be none (yet).
+  explicit PackedFiles(const std::string& directory);
 
   // Lists what was written since.
   void read_on();
   const std::vector<Chunk>& chunks() const { return chunks_; }
-  // `records`: as many as the chunk's header says. False, and all are zero: it is damaged.
+  // `records`: as many as the chunk's header says. False, and all are zero: it is damaged, or given
+  // up.
   bool unpack(const Chunk& chunk, std::span<Record> records) const;
-  size_t listed_bytes() const { return listed_bytes_; }
+  // Where the next chunk goes.
+  uint32_t last_file() const { return file_; }
+  size_t listed_bytes() const { return listed_bytes_; } // of that file
 
  private:
-  std::string path_;
-  int fd_ = -1;
+  std::string directory_;
+  uint32_t file_ = 0; // that is listed
   size_t listed_bytes_ = 0;
   std::vector<Chunk> chunks_;
 };
 
-// Adds to it.
+// Adds to them.
 class PackedWriter {
  public:
   // Goes on after the last whole chunk. Throws SpoolError.
@@ -72,8 +74,12 @@ class PackedWriter {
   bool add(const ChunkHeader& chunk, std::span<const Record> records);
 
  private:
+  void open_file();
+
+  std::string directory_;
+  uint32_t file_;
+  size_t size_; // of that file
   int fd_ = -1;
-  size_t size_ = 0;
   std::vector<uint8_t> bytes_;
 };
 
