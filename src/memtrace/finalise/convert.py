@@ -286,8 +286,7 @@ def _attribute(spool: Spool, work: Path, totals: dict[str, Any]) -> dict[str, in
     for name in DATASETS:
         (attributed / name).mkdir(mode=0o700, parents=True)
     end = Place(totals["events"], end_time_ns(spool, totals) or 0)
-    # One part of `allocations` at a time: this process may run beside the program's others.
-    rows = attribute_rows(lambda name: work / name, lambda name: attributed / name, end, parts=1)
+    rows = attribute_rows(lambda name: work / name, lambda name: attributed / name, end)
     for name in DATASETS:
         for file in (attributed / name).iterdir():
             file.replace(work / name / file.name)
