@@ -92,10 +92,13 @@ py::dict totals(Conversion& conversion) {
     devices[to_str(conversion.names()[conversion.labels().device(code)])] = device;
   }
   py::list paused;
-  for (const PausedInterval& interval : conversion.paused())
+  for (const PausedInterval& interval : conversion.pauses().intervals())
     paused.append(py::make_tuple(interval.start_ns, interval.end_ns == kNull
                                                         ? py::object(py::none())
                                                         : py::object(py::int_(interval.end_ns))));
+  py::dict paused_peaks;
+  for (const auto& [code, bytes] : conversion.pauses().peaks())
+    paused_peaks[to_str(conversion.names()[conversion.labels().device(code)])] = bytes;
   dict["events"] = lifetimes.next_seq();
   dict["unmatched_frees"] = lifetimes.counts().unmatched_frees;
   dict["unscanned_models"] = conversion.unscanned_models();
@@ -104,6 +107,7 @@ py::dict totals(Conversion& conversion) {
   dict["oddities"] = oddities;
   dict["devices"] = devices;
   dict["paused"] = paused;
+  dict["paused_peaks"] = paused_peaks;
   dict["settings"] = to_str(conversion.settings_text());
   dict["compared"] = reconciliation.compared();
   dict["differing"] = reconciliation.differing();
