@@ -123,34 +123,16 @@ inline void pause_cuda_device(CudaDevice& device, const Recording& recording) no
     return;
   if (!device.ended)
     device.ended = new (std::nothrow) EndedAddresses;
-  if (!device.ended || device.paused.load(std::memory_order_relaxed))
+  if (!device.ended || device.paused.load(std::memory_order_relaxed) || !device.ended->clear())
     return;
-  device.ended->clear();
   device.paused.store(device.ended, std::memory_order_release);
   device.plain.store(nullptr, std::memory_order_relaxed);
 }
 
-// Whether a pause leaves the event out. Whatever is freed first at an address may have been
-// recorded; what is freed there later was allocated in the pause.
-template <class TraceEntry>
-bool is_left_out(EndedAddresses& ended, const TraceEntry& entry) noexcept {
-  static_assert(TraceEntry::ALLOC == 0 && TraceEntry::FREE_REQUESTED == 1 &&
-                TraceEntry::FREE_COMPLETED == 2);
-  if (entry.action_ == TraceEntry::ALLOC)
-    return true;
-  if (entry.action_ > TraceEntry::FREE_COMPLETED)
-    return false;
-  // Blocks begin at multiples of 512: the lowest bit tells the two frees of one apart.
-  return !ended.insert(entry.addr_ | (entry.action_ == TraceEntry::FREE_COMPLETED ? 1 : 0));
-}
 
 // Any event, in any state of the thread.
 template <class TraceEntry>
 [[gnu::noinline]] void record_any_cuda_event(const TraceEntry& entry) noexcept {
-  CudaDevice& device = g_cuda_devices[device_index(entry)];
-  if (EndedAddresses* const ended = device.paused.load(std::memory_order_acquire);
-      ended && is_left_out(*ended, entry))
-    return;
   HookScope scope(g_kept_recording);
   if (!scope)
     return;
@@ -161,6 +143,7 @@ template <class TraceEntry>
       open_cuda_device(t_listing++, scope.recording());
     return;
   }
+  CudaDevice& device = g_cuda_devices[device_index(entry)];
   if (device.recording.load(std::memory_order_relaxed) != &scope.recording()) [[unlikely]]
     return;
   AllocatorFacts facts{};
@@ -221,9 +204,32 @@ template <class TraceEntry>
   return true;
 }
 
+// A pause leaves out allocations and their ends. Whatever is freed first at an address may have been
+// recorded before; what is freed there later was allocated in the pause.
+template <class TraceEntry>
+[[gnu::noinline]] void record_paused_cuda_event(EndedAddresses& ended,
+                                                const TraceEntry& entry) noexcept {
+  static_assert(TraceEntry::FREE_REQUESTED == 1 && TraceEntry::FREE_COMPLETED == 2);
+  // Blocks begin at multiples of 512: the lowest bit tells the two frees of one apart.
+  const uint64_t completed = entry.action_ == TraceEntry::FREE_COMPLETED ? 1 : 0;
+  if (entry.action_ > TraceEntry::FREE_COMPLETED || ended.insert(entry.addr_ | completed))
+    record_any_cuda_event(entry);
+}
+
+// In functions of their own, so that what a pause leaves out saves no registers.
+template <class TraceEntry>
+[[gnu::noinline]] void record_rare_cuda_event(const TraceEntry& entry) noexcept {
+  EndedAddresses* const ended =
+      g_cuda_devices[device_index(entry)].paused.load(std::memory_order_acquire);
+  if (!ended) [[likely]]
+    return record_any_cuda_event(entry);
+  if (entry.action_ != TraceEntry::ALLOC)
+    record_paused_cuda_event(*ended, entry);
+}
+
 template <class TraceEntry> void record_cuda_event(const TraceEntry& entry) noexcept {
   if (!record_plain_cuda_event(entry)) [[unlikely]]
-    record_any_cuda_event(entry);
+    record_rare_cuda_event(entry);
 }
 
 } // namespace memtrace

@@ -22,18 +22,16 @@ class EndedAddresses {
 
   // Whether it was not there yet; not 0. Without memory nothing is remembered: true once more.
   bool insert(uint64_t address) noexcept {
-    if (2 * count_ >= capacity_ && !grow()) [[unlikely]]
-      return true;
     uint64_t* const place = place_of(address);
     if (*place == address) [[likely]]
       return false;
-    *place = address;
-    ++count_;
-    return true;
+    return add(place, address);
   }
-  void clear() noexcept {
+  // Before the first insert(). False: there is no memory.
+  bool clear() noexcept {
     std::fill_n(places_, capacity_, uint64_t{0});
     count_ = 0;
+    return places_ || grow();
   }
 
  private:
@@ -46,6 +44,17 @@ class EndedAddresses {
     while (places_[at] != 0 && places_[at] != address)
       at = (at + 1) & mask;
     return places_ + at;
+  }
+
+  [[gnu::noinline]] bool add(uint64_t* place, uint64_t address) noexcept {
+    if (2 * count_ >= capacity_) {
+      if (!grow())
+        return true;
+      place = place_of(address);
+    }
+    *place = address;
+    ++count_;
+    return true;
   }
 
   bool grow() noexcept {
