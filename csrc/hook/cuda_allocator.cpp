@@ -67,6 +67,7 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
   const auto index = static_cast<uint32_t>(segment.device) % kMaxCudaDevices;
   AllocatorEvent event{};
   event.ticks = g_cuda_devices[index].listed_at_ticks;
+  event.order = g_cuda_devices[index].listed_order; // after that event, whatever the clocks say
   event.address = segment.address;
   event.size_bytes = segment.total_size;
   event.stream = reinterpret_cast<uint64_t>(segment.stream);

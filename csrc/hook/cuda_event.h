@@ -25,6 +25,7 @@ struct alignas(64) CudaDevice {
   uint64_t tail = 0;            // Tail word of an alloc by thread 0: the base of all its events'
   uint64_t order = 0;           // place in the device's order; counted under the device's lock
   uint64_t listed_at_ticks = 0; // when the live blocks were listed; written under that lock
+  uint32_t listed_order = 0;    // of the last event before that
   // While the recording is paused; taken away under the lock, when the live blocks are listed.
   std::atomic<EndedAddresses*> paused{nullptr};
   EndedAddresses* ended = nullptr; // made at the first pause, kept for the next
@@ -109,6 +110,7 @@ inline void open_cuda_device(int index, const Recording& recording) noexcept {
   if (device.recording.load(std::memory_order_relaxed) != &recording)
     device.order = 0;
   device.listed_at_ticks = ticks_before();
+  device.listed_order = static_cast<uint32_t>(device.order);
   device.tail = std::bit_cast<uint64_t>(Tail{0, 0, cuda_device(index), Action::alloc});
   device.paused.store(nullptr, std::memory_order_relaxed);
   device.recording.store(&recording, std::memory_order_relaxed);

@@ -21,8 +21,8 @@ MIB = 1 << 20
 class PausedWriter:
     """Writes what the hook writes of one device, which is paused now and then."""
 
-    def __init__(self, log: LogWriter, device: Device) -> None:
-        self.log, self.device = log, device
+    def __init__(self, logs: list[LogWriter], device: Device) -> None:
+        self.logs, self.log, self.device = logs, logs[0], device
         self.paused = False
         self.written = self.ticks = self.order = 0
         self.told: set[tuple[str, int]] = set()
@@ -56,8 +56,9 @@ class PausedWriter:
         self.told.clear()
 
     def resume(self) -> None:
-        """The live blocks are listed, then the mark; the order of a listing is none."""
+        """The live blocks are listed, then the mark."""
         self.ticks += 1000
+        self.log = self.logs[1]  # in a log of their own
         for address, block in self.device.blocks.items():
             if block.state == FREE:
                 continue
@@ -70,6 +71,7 @@ class PausedWriter:
                     self.expected.append(("free_requested", address, None))
             if block.state == PENDING:
                 self._listed("free_requested", address, block.requested)
+        self.log = self.logs[0]
         self.ticks += 1000
         self.log.mark(self.ticks, "resume")
         self.paused = False
@@ -87,6 +89,7 @@ class PausedWriter:
         self.log.event(action, self.ticks, address, size, device=0, **more)
 
     def _listed(self, action: str, address: int, size: int, **more: Any) -> None:
+        more["order"] = self.order  # of the last event before
         self.log.event(action, self.ticks, address, size, device=0, **more)
 
 
@@ -106,7 +109,7 @@ def test_what_is_live_after_a_pause_is_what_the_allocator_holds(
     trace_dir = tmp_path / f"{len(list(tmp_path.iterdir()))}.memtrace"
     spool = SpoolWriter(trace_dir)
     spool.process(devices=[{"device": "cuda:0", "total_bytes": 1 << 34}])
-    writer = PausedWriter(spool.log(), device)
+    writer = PausedWriter([spool.log(), spool.log()], device)
     writer.log.mark(1, "settings", text=json.dumps(device.settings()))
     for pause, steps in [*runs, (False, 5)]:
         if pause != writer.paused:
