@@ -371,7 +371,7 @@ def test_every_answer_says_that_there_was_a_pause(tmp_path: Path) -> None:
         shown = memtrace_command(*words, trace)
         lines = [line for line in shown.out.splitlines() if said in line]
         assert len(lines) == 1, (words, shown.out)
-        assert b" ms, 2 times: a peak in it is not seen" in lines[0]
+        assert b" ms (2 times): a peak meanwhile is not seen" in lines[0]
     document = json.loads(memtrace_command("summary", trace, "--json").out)
     (process,) = document["processes"]
     assert len(process["paused_intervals_ns"]) == 2

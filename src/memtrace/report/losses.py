@@ -40,12 +40,12 @@ def paused_text(process: Process) -> str:
         return ""
     end_ns = process.row["end_time_ns"] or 0
     lasted = sum(max((end_ns if end is None else end) - start, 0) for start, end in intervals)
-    times = "" if len(intervals) == 1 else f", {len(intervals):,} times"
+    times = "" if len(intervals) == 1 else f" ({len(intervals):,} times)"
     counted = " and ".join(
         f"{size(most)} of {device}" for device, most in sorted(process.paused_peaks.items())
     )
-    seen = f"; torch counted up to {counted} then" if counted else ""
-    return f"recording was paused for {duration(lasted)}{times}: a peak in it is not seen{seen}"
+    seen = f"; torch counted up to {counted}" if counted else ""
+    return f"recording was paused for {duration(lasted)}{times}: a peak meanwhile is not seen{seen}"
 
 
 def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:
