@@ -1,4 +1,4 @@
-"""pause(), resume(), paused() and `memtrace run --paused`: what is recorded then, and what is not."""
+"""pause(), resume(), paused() and `memtrace run --paused`: what is recorded, and what is not."""
 
 from __future__ import annotations
 
@@ -381,4 +381,3 @@ def test_every_answer_says_that_there_was_a_pause(tmp_path: Path) -> None:
     assert said in page.read_bytes()
     end = memtrace_command("run", tmp_path / "program.py", cwd=tmp_path)
     assert end.err.count(said) == 1
-
