@@ -48,8 +48,8 @@ class Lifetimes {
   // torch's counter: taken for the truth where the events do not tell of segments.
   void tell_reserved(DeviceCode code, uint64_t bytes);
 
-  // What is allocated in a pause is not recorded; its end may be, and means nothing. What is live at
-  // its end is listed just before resume(), with what was known already.
+  // What is allocated in a pause is not recorded; its end may be, and means nothing. What is live
+  // at its end is listed just before resume(), with what was known already.
   void pause();
   void resume();
   bool paused() const { return paused_; }

@@ -131,7 +131,6 @@ inline void pause_cuda_device(CudaDevice& device, const Recording& recording) no
   device.plain.store(nullptr, std::memory_order_relaxed);
 }
 
-
 // Any event, in any state of the thread.
 template <class TraceEntry>
 [[gnu::noinline]] void record_any_cuda_event(const TraceEntry& entry) noexcept {
@@ -206,8 +205,8 @@ template <class TraceEntry>
   return true;
 }
 
-// A pause leaves out allocations and their ends. Whatever is freed first at an address may have been
-// recorded before; what is freed there later was allocated in the pause.
+// A pause leaves out allocations and their ends. Whatever is freed first at an address may have
+// been recorded before; what is freed there later was allocated in the pause.
 template <class TraceEntry>
 [[gnu::noinline]] void record_paused_cuda_event(EndedAddresses& ended,
                                                 const TraceEntry& entry) noexcept {

@@ -326,7 +326,8 @@ TEST_CASE("threads that see a new pool at the same time agree on its number") {
   CHECK(read_texts(recording.path(), TextKind::pool).size() == kPools);
 }
 
-TEST_CASE("a pause leaves out allocations and what they end with; the end of what was before stays") {
+TEST_CASE(
+    "a pause leaves out allocations and what they end with; the end of what was before stays") {
   TestRecording recording;
   recording.start();
   open_cuda_device(0, recording.seen());
