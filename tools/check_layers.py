@@ -42,10 +42,10 @@ PYTHON = {
     "steps": BASE,
     "session": BASE | {"_core", "recording", "stages", "hook", "run"},
     "hook": BASE | {"_core", "_hook", "recording"},
-    "run": BASE | {"_core", "recording", "stages", "session", "hook"},
+    "run": BASE | {"_core", "recording", "stages", "session", "hook", "quantities"},
     # In the finaliser; from `run` only what names the trace directory and how a process ended.
     "finalise": BASE
-    | {"_core", "run", "report", "dataset_writer", "attribute", "sample", "progress"},
+    | {"_core", "run", "report", "dataset", "dataset_writer", "attribute", "sample", "progress"},
     # Another tool's file into spools; the finaliser does the rest.
     "imports": BASE | {"finalise", "run", "progress"},
     # On the files of a trace. Trace.peak() and .at() are a convenience over analyse, and what shows

@@ -1,5 +1,8 @@
 #include "analyse/conversion.h"
 
+#include "record/clock.h"
+#include "store/spool_error.h"
+
 #include <algorithm>
 
 namespace memtrace {
@@ -11,143 +14,87 @@ constexpr size_t kStride = 1024;
 } // namespace
 
 Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part_rows)
-    : reader_(reader), batch_rows_(std::max<size_t>(batch_rows, kStride)),
-      part_rows_(std::max<size_t>(part_rows, 1)), merge_(reader), scale_(reader.tick_scale()),
-      names_(reader.text()), labels_(names_), stacks_(names_),
-      calls_(names_, stacks_, out_.operators), forward_calls_(names_, stacks_),
-      stages_(names_, out_.stages, out_.steps),
-      lifetimes_(names_, labels_, calls_, forward_calls_, stages_, out_),
-      tensors_(names_, lifetimes_, out_.names, scale_),
-      reading_(scale_, calls_, forward_calls_, stages_, lifetimes_, tensors_) {
-  read_devices();
-  if (!reader.logs().empty()) // the recorder's own log, which holds the notes
-    for (const ChunkRecords& chunk : reader.logs().front()) {
-      stages_.foresee_blocks(chunk, reader.records());
-      reader.release(chunk);
-    }
-  tensors_.begin(reader);
-}
-
-void Conversion::read_devices() {
-  for (const std::string_view text : reader_.text().process_notes())
-    for (const auto& [code, bytes] : bytes_of_devices(text))
-      lifetimes_.set_device_bytes(code, bytes);
+    : rows_(reader.text(), reader.tick_scale(), std::max(batch_rows, kStride), part_rows) {
+  rows_.begin(reader);
+  merge_.emplace(reader);
 }
 
 std::vector<Batch> Conversion::advance() {
   std::vector<Batch> batches;
   while (!finished_ && batches.empty()) {
     for (size_t i = 0; i < kStride; ++i) {
-      const Record* next = merge_.next();
+      const Record* next = merge_->next();
       if (!next) {
-        finish(batches);
+        finished_ = true;
+        rows_.finish(batches);
         return batches;
       }
-      record(*next);
+      rows_.add(*next);
     }
-    take_full(batches);
+    rows_.take_full(batches);
   }
   return batches;
 }
 
-void Conversion::record(const Record& record) {
-  const Place place = reading_.read(record);
-  if (record.event.tail.action == Action::mark)
-    mark(record.note, place);
-  else if (record.event.tail.action == Action::sample)
-    sample(record.note, place);
+FollowedConversion::FollowedConversion(const std::string& directory, const SpoolReader& until_now,
+                                       size_t batch_rows, size_t part_rows, uint64_t settle_ns)
+    : follower_(directory, settle_ns), compactor_(directory),
+      rows_(follower_.text(), until_now.tick_scale(), std::max(batch_rows, kStride), part_rows) {
+  rows_.begin(until_now);
 }
 
-void Conversion::mark(const Note& note, Place place) {
-  const std::string_view kind = reader_.text().name(note.name);
-  if (kind == "settings") {
-    const std::string_view text = reader_.text().name(note.text);
-    lifetimes_.set_settings(AllocatorSettings::from_json(text));
-    if (!std::exchange(have_settings_, true))
-      settings_text_ = text;
-  } else if (kind == "reset_peak") {
-    lifetimes_.reset_peak(note.tail.device);
-    pauses_.reset_peak(note.tail.device);
-  } else if (kind == "pause") {
-    pauses_.pause(place.time_ns);
-    lifetimes_.pause();
-  } else if (kind == "resume") {
-    pauses_.resume(place.time_ns);
-    lifetimes_.resume();
+void FollowedConversion::look(bool ended) {
+  follower_.look(ended);
+  rows_.scale().add(follower_.latest_anchor());
+  rows_.read_on(follower_.notes());
+}
+
+// Of what is settled, up to where the other conversion looks at its tables: parts begin at the same
+// rows. False: that was all.
+bool FollowedConversion::add_some() {
+  do {
+    const Record* next = follower_.next();
+    if (!next)
+      return false;
+    rows_.add(*next);
+    ++added_;
+  } while (consumed() % kStride != 0);
+  return true;
+}
+
+std::vector<Batch> FollowedConversion::take_all() {
+  std::vector<Batch> batches;
+  rows_.take_all(batches);
+  return batches;
+}
+
+std::vector<Batch> FollowedConversion::advance(bool ended, uint64_t most_ns) {
+  std::vector<Batch> batches;
+  const uint64_t begin_ns = clock_ns(CLOCK_MONOTONIC);
+  idle_ = false;
+  while (!finished_ && !idle_ && batches.empty()) {
+    if (!more_) {
+      if (clock_ns(CLOCK_MONOTONIC) - begin_ns > most_ns)
+        break;
+      look(ended);
+      added_ = 0;
+    }
+    more_ = add_some();
+    if (more_)
+      rows_.take_full(batches);
+    if (more_ || added_ > 0)
+      continue;
+    rows_.tensors().apply_before(follower_.settled_ticks());
+    if (!ended) {
+      idle_ = true;
+    } else if (!follower_.behind()) {
+      finished_ = true;
+      rows_.finish(batches);
+    } else if (++fruitless_looks_ > kMostFruitlessLooks) {
+      throw SpoolError("the recording cannot be read as it was written: it is damaged");
+    }
   }
-  // Of a backward pass the value is autograd's number of it.
-  const bool backward = kind == "backward_begin" || kind == "backward_end";
-  const bool about_pool = !backward && (note.value != 0 || note.value2 != 0);
-  const StringId text = backward ? names_.intern(std::to_string(note.value)) : names_.of(note.text);
-  out_.marks.add(place.seq, place.time_ns,
-                 note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
-                 names_.of(note.name),
-                 about_pool ? labels_.mempool(note.value, note.value2) : StringId::null, text,
-                 or_null(note.tail.thread));
-}
-
-void Conversion::sample(const Note& note, Place place) {
-  const auto value = static_cast<int64_t>(note.value);
-  out_.samples.add(place.time_ns, place.seq, names_.of(note.target), names_.of(note.source),
-                   names_.of(note.name), value, names_.of(note.text), names_.of(note.reason));
-  if (reader_.text().name(note.source) != "torch")
-    return;
-  if (reader_.text().name(note.name) == "allocated_bytes.peak")
-    pauses_.peak(note.tail.device, value, reader_.text().name(note.reason));
-  if (pauses_.is_on()) // torch counts what is not recorded
-    return;
-  const std::string_view target = reader_.text().name(note.target);
-  if (reader_.text().name(note.name) == "reserved_bytes.current")
-    lifetimes_.tell_reserved(note.tail.device, note.value);
-  for (const DeviceCode code : lifetimes_.devices())
-    if (code != kCpu && names_[labels_.device(code)] == target)
-      reconciliation_.compare(target, reader_.text().name(note.name), value, lifetimes_.tally(code),
-                              place.seq);
-}
-
-void Conversion::take(Table& table, std::vector<Batch>& batches, bool ends_part) {
-  if (table.rows() > 0)
-    batches.push_back(table.take(names_.pool(), ends_part));
-}
-
-// A part of `allocations` is in alloc_seq order, so it is filled at once.
-void Conversion::take_allocations(std::vector<Batch>& batches, bool ends_part) {
-  lifetimes_.add_finished_rows();
-  take(out_.allocations, batches, ends_part);
-}
-
-void Conversion::take_full(std::vector<Batch>& batches) {
-  for (Table* table : {&out_.events, &out_.operators, &out_.segments, &out_.names, &out_.samples,
-                       &out_.marks, &out_.stages, &out_.steps})
-    if (table->rows() >= batch_rows_)
-      take(*table, batches);
-  if (lifetimes_.finished() >= part_rows_)
-    take_allocations(batches, true);
-}
-
-void Conversion::finish(std::vector<Batch>& batches) {
-  finished_ = true;
-  tensors_.finish();
-  stages_.finish();
-  lifetimes_.finish();
-  lifetimes_.add_timeline_rows();
-  take_allocations(batches, true);
-  while (stacks_.add_rows(out_.stacks, batch_rows_))
-    take(out_.stacks, batches);
-  for (Table* table : {&out_.events, &out_.operators, &out_.segments, &out_.names, &out_.samples,
-                       &out_.marks, &out_.stages, &out_.steps, &out_.stacks, &out_.timeline})
-    take(*table, batches);
-}
-
-std::vector<std::pair<const char*, uint64_t>> Conversion::oddities() const {
-  const LifetimeCounts& counts = lifetimes_.counts();
-  return {{"missed_frees", counts.missed_frees},
-          {"bad_records", counts.bad_records + reading_.unknown_records()},
-          {"order_gaps", merge_.order_gaps()},
-          {"lost_spans", calls_.lost_spans()},
-          {"mirror_inconsistencies", lifetimes_.mirror_inconsistencies()},
-          {"unmatched_names", tensors_.unmatched()},
-          {"forgotten_forward_calls", forward_calls_.forgotten()}};
+  return batches;
 }
 
 } // namespace memtrace

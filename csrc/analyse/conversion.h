@@ -1,29 +1,20 @@
-// A spool into the rows of all datasets (but `processes`, which is prose of the notes).
+// A spool into rows: of a process that ended, and of one that runs.
 //
-//     SpoolReader -> RecordMerge -> RecordReading -> Lifetimes, OperatorCalls, Stages, TensorNotes
-//                                                    -> Datasets -> batches
+//     SpoolReader -> RecordMerge -> DatasetRows      Conversion: all that there is
+//     SpoolFollower -> DatasetRows                   FollowedConversion: as it comes
 //
 // Streaming: advance() reads on until some batch is full. One thread at a time.
 #pragma once
 
-#include "analyse/datasets.h"
-#include "analyse/forward_calls.h"
-#include "analyse/labels.h"
-#include "analyse/lifetimes.h"
-#include "analyse/name_strings.h"
-#include "analyse/operator_calls.h"
-#include "analyse/pauses.h"
-#include "analyse/reconcile.h"
-#include "analyse/record_reading.h"
-#include "analyse/stack_facts.h"
-#include "analyse/stages.h"
-#include "analyse/tensor_notes.h"
+#include "analyse/dataset_rows.h"
 #include "store/record_merge.h"
+#include "store/spool_compactor.h"
+#include "store/spool_follower.h"
 #include "store/spool_reader.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace memtrace {
@@ -36,50 +27,59 @@ class Conversion {
   // Reads on; the batches that are full, and at the end all the rest.
   std::vector<Batch> advance();
   bool finished() const { return finished_; }
-  uint64_t consumed() const { return reading_.records(); } // records
-
-  const Lifetimes& lifetimes() const { return lifetimes_; }
-  Lifetimes& lifetimes() { return lifetimes_; }
-  const Reconciliation& reconciliation() const { return reconciliation_; }
-  // What did not fit together, by kind; all zero for a sound recording.
-  std::vector<std::pair<const char*, uint64_t>> oddities() const;
-  const Pauses& pauses() const { return pauses_; }
-  // Text of the first `settings` mark, empty when there is none.
-  const std::string& settings_text() const { return settings_text_; }
-  // Models whose weights have no names: they were gone before a scan could look at them.
-  size_t unscanned_models() const { return stacks_.unscanned_roots(); }
-  int64_t last_time_ns() const { return reading_.last_time_ns(); }
-  Labels& labels() { return labels_; }
-  const NameStrings& names() const { return names_; }
+  uint64_t consumed() const { return rows_.reading().records(); } // records
+  uint64_t order_gaps() const { return merge_->order_gaps(); }
+  DatasetRows& rows() { return rows_; }
 
  private:
-  void read_devices();
-  void record(const Record& record);
-  void mark(const Note& note, Place place);
-  void sample(const Note& note, Place place);
-  void take(Table& table, std::vector<Batch>& batches, bool ends_part = false);
-  void take_full(std::vector<Batch>& batches);
-  void take_allocations(std::vector<Batch>& batches, bool ends_part);
-  void finish(std::vector<Batch>& batches);
+  DatasetRows rows_;
+  std::optional<RecordMerge> merge_; // begins when all others have let go of the chunks
+  bool finished_ = false;
+};
 
-  const SpoolReader& reader_;
-  size_t batch_rows_, part_rows_;
-  RecordMerge merge_;
-  TickScale scale_;
-  NameStrings names_;
-  Datasets out_;
-  Labels labels_;
-  StackTable stacks_;
-  OperatorCalls calls_;
-  ForwardCalls forward_calls_;
-  Stages stages_;
-  Lifetimes lifetimes_;
-  TensorNotes tensors_;
-  RecordReading reading_;
-  Reconciliation reconciliation_;
-  Pauses pauses_;
-  std::string settings_text_;
-  bool have_settings_ = false, finished_ = false;
+// Gives the rows that the other one gives, for a process of which what belongs to an event is
+// written at most kSettleNs after it: where a model is looked at later than that, rows of before
+// are named without it, and CPU memory that was there before the recording begins when it was
+// found. What was read is packed behind it (spool_compactor.h).
+class FollowedConversion {
+ public:
+  static constexpr uint64_t kSettleNs = 10'000'000'000;
+
+  // Throws SpoolError.
+  FollowedConversion(const std::string& directory, size_t batch_rows, size_t part_rows,
+                     uint64_t settle_ns = kSettleNs)
+      : FollowedConversion(directory, SpoolReader(directory), batch_rows, part_rows, settle_ns) {}
+
+  // Reads on until some batch is full, there is nothing more to read, or for about so long.
+  // `ended`: the writer publishes nothing more; then to the end.
+  std::vector<Batch> advance(bool ended, uint64_t most_ns);
+  bool finished() const { return finished_; }
+  // All that was settled at the last call was read.
+  bool idle() const { return idle_; }
+  // The rows of all that was read, but of finished allocations that wait to be put in order.
+  std::vector<Batch> take_all();
+  // Packs what was read; false: it cannot be packed, and the spool stays as it is.
+  bool compact() { return compactor_.compact(follower_); }
+  uint64_t consumed() const { return rows_.reading().records(); }
+  uint64_t order_gaps() const { return follower_.order_gaps(); }
+  uint64_t missing_chunks() const { return follower_.missing_chunks(); }
+  DatasetRows& rows() { return rows_; }
+
+ private:
+  static constexpr int kMostFruitlessLooks = 100;
+
+  // `until_now`: all that can be known of the time before the recording.
+  FollowedConversion(const std::string& directory, const SpoolReader& until_now, size_t batch_rows,
+                     size_t part_rows, uint64_t settle_ns);
+  void look(bool ended);
+  bool add_some();
+
+  SpoolFollower follower_;
+  SpoolCompactor compactor_;
+  DatasetRows rows_;
+  size_t added_ = 0; // since the last look
+  int fruitless_looks_ = 0;
+  bool more_ = false, idle_ = false, finished_ = false;
 };
 
 } // namespace memtrace

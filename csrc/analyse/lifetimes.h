@@ -81,6 +81,12 @@ class Lifetimes {
   template <typename Visit> void each_live(Visit visit) {
     pool_.each([&](uint32_t, Allocation& allocation) { visit(allocation); });
   }
+  // All of which no row was written, in no order.
+  template <typename Visit> void each_unwritten(Visit visit) {
+    each_live(visit);
+    for (Allocation& allocation : finished_)
+      visit(allocation);
+  }
   const Timeline* timeline(DeviceCode code) const {
     return devices_[code] ? &devices_[code]->timeline : nullptr;
   }

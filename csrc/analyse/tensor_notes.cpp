@@ -94,6 +94,7 @@ void TensorNotes::Candidates::exclude(const AllocatorEvent& event) {
 
 void TensorNotes::Candidates::exclude(const LogRecords& log, const SpoolReader& reader) {
   for (const ChunkRecords& chunk : log) {
+    reader.make_ready(chunk);
     if (first_.empty() || chunk.count == 0 || chunk.records[0].event.ticks > last_ticks_)
       return; // a log is in the order of its ticks
     for (size_t i = 0; i < chunk.count; ++i)
@@ -106,6 +107,7 @@ uint64_t TensorNotes::first_pause(const SpoolReader& reader) const {
   if (reader.logs().empty())
     return UINT64_MAX;
   for (const ChunkRecords& chunk : reader.logs().front()) { // the recorder's own log
+    reader.make_ready(chunk);
     for (size_t i = 0; i < chunk.count; ++i)
       if (const memtrace::Note& note = chunk.records[i].note;
           note.tail.action == Action::mark && names_.text().name(note.name) == "pause")

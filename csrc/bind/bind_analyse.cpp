@@ -6,6 +6,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 namespace py = pybind11;
 
@@ -54,12 +55,7 @@ PyColumn to_column(ColumnData data) {
   return column;
 }
 
-py::list advance(Conversion& conversion) {
-  std::vector<Batch> batches;
-  {
-    py::gil_scoped_release release;
-    batches = conversion.advance();
-  }
+py::list to_list(std::vector<Batch> batches) {
   py::list list;
   for (Batch& batch : batches) {
     PyBatch converted{batch.dataset, batch.rows, batch.ends_part, py::list()};
@@ -70,11 +66,30 @@ py::list advance(Conversion& conversion) {
   return list;
 }
 
-py::dict totals(Conversion& conversion) {
-  const Lifetimes& lifetimes = conversion.lifetimes();
-  const Reconciliation& reconciliation = conversion.reconciliation();
+py::list advance(Conversion& conversion) {
+  std::vector<Batch> batches;
+  {
+    const py::gil_scoped_release release;
+    batches = conversion.advance();
+  }
+  return to_list(std::move(batches));
+}
+
+py::list advance_followed(FollowedConversion& conversion, bool ended, uint64_t most_ns) {
+  std::vector<Batch> batches;
+  {
+    const py::gil_scoped_release release;
+    batches = conversion.advance(ended, most_ns);
+  }
+  return to_list(std::move(batches));
+}
+
+template <typename AnyConversion> py::dict totals(AnyConversion& conversion) {
+  DatasetRows& rows = conversion.rows();
+  const Lifetimes& lifetimes = rows.lifetimes();
+  const Reconciliation& reconciliation = rows.reconciliation();
   py::dict dict, oddities, devices;
-  for (const auto& [name, count] : conversion.oddities())
+  for (const auto& [name, count] : rows.oddities(conversion.order_gaps()))
     oddities[name] = count;
   for (const DeviceCode code : lifetimes.devices()) {
     const DeviceTally tally = lifetimes.tally(code);
@@ -89,26 +104,27 @@ py::dict totals(Conversion& conversion) {
     device["peak_requested_bytes"] = tally.peak.requested;
     device["allocations"] = tally.allocations;
     device["frees"] = tally.frees;
-    devices[to_str(conversion.names()[conversion.labels().device(code)])] = device;
+    devices[to_str(rows.names()[rows.labels().device(code)])] = device;
   }
   py::list paused;
-  for (const PausedInterval& interval : conversion.pauses().intervals())
+  for (const PausedInterval& interval : rows.pauses().intervals())
     paused.append(py::make_tuple(interval.start_ns, interval.end_ns == kNull
                                                         ? py::object(py::none())
                                                         : py::object(py::int_(interval.end_ns))));
   py::dict paused_peaks;
-  for (const auto& [code, bytes] : conversion.pauses().peaks())
-    paused_peaks[to_str(conversion.names()[conversion.labels().device(code)])] = bytes;
+  for (const auto& [code, bytes] : rows.pauses().peaks())
+    paused_peaks[to_str(rows.names()[rows.labels().device(code)])] = bytes;
   dict["events"] = lifetimes.next_seq();
   dict["unmatched_frees"] = lifetimes.counts().unmatched_frees;
-  dict["unscanned_models"] = conversion.unscanned_models();
+  dict["unscanned_models"] = rows.unscanned_models();
+  dict["unknown_text_ids"] = rows.names().text().unknown_ids();
   dict["threads"] = lifetimes.threads();
-  dict["last_time_ns"] = conversion.last_time_ns();
+  dict["last_time_ns"] = rows.reading().last_time_ns();
   dict["oddities"] = oddities;
   dict["devices"] = devices;
   dict["paused"] = paused;
   dict["paused_peaks"] = paused_peaks;
-  dict["settings"] = to_str(conversion.settings_text());
+  dict["settings"] = to_str(rows.settings_text());
   dict["compared"] = reconciliation.compared();
   dict["differing"] = reconciliation.differing();
   dict["mismatch_bytes"] = reconciliation.mismatch_bytes();
@@ -119,9 +135,10 @@ py::dict totals(Conversion& conversion) {
 // device -> blocks as (segment id, address, size, state, requested bytes); 0 free, 1 allocated,
 // 2 awaiting its free. For tests against torch.cuda.memory_snapshot().
 py::dict layout(Conversion& conversion) {
+  DatasetRows& rows = conversion.rows();
   py::dict dict;
-  for (const DeviceCode code : conversion.lifetimes().devices()) {
-    const BlockMirror* mirror = conversion.lifetimes().mirror(code);
+  for (const DeviceCode code : rows.lifetimes().devices()) {
+    const BlockMirror* mirror = rows.lifetimes().mirror(code);
     if (!mirror)
       continue;
     py::list blocks;
@@ -130,7 +147,7 @@ py::dict layout(Conversion& conversion) {
       blocks.append(py::make_tuple(range ? range->id : 0, address, block.size_bytes,
                                    static_cast<int>(block.state), block.requested_bytes));
     }
-    dict[to_str(conversion.names()[conversion.labels().device(code)])] = blocks;
+    dict[to_str(rows.names()[rows.labels().device(code)])] = blocks;
   }
   return dict;
 }
@@ -156,8 +173,29 @@ void register_analyse(py::module_& module) {
       .def("advance", &advance)
       .def_property_readonly("finished", &Conversion::finished)
       .def_property_readonly("consumed", &Conversion::consumed)
-      .def("totals", &totals)
+      .def("totals", &totals<Conversion>)
       .def("layout", &layout);
+  py::class_<FollowedConversion>(module, "FollowedConversion")
+      .def(py::init([](const std::filesystem::path& directory, size_t batch_rows, size_t part_rows,
+                       uint64_t settle_ns) {
+             return std::make_unique<FollowedConversion>(directory.string(), batch_rows, part_rows,
+                                                         settle_ns);
+           }),
+           py::arg("directory"), py::kw_only(), py::arg("batch_rows") = 131072,
+           py::arg("part_rows") = 131072, py::arg("settle_ns") = FollowedConversion::kSettleNs,
+           py::call_guard<py::gil_scoped_release>())
+      .def("advance", &advance_followed, py::kw_only(), py::arg("ended"), py::arg("most_ns"))
+      .def("take_all",
+           [](FollowedConversion& conversion) { return to_list(conversion.take_all()); })
+      .def("compact", &FollowedConversion::compact, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("finished", &FollowedConversion::finished)
+      .def_property_readonly("idle", &FollowedConversion::idle)
+      .def_property_readonly("consumed", &FollowedConversion::consumed)
+      .def("totals", [](FollowedConversion& conversion) {
+        py::dict dict = totals(conversion);
+        dict["missing_chunks"] = conversion.missing_chunks();
+        return dict;
+      });
 }
 
 } // namespace memtrace

@@ -21,15 +21,14 @@ bool has_order(const Record& record) {
 
 } // namespace
 
-RecordMerge::RecordMerge(const SpoolReader& reader) : RecordMerge(reader.logs(), {}) {
-  reader_ = &reader;
-}
-
-RecordMerge::RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders)
-    : orders_(orders) {
+RecordMerge::RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders,
+                         const SpoolReader* reader)
+    : reader_(reader), orders_(orders) {
   cursors_.reserve(logs.size());
-  for (const LogRecords& log : logs)
+  for (const LogRecords& log : logs) {
+    make_ready(log.front());
     cursors_.push_back({&log, 0, 0, 0, ticks_of(log.front().records[0])});
+  }
   for (Cursor& cursor : cursors_)
     push(&cursor);
 }
@@ -46,6 +45,7 @@ bool RecordMerge::step(Cursor& cursor) {
     cursor.place = 0;
     if (++cursor.chunk == cursor.log->size())
       return false;
+    make_ready((*cursor.log)[cursor.chunk]);
   }
   cursor.key = std::max(cursor.key, ticks_of(head(cursor)));
   return true;
@@ -77,6 +77,7 @@ bool RecordMerge::earlier_is_near(const Cursor& cursor) const {
         place = 0;
         if (++chunk == other.log->size())
           break;
+        make_ready((*other.log)[chunk]);
       }
     }
   }

@@ -25,9 +25,10 @@ class RecordMerge {
   };
   using Orders = std::array<Order, 256>;
 
-  explicit RecordMerge(const SpoolReader& reader);
+  explicit RecordMerge(const SpoolReader& reader) : RecordMerge(reader.logs(), {}, &reader) {}
   // The next part of logs whose earlier parts another merge has handed out. None may be empty.
-  RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders);
+  RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders)
+      : RecordMerge(logs, orders, nullptr) {}
 
   // The next record of at most that many ticks, or null. Valid as long as the logs.
   const Record* next(uint64_t most_ticks = UINT64_MAX);
@@ -47,7 +48,12 @@ class RecordMerge {
     uint64_t key = 0; // ticks of the head, never less than of the record before it
   };
 
+  RecordMerge(const std::vector<LogRecords>& logs, const Orders& orders, const SpoolReader* reader);
   static const Record& head(const Cursor& cursor);
+  void make_ready(const ChunkRecords& chunk) const {
+    if (reader_)
+      reader_->make_ready(chunk);
+  }
   bool step(Cursor& cursor);
   int64_t ahead(const Record& record) const;
   bool earlier_is_near(const Cursor& cursor) const;
@@ -57,7 +63,7 @@ class RecordMerge {
   void push(Cursor* cursor);
   void pop();
 
-  const SpoolReader* reader_ = nullptr; // that takes back what was consumed
+  const SpoolReader* reader_; // that takes back what was consumed
   std::vector<Cursor> cursors_;
   std::vector<Cursor*> heap_, held_;
   Orders orders_{};

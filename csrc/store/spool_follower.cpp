@@ -24,16 +24,16 @@ bool is_published(const Record& record) {
 
 } // namespace
 
-SpoolFollower::SpoolFollower(const std::string& directory)
+SpoolFollower::SpoolFollower(const std::string& directory, uint64_t settle_ns)
     : control_file_(directory + "/control.bin"),
       control_(SpoolReader::read_control(directory + "/control.bin")),
       windows_file_(directory + "/windows.bin", MappedFile::Missing::refuse, kWindowsRoom),
       records_file_(directory + "/records.bin", MappedFile::Missing::refuse, control_.chunk_bytes),
-      text_(directory + "/text.log", kRoom),
+      packed_files_(directory), text_(directory + "/text.log", kRoom),
       same_clock_(control_.clock == kClock &&
                   std::strncmp(control_.writer.boot_id, this_writer().boot_id,
                                sizeof control_.writer.boot_id) == 0),
-      last_anchor_(control_.start) {
+      settle_ns_(settle_ns), last_anchor_(control_.start) {
   if (control_file_.size() < sizeof(Control))
     throw SpoolError(directory + "/control.bin is cut short");
 }
@@ -83,13 +83,10 @@ std::span<const Record> SpoolFollower::notes() const {
   return log != logs_.end() ? std::span(log->second.pending) : std::span<const Record>{};
 }
 
-TickScale SpoolFollower::tick_scale() const {
-  std::vector<ClockAnchor> anchors{control_.start};
+ClockAnchor SpoolFollower::latest_anchor() const {
   if (control_.complete && control_.end.ticks != 0)
-    anchors.push_back(control_.end);
-  else
-    anchors.push_back(same_clock_ ? clock_anchor() : last_anchor_);
-  return {control_.clock, std::move(anchors)};
+    return control_.end;
+  return same_clock_ ? clock_anchor() : last_anchor_;
 }
 
 // The latest ticks that are settled while the writer runs.
@@ -100,7 +97,7 @@ uint64_t SpoolFollower::clock_now() const {
   const uint64_t ns = std::max<uint64_t>(now.monotonic_ns - control_.start.monotonic_ns, 1);
   const double ticks_per_ns =
       static_cast<double>(now.ticks - control_.start.ticks) / static_cast<double>(ns);
-  const auto settle = static_cast<uint64_t>(ticks_per_ns * static_cast<double>(kSettleNs));
+  const auto settle = static_cast<uint64_t>(ticks_per_ns * static_cast<double>(settle_ns_));
   return now.ticks > settle ? now.ticks - settle : 0;
 }
 
@@ -122,6 +119,7 @@ bool SpoolFollower::list(Windows& windows) {
   windows = list_windows();
   for (int i = 0; i < kMostTries; ++i) {
     list_appended();
+    list_packed();
     Windows after = list_windows();
     if (after == windows)
       return true;
@@ -137,11 +135,22 @@ void SpoolFollower::list_appended() {
     if (!records_file_.read(&header, sizeof header, listed_bytes_))
       return;
     if (header.magic == kChunkMagic && header.log != 0) {
-      logs_[header.log].appended[header.index] = listed_bytes_;
+      logs_[header.log].appended[header.index] = {false, listed_bytes_};
       last_anchor_ = header.anchor;
     } else if (listed_bytes_ + control_.chunk_bytes >= size) {
       return; // the last one: perhaps it is being written
     }
+  }
+}
+
+void SpoolFollower::list_packed() {
+  packed_files_.read_on();
+  for (const auto& chunks = packed_files_.chunks(); listed_packed_ < chunks.size();
+       ++listed_packed_) {
+    const PackedHeader& header = chunks[listed_packed_].header;
+    Log& log = logs_[header.log];
+    if (header.index >= log.chunk)
+      log.appended[header.index] = {true, listed_packed_};
   }
 }
 
@@ -163,16 +172,12 @@ void SpoolFollower::fill(uint32_t number, Log& log, const Windows& windows) {
     if (const auto window = windows.find({number, log.chunk}); window != windows.end()) {
       if (!take_window(number, log, window->second)) {
         list_appended(); // it was appended before it was cleared
-        const auto moved = log.appended.find(log.chunk);
-        if (moved == log.appended.end())
+        if (!take_appended(number, log))
           return;
-        take_appended(log, moved->second);
       } else if (log.place < room()) {
         return;
       }
-    } else if (const auto appended = log.appended.find(log.chunk); appended != log.appended.end()) {
-      take_appended(log, appended->second);
-    } else {
+    } else if (!take_appended(number, log)) {
       if (!skip_missing(number, log, windows))
         return;
       continue;
@@ -204,8 +209,21 @@ bool SpoolFollower::take_window(uint32_t number, Log& log, size_t offset) {
   return true;
 }
 
-// A chunk that was cut short (the disk was full) holds what it holds.
-void SpoolFollower::take_appended(Log& log, size_t offset) {
+bool SpoolFollower::take_appended(uint32_t number, Log& log) {
+  auto found = log.appended.find(log.chunk);
+  if (found == log.appended.end())
+    return false;
+  if (!found->second.packed && !take_raw(number, log, found->second.at)) {
+    list_packed(); // it was packed before it was taken out
+    found = log.appended.find(log.chunk);
+  }
+  if (found->second.packed)
+    take_packed(log, found->second.at);
+  return true;
+}
+
+// A chunk that was cut short (the disk was full) holds what it holds. False: it was taken out.
+bool SpoolFollower::take_raw(uint32_t number, Log& log, size_t offset) {
   const size_t before = log.pending.size();
   size_t count = room() - log.place;
   const size_t from = offset + (log.place + 1) * kRecordBytes;
@@ -215,11 +233,36 @@ void SpoolFollower::take_appended(Log& log, size_t offset) {
   log.pending.resize(before + count);
   if (!records_file_.read(log.pending.data() + before, count * kRecordBytes, from))
     count = 0;
-  size_t end = before;
-  while (end < before + count && is_published(log.pending[end]))
-    ++end;
-  log.pending.resize(end);
-  bytes_read_ += (end - before) * kRecordBytes;
+  ChunkHeader header{};
+  if (!records_file_.read(&header, sizeof header, offset) || header.magic != kChunkMagic ||
+      header.log != number || header.index != log.chunk) {
+    log.pending.resize(before);
+    return false;
+  }
+  keep_published(log, before, before + count);
+  return true;
+}
+
+void SpoolFollower::take_packed(Log& log, size_t number) {
+  const PackedFiles::Chunk& chunk = packed_files_.chunks()[number];
+  std::vector<Record> records(chunk.header.records);
+  if (!packed_files_.unpack(chunk, records)) {
+    ++missing_chunks_; // damaged
+    return;
+  }
+  const size_t before = log.pending.size();
+  if (records.size() > log.place)
+    log.pending.insert(log.pending.end(), records.begin() + static_cast<ptrdiff_t>(log.place),
+                       records.end());
+  keep_published(log, before, log.pending.size());
+}
+
+void SpoolFollower::keep_published(Log& log, size_t before, size_t end) {
+  size_t kept = before;
+  while (kept < end && is_published(log.pending[kept]))
+    ++kept;
+  log.pending.resize(kept);
+  bytes_read_ += (kept - before) * kRecordBytes;
 }
 
 // Of a chunk that is nowhere, though a later one is there, nothing is left: the disk was full.

@@ -11,12 +11,16 @@
 // window is whole in the list. A window may be cleared while it is copied: its header is read again
 // after that, and the chunk is then found in records.bin.
 //
+// A finaliser that reads beside the program packs what it has read (spool_compactor.h): a chunk
+// that is taken out of records.bin was put into packed-N.bin before, which is listed after it.
+//
 // A record is settled, and handed out, when everything that happened before it is published. What
 // happens after another event is stamped after that event was published; so at a look all that was
 // stamped before it can be put in order. kSettleNs more are waited for what says something of the
 // events from beside them (notes on tensors, threads that were stopped in between).
 #pragma once
 
+#include "store/packed_files.h"
 #include "store/record_merge.h"
 #include "store/spool_reader.h"
 
@@ -32,8 +36,11 @@ namespace memtrace {
 
 class SpoolFollower {
  public:
-  // Throws SpoolError, also when the spool is not made yet.
-  explicit SpoolFollower(const std::string& directory);
+  static constexpr uint64_t kSettleNs = 20'000'000;
+
+  // Throws SpoolError, also when the spool is not made yet. `settle_ns`: how much later than an
+  // event what belongs to it may be published.
+  explicit SpoolFollower(const std::string& directory, uint64_t settle_ns = kSettleNs);
 
   // Takes the next part. `ended`: the writer publishes nothing more, so all is settled. What next()
   // handed out before is gone.
@@ -49,23 +56,32 @@ class SpoolFollower {
   const TextTable& text() const { return text_; }
   // Everything until then was handed out, when next() gives null.
   uint64_t settled_ticks() const { return settled_ticks_; }
-  TickScale tick_scale() const;
+  TickScale tick_scale() const { return {control_.clock, {control_.start, latest_anchor()}}; }
+  ClockAnchor latest_anchor() const; // not before anything that is settled
 
   uint64_t order_gaps() const { return order_gaps_ + (merge_ ? merge_->order_gaps() : 0); }
   uint64_t missing_chunks() const { return missing_chunks_; }
   uint64_t bytes_read() const { return bytes_read_; }
   uint64_t bytes_published() const { return records_file_.file_size(); }
+  // A chunk was read to its end.
+  bool is_past(uint32_t log, uint64_t index) const {
+    const auto found = logs_.find(log);
+    return found != logs_.end() && found->second.chunk > index;
+  }
 
  private:
-  static constexpr uint64_t kSettleNs = 20'000'000;
   static constexpr size_t kMostPending = 4 * RecordMerge::kWindowRecords; // of a log
   static constexpr size_t kRoom = size_t{1} << 36, kWindowsRoom = size_t{1} << 32;
 
+  struct Place {
+    bool packed;
+    size_t at; // offset in records.bin, or number of a packed chunk
+  };
   struct Log {
     uint64_t chunk = 0; // that is read next, from `place` on
     size_t place = 0;
-    std::map<uint64_t, size_t> appended; // not yet read to their end: index -> offset
-    std::vector<Record> pending;         // read, and not handed out
+    std::map<uint64_t, Place> appended; // not yet read to their end, by index
+    std::vector<Record> pending;        // read, and not handed out
     bool more = false;
   };
   using Windows = std::map<std::pair<uint32_t, uint64_t>, size_t>; // (log, chunk) -> offset
@@ -73,10 +89,15 @@ class SpoolFollower {
   void drop_taken();
   bool list(Windows& windows);
   void list_appended();
+  void list_packed();
   Windows list_windows();
   void fill(uint32_t number, Log& log, const Windows& windows);
   bool take_window(uint32_t number, Log& log, size_t offset);
-  void take_appended(Log& log, size_t offset);
+  // That chunk wherever it lies by now; false: nowhere.
+  bool take_appended(uint32_t number, Log& log);
+  bool take_raw(uint32_t number, Log& log, size_t offset);
+  void take_packed(Log& log, size_t number);
+  void keep_published(Log& log, size_t before, size_t end);
   bool skip_missing(uint32_t number, Log& log, const Windows& windows);
   uint64_t clock_now() const;
   size_t room() const { return control_.chunk_bytes / kRecordBytes - 1; }
@@ -84,9 +105,12 @@ class SpoolFollower {
   MappedFile control_file_;
   Control control_{};
   MappedFile windows_file_, records_file_;
+  PackedFiles packed_files_;
   TextTable text_;
-  bool same_clock_;         // as this process's
-  size_t listed_bytes_ = 0; // of records.bin
+  bool same_clock_; // as this process's
+  uint64_t settle_ns_;
+  size_t listed_bytes_ = 0;  // of records.bin
+  size_t listed_packed_ = 0; // chunks
   ClockAnchor last_anchor_{};
   std::map<uint32_t, Log> logs_;
   std::vector<LogRecords> ready_; // of the logs that have something pending

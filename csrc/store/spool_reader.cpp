@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace memtrace {
 namespace {
@@ -41,11 +43,14 @@ bool any_byte_set(const uint8_t* data, size_t size) {
 SpoolReader::SpoolReader(const std::string& directory)
     : control_(read_control(directory + "/control.bin")),
       windows_file_(directory + "/windows.bin", MappedFile::Missing::empty),
-      records_file_(directory + "/records.bin"), text_(directory + "/text.log") {
-  // The windows come first: of a chunk found in both files, theirs is the whole copy.
+      records_file_(directory + "/records.bin"), packed_files_(directory),
+      text_(directory + "/text.log") {
+  // The windows come first: of a chunk found in two files, theirs is the whole copy.
   ChunksByLog by_log;
   collect_chunks(windows_file_, by_log);
   collect_chunks(records_file_, by_log);
+  packed_files_.read_on(); // what was taken out of records.bin meanwhile
+  collect_packed(by_log);
   chain_chunks(by_log);
 }
 
@@ -109,6 +114,44 @@ void SpoolReader::collect_chunks(const MappedFile& file, ChunksByLog& by_log) {
   }
 }
 
+// Each gets its place among addresses that cost nothing until it is unpacked there.
+void SpoolReader::collect_packed(ChunksByLog& by_log) {
+  for (const PackedFiles::Chunk& chunk : packed_files_.chunks())
+    unpacked_count_ += chunk.header.records;
+  if (unpacked_count_ == 0)
+    return;
+  void* room = mmap(nullptr, unpacked_count_ * sizeof(Record), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED)
+    throw SpoolError("not enough addresses to read a recording of " +
+                     std::to_string(unpacked_count_) + " packed records (ulimit -v)");
+  unpacked_ = static_cast<Record*>(room);
+  const Record* place = unpacked_;
+  for (const PackedFiles::Chunk& chunk : packed_files_.chunks()) {
+    packed_places_.push_back(place);
+    chunk_anchors_.push_back(chunk.header.anchor);
+    by_log[chunk.header.log].push_back({chunk.header.index, {place, chunk.header.records}});
+    place += chunk.header.records;
+  }
+  is_unpacked_.resize(packed_places_.size());
+}
+
+SpoolReader::~SpoolReader() {
+  if (unpacked_)
+    munmap(unpacked_, unpacked_count_ * sizeof(Record));
+}
+
+void SpoolReader::unpack(const ChunkRecords& chunk) const {
+  const auto after = std::ranges::upper_bound(packed_places_, chunk.records);
+  const auto number = static_cast<size_t>(after - packed_places_.begin()) - 1;
+  if (is_unpacked_[number])
+    return;
+  is_unpacked_[number] = true;
+  Record* place = unpacked_ + (chunk.records - unpacked_);
+  if (!packed_files_.unpack(packed_files_.chunks()[number], {place, chunk.count}))
+    ++bad_chunks_;
+}
+
 // The chunks of each log in their order.
 void SpoolReader::chain_chunks(ChunksByLog& by_log) {
   for (auto& [log, chunks] : by_log) {
@@ -139,6 +182,17 @@ TickScale SpoolReader::tick_scale() const {
 }
 
 void SpoolReader::release(const ChunkRecords& chunk) const {
+  if (chunk.records >= unpacked_ && chunk.records < unpacked_ + unpacked_count_) {
+    // Pages that it shares with its neighbours stay.
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto start = (reinterpret_cast<uintptr_t>(chunk.records) + page - 1) / page * page;
+    const auto end = reinterpret_cast<uintptr_t>(chunk.records + chunk.count) / page * page;
+    const auto after = std::ranges::upper_bound(packed_places_, chunk.records);
+    is_unpacked_[static_cast<size_t>(after - packed_places_.begin()) - 1] = false;
+    if (start < end)
+      madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+    return;
+  }
   if (!records_file_.holds(chunk.records)) // a window: one of few
     return;
   const auto* start = reinterpret_cast<const uint8_t*>(chunk.records - 1); // its header

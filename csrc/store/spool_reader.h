@@ -7,6 +7,7 @@
 #include "record/event.h"
 #include "record/spool.h"
 #include "store/mapped_file.h"
+#include "store/packed_files.h"
 #include "store/text_table.h"
 #include "store/tick_scale.h"
 
@@ -18,7 +19,7 @@
 
 namespace memtrace {
 
-// A run of whole records, in the order of their log.
+// A run of whole records, in the order of their log. Of a spool: see SpoolReader::make_ready.
 struct ChunkRecords {
   const Record* records;
   size_t count;
@@ -30,6 +31,9 @@ using LogRecords = std::vector<ChunkRecords>;
 class SpoolReader {
  public:
   explicit SpoolReader(const std::string& directory);
+  ~SpoolReader();
+  SpoolReader(const SpoolReader&) = delete;
+  SpoolReader& operator=(const SpoolReader&) = delete;
 
   const Control& control() const { return control_; }
   const TextTable& text() const { return text_; }
@@ -41,6 +45,11 @@ class SpoolReader {
   void add_clock_anchor(const ClockAnchor& anchor) { later_anchors_.push_back(anchor); }
   TickScale tick_scale() const;
 
+  // Before its records are read, also again after release(): they may be packed.
+  void make_ready(const ChunkRecords& chunk) const {
+    if (chunk.records >= unpacked_ && chunk.records < unpacked_ + unpacked_count_)
+      unpack(chunk);
+  }
   // Hands a chunk's pages back once it was consumed.
   void release(const ChunkRecords& chunk) const;
 
@@ -57,15 +66,24 @@ class SpoolReader {
   };
   using ChunksByLog = std::map<uint32_t, std::vector<Chunk>>;
   void collect_chunks(const MappedFile& file, ChunksByLog& by_log);
+  void collect_packed(ChunksByLog& by_log);
   void chain_chunks(ChunksByLog& by_log);
+  void unpack(const ChunkRecords& chunk) const;
 
   Control control_;
   MappedFile windows_file_, records_file_;
+  PackedFiles packed_files_; // opened after records.bin: what has left that is in this
   TextTable text_;
+  // Addresses for all records that are packed, and which of its chunks are unpacked there.
+  Record* unpacked_ = nullptr;
+  size_t unpacked_count_ = 0;
+  std::vector<const Record*> packed_places_; // of each chunk of packed_files_, rising
+  mutable std::vector<bool> is_unpacked_;
   std::vector<LogRecords> logs_;
   std::vector<ClockAnchor> chunk_anchors_, later_anchors_;
   size_t records_count_ = 0;
-  uint64_t bad_chunks_ = 0, missing_chunks_ = 0, records_cut_ = 0;
+  mutable uint64_t bad_chunks_ = 0;
+  uint64_t missing_chunks_ = 0, records_cut_ = 0;
 };
 
 } // namespace memtrace

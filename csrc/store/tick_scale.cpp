@@ -12,28 +12,29 @@ constexpr int64_t kEndOfTimeNs = INT64_C(1) << 61;
 
 } // namespace
 
-TickScale::TickScale(Clock clock, std::vector<ClockAnchor> anchors) {
+TickScale::TickScale(Clock clock, std::vector<ClockAnchor> anchors) : clock_(clock) {
   const ClockAnchor origin = anchors.empty() ? ClockAnchor{0, 0} : anchors.front();
-  if (clock == Clock::monotonic_ns) { // ticks are the nanoseconds
-    pieces_.push_back({origin.ticks, 0, 1.0});
-    return;
-  }
-  std::ranges::sort(anchors, {}, &ClockAnchor::ticks);
+  origin_ns_ = origin.monotonic_ns;
   pieces_.push_back({origin.ticks, 0, 1.0});
-  for (const ClockAnchor& anchor : anchors) {
-    Piece& last = pieces_.back();
-    if (anchor.ticks <= last.ticks || anchor.monotonic_ns < origin.monotonic_ns)
-      continue;
-    const auto ns = static_cast<int64_t>(anchor.monotonic_ns - origin.monotonic_ns);
-    if (ns - last.ns < kLeastSpanNs || ns > kEndOfTimeNs)
-      continue;
-    const double slope =
-        static_cast<double>(ns - last.ns) / static_cast<double>(anchor.ticks - last.ticks);
-    if (slope > kMostNsPerTick)
-      continue;
-    last.ns_per_tick = slope;
-    pieces_.push_back({anchor.ticks, ns, slope});
-  }
+  std::ranges::sort(anchors, {}, &ClockAnchor::ticks);
+  for (const ClockAnchor& anchor : anchors)
+    add(anchor);
+}
+
+void TickScale::add(const ClockAnchor& anchor) {
+  Piece& last = pieces_.back();
+  if (clock_ == Clock::monotonic_ns || anchor.ticks <= last.ticks ||
+      anchor.monotonic_ns < origin_ns_)
+    return; // ticks are the nanoseconds; or it contradicts the others
+  const auto ns = static_cast<int64_t>(anchor.monotonic_ns - origin_ns_);
+  if (ns - last.ns < kLeastSpanNs || ns > kEndOfTimeNs)
+    return;
+  const double slope =
+      static_cast<double>(ns - last.ns) / static_cast<double>(anchor.ticks - last.ticks);
+  if (slope > kMostNsPerTick)
+    return;
+  last.ns_per_tick = slope;
+  pieces_.push_back({anchor.ticks, ns, slope});
 }
 
 int64_t TickScale::ns(uint64_t ticks) const {

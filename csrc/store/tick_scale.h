@@ -16,6 +16,9 @@ class TickScale {
   // `anchors` in any order; the first of `anchors` is the origin.
   TickScale(Clock clock, std::vector<ClockAnchor> anchors);
 
+  // One that was taken later; what was asked about times before the others stays as it was.
+  void add(const ClockAnchor& anchor);
+
   // Fast when called with nearly rising ticks, as a merge does. Never negative.
   int64_t ns(uint64_t ticks) const;
 
@@ -25,6 +28,8 @@ class TickScale {
     int64_t ns;
     double ns_per_tick;
   };
+  Clock clock_;
+  uint64_t origin_ns_;
   std::vector<Piece> pieces_;
   mutable size_t last_ = 0;
 };

@@ -116,20 +116,31 @@ class PartWriter(_Writer):
 class DatasetWriter(_Writer):
     """The parts of one dataset of one process; the first exists even when there are no rows."""
 
-    def __init__(self, folder: Path, dataset: str) -> None:
+    def __init__(self, folder: Path, dataset: str, *, most_part_rows: int = 0) -> None:
         self._folder = folder
         self._dataset = dataset
         self._part = 0
         self._writer: PartWriter | None = None
         self.rows = 0
+        self._part_rows = 0
+        self._most_part_rows = most_part_rows
         folder.mkdir(mode=0o700, parents=True)
+
+    def closed_parts(self) -> list[Path]:
+        """The files that are complete, in order."""
+        return [self._path(part) for part in range(self._part)]
 
     def write(self, table: pa.Table, *, ends_part: bool = False) -> None:
         writer = self._writer or self._open(table.schema)
         writer.write(table)
         self.rows += table.num_rows
-        if ends_part:
+        self._part_rows += table.num_rows
+        if ends_part or (self._most_part_rows and self._part_rows >= self._most_part_rows):
             self._close_part()
+
+    def end_part(self) -> None:
+        """The rows after these go to a new file."""
+        self._close_part()
 
     def close(self) -> None:
         if self._part == 0 and self._writer is None:
@@ -143,12 +154,15 @@ class DatasetWriter(_Writer):
             writer.abandon()
 
     def _open(self, schema: pa.Schema) -> PartWriter:
-        path = self._folder / f"part-{self._part:05}.parquet"
-        self._writer = PartWriter(path, self._dataset, schema)
+        self._writer = PartWriter(self._path(self._part), self._dataset, schema)
         return self._writer
+
+    def _path(self, part: int) -> Path:
+        return self._folder / f"part-{part:05}.parquet"
 
     def _close_part(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
             self._part += 1
+            self._part_rows = 0

@@ -253,6 +253,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         # How many rows this process has in each other dataset, as JSON: {"events": 37, ...}.
         # A trace is checked against it when it is opened; null in older ones.
         dataset_rows=_text,
+        # What was left out to stay within --max-disk, as JSON; null: nothing.
+        dropped=_text,
         lost_events=_text,
         lost_total=_id,
         unmatched_frees=_id,

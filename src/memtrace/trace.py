@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 SPOOL = "spool"
 _PARTITION = "process="
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Allocations that `run --max-disk` has left out: no larger ones than `largest_bytes`."""
+
+    allocations: int
+    largest_bytes: int
+    max_disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ class Process:
     def paused_intervals(self) -> list[tuple[int, int | None]]:
         """When recording was paused, (start_ns, end_ns); an end of None: until the end."""
         found = self._parsed("paused_intervals")
-        return [(int(start), end) for start, end in found] if isinstance(found, list) else []
+        pairs = found if isinstance(found, list) else []
+        return [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
 
     @property
     def paused_peaks(self) -> dict[str, int]:
@@ -97,6 +107,15 @@ class Process:
         if not isinstance(value, dict):
             return {}
         return {str(name): rows for name, rows in value.items() if isinstance(rows, int)}
+
+    @property
+    def dropped(self) -> Dropped | None:
+        """What was left out of its rows; None: nothing."""
+        try:
+            value = json.loads(self.row.get("dropped") or "null")
+            return Dropped(*(int(value[f.name]) for f in fields(Dropped))) if value else None
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def __str__(self) -> str:
         return f"process {self.pid}" + (f" (rank {self.rank})" if self.rank is not None else "")

@@ -485,8 +485,8 @@ def test_two_finalisers_at_once_do_the_work_once(trace_dir: Path) -> None:
 def test_parts_are_each_in_order_and_whole(
     trace_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memtrace.finalise.convert._PART_ROWS", 1000)
-    monkeypatch.setattr("memtrace.finalise.convert._BATCH_ROWS", 1024)
+    monkeypatch.setattr("memtrace.finalise.convert.PART_ROWS", 1000)
+    monkeypatch.setattr("memtrace.finalise.convert.BATCH_ROWS", 1024)
     spool = SpoolWriter(trace_dir)
     log = spool.log()
     for i in range(4000):

@@ -88,7 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       before = conversion.consumed();
     }
     must(conversion.consumed() == reader.records());
-    (void)conversion.oddities();
+    (void)conversion.rows().oddities(0);
     (void)reader.damage();
   } catch (const memtrace::SpoolError&) { // refused, with its reason
   }

@@ -44,8 +44,15 @@ def test_options() -> None:
     assert text == "argv=0,cpu=0,operators=0,quiet=0,stack_min_bytes=4096,stacks=1"
 
 
+def test_the_disk_that_a_trace_may_take() -> None:
+    parsed = parse(["--max-disk", "2GiB", "a.py"])
+    assert parsed is not None
+    assert parsed.max_disk_bytes == 2 << 30
+
+
 @pytest.mark.parametrize("words", [
     [], ["-o"], ["--nope", "a.py"], ["-m"], ["-c"], ["--force=1", "a"], ["-q"], ["--"],
+    ["--max-disk", "much", "a"], ["--max-disk", "1MiB", "a"], ["--max-disk"],
     ["--stack-min-bytes", "much", "a"], ["--stack-min-bytes", "99999999999999999999", "a"],
 ])  # fmt: skip
 def test_refusals_are_one_line(words: list[str]) -> None:

@@ -1,9 +1,10 @@
 """The finaliser process: waits for the program's end, converts its spool, prints the answer.
 
 Started by memtrace.run.finaliser, which explains the descriptors. While the program runs this
-process waits, and samples the program's memory from outside (memtrace.sample): nothing heavy is
-imported before the end. It works through whatever goes wrong:
-the spool stays where it is until its tables are complete, for `memtrace recover`.
+process waits, samples the program's memory from outside (memtrace.sample), and compacts what it
+records when that becomes large (compactor.py): else nothing heavy is imported before the end. It
+works through whatever goes wrong: the spool stays where it is until its tables are complete, for
+`memtrace recover`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memtrace import _core
 from memtrace.finalise import use_little_memory
+from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
 from memtrace.run.output import pid_of_key
 from memtrace.sample.sampler import Sampler
+
+if TYPE_CHECKING:
+    from memtrace.finalise.compaction import Compaction
 
 _POLL_S = 0.5  # only where the kernel has no pidfd
 # The answer waits this long for children that end at the same time as the program, and this long
@@ -39,12 +45,15 @@ def main() -> int:
     trace_dir = Path(arguments.trace)
     shown = arguments.shown or str(trace_dir)
     finished = False
+    compactor = Compactor(trace_dir, max_disk_bytes=arguments.max_disk)
     try:
         if arguments.pid:
+            if arguments.ended is None:
+                compactor.start()
             end = _wait_for_end(arguments, Sampling(arguments.trace))
             _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
             seal_main(trace_dir, arguments.pid, end)
-        _convert(trace_dir, quiet=arguments.quiet)
+        _convert(trace_dir, quiet=arguments.quiet, compactions=compactor.stop())
         if not arguments.quiet:
             _print_summary(trace_dir, shown)
         finished = True
@@ -79,6 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--end-fd", type=int, default=-1)
     parser.add_argument("--done-fd", type=int, default=-1)
     parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--max-disk", type=int)  # bytes
     return parser.parse_args()
 
 
@@ -145,11 +155,14 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
 
 
-def _convert(trace_dir: Path, *, quiet: bool) -> None:
+def _convert(
+    trace_dir: Path, *, quiet: bool, compactions: dict[str, Compaction] | None = None
+) -> None:
     use_little_memory()
     from memtrace.finalise import finalise
 
-    finalise(trace_dir, progress=not quiet and sys.stderr.isatty())
+    progress = not quiet and sys.stderr.isatty()
+    finalise(trace_dir, progress=progress, compactions=compactions)
 
 
 def _print_summary(trace_dir: Path, shown: str) -> None:

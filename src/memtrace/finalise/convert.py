@@ -6,9 +6,11 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +21,15 @@ from memtrace.attribute.stages import Place
 from memtrace.dataset_writer import DatasetWriter
 from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
-from memtrace.finalise.parquet import encoded, to_table
+from memtrace.finalise.compaction import Compaction
+from memtrace.finalise.process_files import (
+    BATCH_ROWS,
+    PART_ROWS,
+    ProcessFiles,
+    make_anew,
+    work_folder,
+)
 from memtrace.finalise.processes import end_time_ns, process_table
-from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import (
     Spool,
     UnreadableSpoolError,
@@ -36,12 +44,9 @@ from memtrace.finalise.spools import (
     standing_still,
 )
 from memtrace.progress import progress as progress_bar
-from memtrace.run.output import UNFINISHED
 from memtrace.schema import SCHEMAS
 
 _ATTRIBUTED = "attributed"  # where what attribution writes waits for what it replaces
-_BATCH_ROWS = 131_072
-_PART_ROWS = 131_072  # of `allocations`: sorted in memory, at some 500 bytes a row
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,27 @@ class FinaliseResult:
     unsure: tuple[tuple[str, str], ...] = ()
 
 
-def finalise(trace_dir: Path, *, progress: bool = False) -> FinaliseResult:
+def finalise(
+    trace_dir: Path,
+    *,
+    progress: bool = False,
+    compactions: Mapping[str, Compaction] | None = None,
+) -> FinaliseResult:
     """Converts every spool whose process has ended, and deletes it.
+
+    Args:
+        trace_dir: The trace.
+        progress: Show a bar when it takes long and stderr is a terminal.
+        compactions: What was written already while processes ran, by the keys of their spools.
 
     Raises:
         MemtraceError: nothing could be converted, for the reason of the first spool.
     """
-    result = _Conversion(trace_dir, trace_dir, progress=progress).run()
+    conversion = _Conversion(trace_dir, trace_dir, progress=progress, compactions=compactions or {})
+    result = conversion.run()
+    for key, compaction in (compactions or {}).items():
+        if key not in result.keys:  # its process runs on, or its spool is gone
+            compaction.abandon()
     if result.refused and not result.keys and not result.running:
         raise MemtraceError(result.refused[0])
     return result
@@ -107,13 +126,20 @@ class _Conversion:
     """One pass over the spools of a trace."""
 
     def __init__(
-        self, trace_dir: Path, target: Path, *, progress: bool, force: bool = False
+        self,
+        trace_dir: Path,
+        target: Path,
+        *,
+        progress: bool,
+        force: bool = False,
+        compactions: Mapping[str, Compaction] = MappingProxyType({}),
     ) -> None:
         self._trace_dir = trace_dir
         self._target = target
         self._keep_spools = target != trace_dir
         self._progress = progress
         self._force = force
+        self._compactions = compactions
         self._done: list[str] = []
         self._running: list[str] = []
         self._refused: list[str] = []
@@ -177,20 +203,22 @@ class _Conversion:
     def _write(self, spool: Spool, *, may_run: bool = False) -> None:
         if may_run:
             spool.notes.setdefault("end_reason", "unknown")
-        self._events += _convert(spool, self._target, progress=self._progress)
+        self._events += _convert(
+            spool,
+            self._target,
+            progress=self._progress,
+            compaction=self._compactions.get(spool.key),
+        )
         self._done.append(spool.key)
 
 
-def _convert(spool: Spool, target: Path, *, progress: bool) -> int:
+def _convert(
+    spool: Spool, target: Path, *, progress: bool, compaction: Compaction | None = None
+) -> int:
     """Writes all datasets of a spool under a temporary name, then puts them in place."""
-    # Hidden, so that no reader takes it for a dataset; named by process, so that two finalisers of
-    # two processes never meet.
-    work = target / f"{UNFINISHED}{spool.key}"
+    work = work_folder(target, spool.key)
     try:
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(mode=0o700)
-        events = _write_datasets(spool, work, progress=progress)
+        events = _write_datasets(spool, work, progress=progress, compaction=compaction)
         _put_in_place(work, target, spool.key)
     except (OSError, pa.ArrowException) as error:
         shutil.rmtree(work, ignore_errors=True)
@@ -204,12 +232,21 @@ def _convert(spool: Spool, target: Path, *, progress: bool) -> int:
     return events
 
 
-def _write_datasets(spool: Spool, work: Path, *, progress: bool) -> int:
-    if not spool.control["complete"] and same_boot(spool):
-        # The clock still runs: reading it now tells its rate better than a short recording can.
-        ticks, monotonic_ns = _core.clock_now()
-        spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
-    totals, rows = _write_events(spool, work, progress=progress)
+def _write_datasets(
+    spool: Spool, work: Path, *, progress: bool, compaction: Compaction | None
+) -> int:
+    written = None
+    if compaction is not None:
+        try:
+            written = compaction.finish(spool)
+        except Exception:  # all of the spool is still there
+            compaction.abandon()
+            if os.environ.get("MEMTRACE_DEBUG"):
+                raise
+    if written is None:
+        make_anew(work)
+        written = _write_events(spool, work, progress=progress)
+    totals, rows = written
     pa.default_memory_pool().release_unused()  # with use_little_memory, malloc's as well
     rows |= _attribute(spool, work, totals)
     with DatasetWriter(work / "processes", "processes") as writer:
@@ -221,26 +258,26 @@ def _write_events(
     spool: Spool, work: Path, *, progress: bool
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """All datasets but `processes`: the totals of the conversion, and the numbers of rows."""
-    conversion = _core.Conversion(spool.reader, batch_rows=_BATCH_ROWS, part_rows=_PART_ROWS)
-    outside = OutsideSamples(spool)
+    if not spool.control["complete"] and same_boot(spool):
+        # The clock still runs: reading it now tells its rate better than a short recording can.
+        ticks, monotonic_ns = _core.clock_now()
+        spool.reader.add_clock_anchor(ticks=ticks, monotonic_ns=monotonic_ns)
+    conversion = _core.Conversion(spool.reader, batch_rows=BATCH_ROWS, part_rows=PART_ROWS)
     consumed = 0
     with ExitStack() as stack:
-        names = [name for name in SCHEMAS if name != "processes"]
-        writers = {name: stack.enter_context(DatasetWriter(work / name, name)) for name in names}
+        origin_ns = spool.control["start_monotonic_ns"]
+        files = stack.enter_context(ProcessFiles(work, spool.path, origin_ns=origin_ns))
         advance = stack.enter_context(
             progress_bar("writing the trace", total=spool.reader.records, shown=progress)
         )
         with BackgroundWriter() as background:
             while not conversion.finished:
                 for batch in conversion.advance():
-                    outside.look(batch)
-                    table = to_table(batch.dataset, list(batch.columns))
-                    background.write(writers[batch.dataset], table, batch.ends_part)
+                    files.write(batch, background)
                 advance(conversion.consumed - consumed)
                 consumed = conversion.consumed
-        for name, table in outside.tables():
-            writers[name].write(encoded(table))
-    return conversion.totals(), {name: writer.rows for name, writer in writers.items()}
+        rows = files.finish(spool)
+    return conversion.totals(), rows
 
 
 def _attribute(spool: Spool, work: Path, totals: dict[str, Any]) -> dict[str, int]:

@@ -29,6 +29,7 @@ def process_table(spool: Spool, totals: dict[str, Any], rows: dict[str, int]) ->
     row = {**_identity(spool.notes), **_recording(spool, totals), **_reconciliation(totals)}
     row["unrecorded_children"] = unrecorded_children(spool)
     row["dataset_rows"] = json.dumps(rows)
+    row["dropped"] = totals.get("dropped")
     schema = SCHEMAS["processes"]
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
 
@@ -116,6 +117,8 @@ def lost_events(spool: Spool, totals: dict[str, Any]) -> dict[str, int]:
     return {
         **spool.control["lost"],
         **spool.reader.damage(),
+        # Of what was read while the process ran, the packed chunks may have been given up since.
+        **{kind: totals[kind] for kind in ("unknown_text_ids", "missing_chunks") if kind in totals},
         **{kind: odd[kind] for kind in kinds},
         "mirror_inconsistencies": odd["mirror_inconsistencies"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from memtrace import _core
 from memtrace.finalise.spools import Spool
-from memtrace.sample.sample_file import ANY_GPU, read_samples
+from memtrace.sample.sample_file import ANY_GPU, Reading, file_size, read_samples
 from memtrace.schema import SCHEMAS
 
 # Marks are samples too, and a program may set any number of them.
@@ -23,33 +24,59 @@ Int64s = npt.NDArray[np.int64]
 class OutsideSamples:
     """Of one process. Its rows are known when all batches of its conversion went through look()."""
 
-    def __init__(self, spool: Spool) -> None:
-        origin_ns = spool.control["start_monotonic_ns"]
-        devices = _devices(spool)
-        self._readings = [
-            reading._replace(monotonic_ns=reading.monotonic_ns - origin_ns, target=target)
-            for reading in read_samples(str(spool.path))
-            for target in _targets(reading.target, devices)
-            if reading.monotonic_ns >= origin_ns
-        ]
-        self._times: Int64s = np.array([r.monotonic_ns for r in self._readings], np.int64)
-        self._seqs = np.zeros(len(self._readings), np.int64)
+    def __init__(self, spool_dir: Path, *, origin_ns: int) -> None:
+        self._spool_dir = spool_dir
+        self._origin_ns = origin_ns
+        self._bytes_read = 0
+        self._readings: list[Reading] = []
+        self._times: Int64s = np.empty(0, np.int64)
+        self._seqs: Int64s = np.empty(0, np.int64)
+        self._batch_ends: list[tuple[int, int]] = []  # time of the last event, place after it
         self._host: list[tuple[Int64s, Int64s]] = []
+
+    def _read_on(self) -> None:
+        """Of a process that runs, what was read of it meanwhile."""
+        size = file_size(str(self._spool_dir))
+        if size == self._bytes_read:
+            return
+        self._bytes_read = size
+        readings = [
+            reading._replace(monotonic_ns=reading.monotonic_ns - self._origin_ns)
+            for reading in read_samples(str(self._spool_dir))
+            if reading.monotonic_ns >= self._origin_ns
+        ]
+        ends = np.array(self._batch_ends, np.int64).reshape(-1, 2)
+        times = np.array([r.monotonic_ns for r in readings], np.int64)
+        places = np.searchsorted(ends[:, 0], times[len(self._times) :], side="right")
+        late = np.append(0, ends[:, 1])[places]  # as near as can be told by now
+        self._readings, self._times = readings, times
+        self._seqs = np.append(self._seqs, late)
 
     def look(self, batch: _core.Batch) -> None:
         """Events say at which place in their order a sample was taken; samples what RSS was."""
-        if batch.dataset == "events" and len(self._times):
+        if batch.dataset == "events":
+            self._read_on()
             columns = {column.name: column.values for column in batch.columns}
             # After the last event that is not later: times do not fall in the order of events.
             places = np.searchsorted(columns["time_ns"], self._times, side="right")
             np.maximum(self._seqs, (places > 0) * (columns["seq"][0] + places), out=self._seqs)
+            self._batch_ends.append((int(columns["time_ns"][-1]), int(columns["seq"][-1]) + 1))
         elif batch.dataset == "samples":
             columns = {column.name: column.values for column in batch.columns}
             chosen = _equals(batch, "source", "rss")
             self._host.append((columns["time_ns"][chosen], columns["value_bytes"][chosen]))
 
-    def tables(self) -> list[tuple[str, pa.Table]]:
+    def tables(self, spool: Spool) -> list[tuple[str, pa.Table]]:
         """Datasets and the rows to add to them, those that have any."""
+        self._read_on()
+        devices = _devices(spool)
+        found = [
+            (reading._replace(target=target), seq)
+            for reading, seq in zip(self._readings, self._seqs.tolist(), strict=True)
+            for target in _targets(reading.target, devices)
+        ]
+        self._readings = [reading for reading, _ in found]
+        self._seqs = np.array([seq for _, seq in found], np.int64)
         tables = [("samples", self._sample_rows()), ("timeline", self._timeline_rows())]
         return [(name, table) for name, table in tables if table.num_rows]
 

@@ -19,7 +19,13 @@ from memtrace.sample import sample_file
 _UNRECORDED = "unrecorded"
 _PARTITION = "process="
 _DONE = ".done-"
-_SPOOL_FILES = ("control.bin", "windows.bin", "records.bin", "text.log", sample_file.NAME)
+_SPOOL_FILES = (
+    "control.bin",
+    "windows.bin",
+    "records.bin",
+    "text.log",
+    sample_file.NAME,
+)
 
 
 class UnreadableSpoolError(MemtraceError):
@@ -92,7 +98,8 @@ def standing_still(path: Path, work: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)
     try:
-        for name in _SPOOL_FILES:
+        packed = sorted(file.name for file in path.glob("packed-*.bin"))
+        for name in (*_SPOOL_FILES, *packed):
             if name == "windows.bin" and (path / name).exists():
                 shutil.copyfile(path / name, work / name)
             else:

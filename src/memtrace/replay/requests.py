@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from memtrace.analyse.counters import Flags, Int64s, counted, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES
 from memtrace.analyse.target import choose_target
+from memtrace.errors import MemtraceError
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
 
@@ -190,10 +191,15 @@ def read_requests(
     Memory that never went through the allocator (mapped weights) is no part of it.
 
     Raises:
-        MemtraceError: there is no such device or process in the trace.
+        MemtraceError: there is no such device or process in the trace, or not all of its requests.
     """
     target = choose_target(trace, device=device, process=process, of="allocated")
     found, device = target.process, target.device
+    if found.dropped is not None:
+        raise MemtraceError(
+            f"{trace.path}: {found.dropped.allocations:,} small allocations were left out (run "
+            "--max-disk): its requests cannot be replayed; record again without --max-disk"
+        )
     names = list(dict.fromkeys([*ROW_COLUMNS, *_LIFE_COLUMNS]))
     empty = pa.schema([SCHEMAS["allocations"].field(name) for name in names]).empty_table()
     tables = [empty]

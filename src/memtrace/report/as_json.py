@@ -436,7 +436,9 @@ def _process(process: Process) -> dict[str, Any]:
 
 
 def _lost(process: Process) -> dict[str, Any]:
-    return {"lost_records": process.row["lost_total"]}
+    dropped = process.dropped
+    told = {} if dropped is None else {"dropped_allocations": dropped.allocations}
+    return {"lost_records": process.row["lost_total"], **told}
 
 
 def _process_summary(summary: ProcessSummary) -> dict[str, Any]:

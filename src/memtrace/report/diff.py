@@ -20,6 +20,7 @@ from memtrace.analyse.diff import (
     Diff,
     Missing,
 )
+from memtrace.report.losses import dropped_text
 from memtrace.report.page import BAD, FAINT, GOOD, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, size
 from memtrace.trace import Process, Trace
@@ -131,10 +132,12 @@ def _sides(device: DeviceDiff, diff: Diff) -> list[Block]:
 
 
 def _lost(process: Process) -> list[Block]:
-    lost = process.row["lost_total"]
-    if not lost:
-        return []
-    return [Line(f"     {count(lost, 'record')} lost: figures are bounds", WARNING)]
+    lines: list[Block] = []
+    if lost := process.row["lost_total"]:
+        lines.append(Line(f"     {count(lost, 'record')} lost: figures are bounds", WARNING))
+    if dropped := dropped_text(process):
+        lines.append(Line(f"     {dropped}", FAINT))
+    return lines
 
 
 _CHANGE = (

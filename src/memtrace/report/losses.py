@@ -26,11 +26,10 @@ def lost_lines(process: Process) -> list[Line]:
     lost = process.row["lost_total"]
     lines = []
     if lost:
-        lines.append(
-            Line(f"  {count(lost, 'record')} lost while recording: figures are bounds", WARNING)
-        )
-    paused = paused_text(process)
-    return [*lines, Line(f"  {paused}", FAINT)] if paused else lines
+        text = f"{count(lost, 'record')} lost while recording: figures are bounds"
+        lines.append(Line(f"  {text}", WARNING))
+    told = (paused_text(process), dropped_text(process))
+    return [*lines, *(Line(f"  {text}", FAINT) for text in told if text)]
 
 
 def paused_text(process: Process) -> str:
@@ -46,6 +45,17 @@ def paused_text(process: Process) -> str:
     )
     seen = f"; torch counted up to {counted}" if counted else ""
     return f"recording was paused for {duration(lasted)}{times}: a peak meanwhile is not seen{seen}"
+
+
+def dropped_text(process: Process) -> str:
+    """What `--max-disk` has left out; empty: nothing."""
+    dropped = process.dropped
+    if dropped is None:
+        return ""
+    return (
+        f"{count(dropped.allocations, 'allocation')} of up to {size(dropped.largest_bytes)} left "
+        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: totals and peaks have them"
+    )
 
 
 def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[Line]:
@@ -69,6 +79,7 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
     cut = _cut(summary)
     if cut:
         lines.append(_label("cut", f"{cut}; no byte is missing"))
+    lines += [Line(f"  {text}", FAINT) for p in shown if (text := dropped_text(p.process))]
     unmatched = sum(process.unmatched_frees for process in shown)
     if unmatched:
         lines.append(Line(f"  {count(unmatched, 'free')} of memory from before recording", FAINT))

@@ -8,6 +8,7 @@ from memtrace.analyse.breakdown import share_permilles
 from memtrace.analyse.counters import BEFORE_FIRST
 from memtrace.analyse.memory_tree import LIVE, TEMPORARY, MemoryTree
 from memtrace.analyse.tree_nodes import Node, below, joined
+from memtrace.report.losses import dropped_text
 from memtrace.report.page import FAINT, TITLE, WARNING, Block, Column, Grid, Line
 from memtrace.report.units import count, duration, exact, percent, size
 
@@ -62,6 +63,8 @@ def tree_warnings(tree: MemoryTree) -> list[str]:
     lost = tree.process.row["lost_total"]
     if lost:
         warnings.append(f"{count(lost, 'record')} lost while recording: figures are bounds")
+    if dropped := dropped_text(tree.process):
+        warnings.append(dropped)
     return warnings
 
 

@@ -20,6 +20,8 @@ options:
   --no-cpu              do not record memory of CPU tensors
   --paused              begin paused: record from memtrace.resume() on
   --stack-min-bytes N   take the Python stack only of allocations of N bytes or more
+  --max-disk SIZE       keep the trace within SIZE (2GiB) of disk: the newest and the largest
+                        allocations stay, and all totals are exact
   --withhold-argv       leave the program's arguments out of the trace
   -h, --help            show this text
 
@@ -27,14 +29,18 @@ MODULE, CODE, SCRIPT and ARGS mean what they mean to python; SCRIPT may be a fol
 with a __main__.py, or - for the standard input."""
 
 
+_LEAST_DISK_BYTES = 64 << 20
+
+
 class RunArguments:
     """What `memtrace run` was asked to do."""
 
-    __slots__ = ("force", "kind", "options", "output", "program", "what")
+    __slots__ = ("force", "kind", "max_disk_bytes", "options", "output", "program", "what")
 
     def __init__(self) -> None:
         self.output: str | None = None
         self.force = False
+        self.max_disk_bytes: int | None = None
         self.options = Options()
         self.program: list[str] = []  # as it was typed: ["-m", "pkg", "arg"], ["--", "-x.py"]
         self.kind = ""  # "-m", "-c", "-" or "script"
@@ -90,6 +96,8 @@ def parse(words: list[str]) -> RunArguments | None:
             return None
         if option in ("-o", "--output"):
             parsed.output = take_value(option, attached)
+        elif option == "--max-disk":
+            parsed.max_disk_bytes = _size(option, take_value(option, attached))
         elif option == "--stack-min-bytes":
             parsed.options.stack_min_bytes = _whole_number(option, take_value(option, attached))
         elif attached is not None or option not in _FLAGS:
@@ -111,6 +119,15 @@ def _whole_number(option: str, value: str) -> int:
     if not (value.isascii() and value.isdigit()) or int(value) >= 2**63:
         raise MemtraceError(f"run: {option} takes a number of bytes, not {value!r}")
     return int(value)
+
+
+def _size(option: str, value: str) -> int:
+    from memtrace.quantities import parse_size
+
+    size = parse_size(value, f"run: {option}")
+    if size < _LEAST_DISK_BYTES:
+        raise MemtraceError(f"run: {option} {value}: a trace needs at least 64MiB")
+    return size
 
 
 def _set_force(parsed: RunArguments) -> None:

@@ -35,7 +35,9 @@ def run_command(words: list[str]) -> int:
     trace_dir = output.create_trace(parsed.output, parsed.name, force=parsed.force)
     finaliser_pid = 0
     try:
-        finaliser_pid = finaliser.start(trace_dir, quiet=parsed.options.quiet)
+        finaliser_pid = finaliser.start(
+            trace_dir, quiet=parsed.options.quiet, max_disk_bytes=parsed.max_disk_bytes
+        )
         _become_program(argv, _program_environment(trace_dir, parsed.options))
     except (MemtraceError, OSError) as error:
         finaliser.stop(finaliser_pid)

@@ -46,6 +46,14 @@ def to_line(reading: Reading) -> bytes:
     return (" ".join(words) + ";\n").encode(errors="replace")
 
 
+def file_size(spool_dir: str) -> int:
+    """In bytes; 0 where there is no file."""
+    try:
+        return os.stat(os.path.join(spool_dir, NAME)).st_size
+    except OSError:
+        return 0
+
+
 def read_samples(spool_dir: str) -> list[Reading]:
     """All whole readings, in the order they were taken; none where there is no file."""
     try:

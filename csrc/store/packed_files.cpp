@@ -1,0 +1,174 @@
+#include "store/packed_files.h"
+
+#include "store/packed_records.h"
+#include "store/spool_error.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <optional>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace memtrace {
+namespace {
+
+// Of a chunk; so no damaged header makes us reserve more than such a chunk takes.
+constexpr uint32_t kMostRecords = 1U << 24;
+
+size_t size_of(int fd) {
+  struct stat status{};
+  return fd >= 0 && fstat(fd, &status) == 0 ? static_cast<size_t>(status.st_size) : 0;
+}
+
+bool read_at(int fd, void* into, size_t size, size_t offset) {
+  auto* bytes = static_cast<char*>(into);
+  for (size_t done = 0; done < size;) {
+    const ssize_t n = pread(fd, bytes + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+bool write_at(int fd, const uint8_t* bytes, size_t size, size_t offset) {
+  for (size_t done = 0; done < size;) {
+    const ssize_t n = pwrite(fd, bytes + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+std::string path_of(const std::string& directory, uint32_t file) {
+  return directory + "/packed-" + std::to_string(file) + ".bin";
+}
+
+// The first that there is, of those from this number on.
+std::optional<uint32_t> first_from(const std::string& directory, uint32_t least) {
+  std::optional<uint32_t> first;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    uint32_t number = 0;
+    if (std::sscanf(name.c_str(), "packed-%u.bin", &number) == 1 && number >= least &&
+        path_of(directory, number) == directory + "/" + name)
+      first = std::min(first.value_or(number), number);
+  }
+  return first;
+}
+
+uint64_t check_of(std::span<const uint8_t> bytes) {
+  uint64_t check = bytes.size();
+  for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, bytes.data() + at, std::min(sizeof word, bytes.size() - at));
+    check = (check ^ word) * 0x9e3779b97f4a7c15ULL;
+    check ^= check >> 29;
+  }
+  return check;
+}
+
+} // namespace
+
+PackedFiles::PackedFiles(const std::string& directory) : directory_(directory) {
+  file_ = first_from(directory_, 0).value_or(0);
+  read_on();
+}
+
+void PackedFiles::read_on() {
+  for (;;) {
+    // What is after it is written only when it is whole.
+    const auto next = first_from(directory_, file_ + 1);
+    const int fd = open(path_of(directory_, file_).c_str(), O_RDONLY | O_CLOEXEC);
+    const size_t size = size_of(fd);
+    PackedHeader header{};
+    while (listed_bytes_ + sizeof header <= size &&
+           read_at(fd, &header, sizeof header, listed_bytes_)) {
+      const size_t offset = listed_bytes_ + sizeof header;
+      if (header.magic != kPackedMagic || header.log == 0 || header.records > kMostRecords ||
+          header.bytes > size - offset)
+        break;
+      chunks_.push_back({header, file_, offset});
+      listed_bytes_ = offset + header.bytes;
+    }
+    if (fd >= 0)
+      ::close(fd);
+    if (!next)
+      return;
+    file_ = *next;
+    listed_bytes_ = 0;
+  }
+}
+
+bool PackedFiles::unpack(const Chunk& chunk, std::span<Record> records) const {
+  std::vector<uint8_t> bytes(chunk.header.bytes);
+  const int fd = open(path_of(directory_, chunk.file).c_str(), O_RDONLY | O_CLOEXEC);
+  const bool whole = fd >= 0 && read_at(fd, bytes.data(), bytes.size(), chunk.offset) &&
+                     check_of(bytes) == chunk.header.check && memtrace::unpack(bytes, records);
+  if (fd >= 0)
+    ::close(fd);
+  if (!whole)
+    std::ranges::fill(records, Record{});
+  return whole;
+}
+
+PackedWriter::PackedWriter(const std::string& directory) : directory_(directory) {
+  const PackedFiles files(directory);
+  file_ = files.last_file();
+  size_ = files.listed_bytes();
+  open_file();
+}
+
+PackedWriter::~PackedWriter() {
+  if (fd_ >= 0)
+    ::close(fd_);
+}
+
+void PackedWriter::open_file() {
+  if (fd_ >= 0)
+    ::close(fd_);
+  const std::string path = path_of(directory_, file_);
+  fd_ = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  if (fd_ < 0)
+    throw SpoolError("cannot write " + path + ": " + std::generic_category().message(errno));
+}
+
+bool PackedWriter::add(const ChunkHeader& chunk, std::span<const Record> records) {
+  PackedHeader header{kPackedMagic,
+                      chunk.log,
+                      chunk.index,
+                      chunk.anchor,
+                      static_cast<uint32_t>(records.size()),
+                      0,
+                      0};
+  bytes_.resize(sizeof header);
+  pack(records, bytes_);
+  const std::span packed = std::span(bytes_).subspan(sizeof header);
+  header.bytes = static_cast<uint32_t>(packed.size());
+  header.check = check_of(packed);
+  std::memcpy(bytes_.data(), &header, sizeof header);
+  if (!write_at(fd_, bytes_.data(), bytes_.size(), size_)) {
+    static_cast<void>(ftruncate(fd_, static_cast<off_t>(size_)));
+    return false;
+  }
+  size_ += bytes_.size();
+  if (size_ >= kPackedFileBytes) {
+    ++file_;
+    size_ = 0;
+    open_file();
+  }
+  return true;
+}
+
+} // namespace memtrace

@@ -1,0 +1,137 @@
+"""A spool turned into rows while its process writes it.
+
+What has been read is packed and leaves records.bin, so that a long recording takes a fifth of the
+disk and its trace is nearly there when it ends. The spool stays whole (spool_compactor.h): whatever
+goes wrong here, it is converted from its beginning, as if this had never been. Only within
+`max_disk_bytes` (thinning.py) that is given up, before any row is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from memtrace import _core
+from memtrace.finalise.background import BackgroundWriter
+from memtrace.finalise.process_files import (
+    BATCH_ROWS,
+    PART_ROWS,
+    ProcessFiles,
+    make_anew,
+    work_folder,
+)
+from memtrace.finalise.spools import Spool, open_spool
+
+_NS = 1_000_000_000
+_MOST_STEP_NS = _NS // 4
+# What is behind the program by so much is raw records still, which must fit as well.
+_SETTLE_NS = 10 * _NS
+_SETTLE_NS_ON_LITTLE_DISK = _NS
+_LITTLE_DISK_BYTES = 4 << 30
+_AIM = 0.75  # of the limit, when it was reached
+
+
+class Compaction:
+    """Of one process's spool.
+
+    Raises:
+        MemtraceError, ValueError, OSError, pyarrow.ArrowException: by any method, and it cannot go
+            on; abandon() it.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        spool_dir: Path,
+        target: Path,
+        *,
+        max_disk_bytes: int | None = None,
+        settle_ns: int | None = None,
+    ) -> None:
+        spool = open_spool(key, spool_dir)
+        self._spool_dir = spool_dir
+        self._trace_dir = target
+        self._max_disk_bytes = max_disk_bytes
+        if settle_ns is None:
+            little = max_disk_bytes is not None and max_disk_bytes < _LITTLE_DISK_BYTES
+            settle_ns = _SETTLE_NS_ON_LITTLE_DISK if little else _SETTLE_NS
+        self._work = work_folder(target, key)
+        self._conversion = _core.FollowedConversion(
+            spool_dir, batch_rows=BATCH_ROWS, part_rows=PART_ROWS, settle_ns=settle_ns
+        )
+        make_anew(self._work)
+        self._files = ProcessFiles(
+            self._work,
+            spool_dir,
+            origin_ns=spool.control["start_monotonic_ns"],
+            thinned=max_disk_bytes is not None,
+        )
+        self._packs = True
+
+    @property
+    def records(self) -> int:
+        """That were read so far."""
+        return self._conversion.consumed
+
+    def step(self) -> bool:
+        """Works for a moment; True: there is nothing more to do for now."""
+        for batch in self._conversion.advance(ended=False, most_ns=_MOST_STEP_NS):
+            self._files.write(batch)
+        # Where it cannot be packed (no holes in files, a full disk) the spool grows as ever.
+        self._packs = self._packs and self._conversion.compact()
+        self._keep_to_limit()
+        return self._conversion.idle
+
+    def finish(self, spool: Spool) -> tuple[dict[str, Any], dict[str, int]]:
+        """The process has ended: the rest. The totals of the conversion, the numbers of rows."""
+        with self._files as files:
+            with BackgroundWriter() as background:
+                while not self._conversion.finished:
+                    for batch in self._conversion.advance(ended=True, most_ns=_MOST_STEP_NS):
+                        files.write(batch, background)
+            rows = files.finish(spool)
+        totals = self._conversion.totals()
+        if files.thinner is not None:
+            self._keep_to_limit()
+            dropped = files.thinner.dropped
+            rows = {name: number - dropped.rows.get(name, 0) for name, number in rows.items()}
+            if any(dropped.rows.values()):
+                told = {"max_disk_bytes": self._max_disk_bytes, **dropped.rows}
+                totals["dropped"] = json.dumps({**told, "largest_bytes": dropped.largest_bytes})
+        return totals, rows
+
+    def abandon(self) -> None:
+        """Takes away what was written; the spool stays."""
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _keep_to_limit(self) -> None:
+        limit, thinner = self._max_disk_bytes, self._files.thinner
+        if limit is None or thinner is None or self._used_bytes() <= limit:
+            return
+        aim = int(limit * _AIM)
+        packed = sorted(self._spool_dir.glob("packed-*.bin"), key=lambda p: int(p.stem[7:]))
+        for path in packed[:-1]:  # the last one is written to
+            if self._used_bytes() <= aim:
+                return
+            path.unlink()
+        # Nothing that speaks of the rows that go is to stay behind where it cannot be reached.
+        for batch in self._conversion.take_all():
+            self._files.write(batch)
+        self._files.end_parts()
+        while self._used_bytes() > aim and thinner.thin(self._used_bytes() - aim):
+            pass
+
+    def _used_bytes(self) -> int:
+        """Of the disk, when attribution writes `allocations` anew."""
+        sizes = (_disk_bytes(path) for path in self._trace_dir.rglob("*"))
+        again = (_disk_bytes(path) for path in (self._work / "allocations").iterdir())
+        return sum(sizes) + sum(again)
+
+
+def _disk_bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:  # it is gone
+        return 0

@@ -1,0 +1,117 @@
+"""The thread of the finaliser that compacts long recordings while their processes run.
+
+Short ones are left alone: until a spool is large nothing is read of it, and nothing heavy imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memtrace.finalise import use_little_memory
+
+if TYPE_CHECKING:
+    from memtrace.finalise.compaction import Compaction
+
+_LARGE_BYTES = 64 << 20  # a million records: these are converted in half a second
+_SHARE_OF_DISK = 16  # of the limit: such a spool is large, too
+_PERIOD_S = 2.0
+_PERIOD_ON_LITTLE_DISK_S = 0.5
+_LOWEST_PRIORITY = 19
+
+
+class Compactor:
+    """Works from start() to stop() on all large spools of a trace, at the lowest priority."""
+
+    def __init__(self, trace_dir: Path, *, max_disk_bytes: int | None = None) -> None:
+        self._trace_dir = trace_dir
+        self._max_disk_bytes = max_disk_bytes
+        self._large_bytes = _LARGE_BYTES
+        if max_disk_bytes is not None:
+            self._large_bytes = min(_LARGE_BYTES, max_disk_bytes // _SHARE_OF_DISK)
+        self._compactions: dict[str, Compaction] = {}
+        self._given_up: set[str] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look at the spools."""
+        self._thread.start()
+
+    def stop(self) -> dict[str, Compaction]:
+        """End within a moment; what was begun, by the keys of the spools, to be finished."""
+        if self._thread.is_alive():
+            self._stopping.set()
+            self._thread.join()
+        return self._compactions
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        period_s = _PERIOD_S if self._max_disk_bytes is None else _PERIOD_ON_LITTLE_DISK_S
+        while not self._stopping.is_set():
+            idle = True
+            for folder in self._trace_dir.glob("spool/process=*"):
+                if not self._stopping.is_set():
+                    idle = self._step(folder) and idle
+            if idle:
+                self._stopping.wait(period_s)
+
+    def _step(self, folder: Path) -> bool:
+        key = folder.name.partition("=")[2]
+        compaction = self._compactions.get(key)
+        if key in self._given_up or (compaction is None and not self._is_large(folder)):
+            return True
+        with _held_if_free(folder) as held:
+            if not held:
+                return True
+            try:
+                if compaction is None:
+                    compaction = self._compactions[key] = self._begin(key, folder)
+                return compaction.step()
+            except Exception:  # as if it had never been begun
+                self._given_up.add(key)
+                self._compactions.pop(key, None)
+                if compaction is not None:
+                    compaction.abandon()
+                if os.environ.get("MEMTRACE_DEBUG"):
+                    raise
+        return True
+
+    def _is_large(self, folder: Path) -> bool:
+        try:
+            return (folder / "records.bin").stat().st_size >= self._large_bytes
+        except OSError:
+            return False
+
+    def _begin(self, key: str, folder: Path) -> Compaction:
+        use_little_memory()
+        from memtrace.finalise.compaction import Compaction
+
+        return Compaction(key, folder, self._trace_dir, max_disk_bytes=self._max_disk_bytes)
+
+
+@contextmanager
+def _held_if_free(spool_dir: Path) -> Iterator[bool]:
+    """Keeps others off the spool for this moment; False: one of them is at work on it."""
+    try:
+        fd = os.open(spool_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            pass
+        yield True
+    finally:
+        os.close(fd)

@@ -1,0 +1,231 @@
+"""Keeps a long recording within so much disk: the newest and the largest stay.
+
+Rows go in rounds. In a part of `allocations`, the oldest parts first, the smaller half of what may
+go; with them their events, their names, and the operator calls of which then nobody speaks. What is
+older has been through more rounds, so it is known by ever larger allocations only. Always kept: who
+was live at a peak of a device, whatever is no plain allocation (segments, failures, what was there
+before), the highest events of every few hundred, so that a curve keeps its peaks. Each event that
+is left has the device's sums, which count all: totals and peaks stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from memtrace.attribute.columns import NEVER, NONE, Columns
+from memtrace.dataset import Part, RowGroup, row_groups_of
+from memtrace.dataset_writer import PartWriter
+from memtrace.schema import SCHEMAS
+
+Int64s = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+ClosedParts = Callable[[str], Sequence[Path]]
+
+METRICS = ("allocated_bytes", "active_bytes", "reserved_bytes")
+#: The datasets that lose rows.
+THINNED = ("allocations", "events", "operators", "names")
+_OF_ALLOCATIONS = ("alloc", "free_requested", "free_completed")
+_EVENTS_PER_PEAK = 512
+_OLD = 3 / 4  # of the parts: the newest are not thinned
+
+
+class Peaks:
+    """Where each device held most, of the events that were looked at."""
+
+    def __init__(self) -> None:
+        self._best: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def look(self, events: pa.Table) -> None:
+        """The next rows of `events`."""
+        columns = Columns(events)
+        codes, words = columns.words("device")
+        seqs = columns.numbers("seq")
+        for code, device in enumerate(words):
+            rows = np.flatnonzero(codes == code)
+            for metric in METRICS if len(rows) else ():
+                values = columns.numbers(metric)[rows]
+                at = int(values.argmax())
+                if int(values[at]) > self._best.get((device, metric), (-1, 0))[0]:
+                    self._best[device, metric] = int(values[at]), int(seqs[rows[at]])
+
+    @property
+    def seqs(self) -> Int64s:
+        """The places of the peaks in the order of events."""
+        return np.unique(np.array([seq for _, seq in self._best.values()], np.int64))
+
+
+@dataclass
+class Dropped:
+    """What is not in the trace any more: rows by dataset, and the largest allocation of them."""
+
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(THINNED, 0))
+    largest_bytes: int = 0
+
+
+class Thinner:
+    """Thins the closed parts of one process's datasets, a round at a time."""
+
+    def __init__(self, closed_parts: ClosedParts) -> None:
+        self._closed_parts = closed_parts
+        self._next = 0
+        self.peaks = Peaks()
+        self.dropped = Dropped()
+
+    def thin(self, bytes_to_free: int) -> bool:
+        """About so much of the disk. False: there is nothing that may go.
+
+        Raises:
+            OSError, pyarrow.ArrowException: the files cannot be read or written.
+        """
+        parts = self._closed_parts("allocations")
+        old = parts[: max(int(len(parts) * _OLD), 1)]
+        bytes_of_row = self._bytes_of_allocation(parts)
+        ids: list[Int64s] = []
+        freed = 0.0
+        for _ in old:
+            part = old[self._next % len(old)]
+            self._next += 1
+            ids.append(self._thin_allocations(part))
+            freed += len(ids[-1]) * bytes_of_row
+            if freed >= bytes_to_free:
+                break
+        gone = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.int64)
+        if len(gone):
+            self._thin_others(gone)
+        return len(gone) > 0
+
+    def _bytes_of_allocation(self, parts: Sequence[Path]) -> float:
+        """That a row of `allocations` takes together with all that hangs on it."""
+        sizes = [path.stat().st_size for name in THINNED for path in self._closed_parts(name)]
+        rows = [Part("allocations", path, mapped=False).metadata.num_rows for path in parts]
+        return float(sum(sizes) / max(sum(rows), 1))
+
+    def _thin_allocations(self, path: Path) -> Int64s:
+        """The ids of the rows that went."""
+        ids: list[Int64s] = []
+
+        def keeps(columns: Columns) -> Flags:
+            size = columns.numbers("block_bytes")
+            may_go = columns.codes("origin", ["recorded"]) != NONE
+            begun, released = columns.numbers("alloc_seq"), columns.numbers("release_seq")
+            ended = np.where(released == NEVER, columns.numbers("free_seq"), released)
+            for peak in self.peaks.seqs.tolist():
+                may_go &= ~((begun <= peak) & (peak < ended))
+            rows = np.flatnonzero(may_go)
+            order = rows[np.argsort(size[rows], kind="stable")]
+            goes = order[: (len(order) + 1) // 2]
+            if len(goes):
+                ids.append(columns.numbers("allocation_id")[goes])
+                largest = max(self.dropped.largest_bytes, int(size[goes].max()))
+                self.dropped.largest_bytes = largest
+            kept = np.ones(len(size), np.bool_)
+            kept[goes] = False
+            return kept
+
+        self._rewrite(path, "allocations", keeps)
+        return np.concatenate(ids) if ids else np.empty(0, np.int64)
+
+    def _thin_others(self, gone: Int64s) -> None:
+        calls_gone: list[Int64s] = []
+        calls_kept: list[Int64s] = []
+
+        def speaks_of(group: RowGroup) -> bool:
+            bounds = group.bounds("allocation_id")
+            return bounds is None or not (
+                bounds.low is None
+                or bounds.high is None
+                or bounds.high < gone[0]
+                or bounds.low > gone[-1]
+            )
+
+        def keeps_event(columns: Columns) -> Flags:
+            plain = columns.codes("action", _OF_ALLOCATIONS) != NONE
+            kept: Flags = ~(plain & _is_in(columns.numbers("allocation_id"), gone))
+            kept |= np.isin(columns.numbers("seq"), self.peaks.seqs) | _highest(columns)
+            calls = columns.numbers("operator_call_id")
+            calls_gone.append(np.unique(calls[~kept]))
+            calls_kept.append(np.unique(calls[kept]))
+            return kept
+
+        for path in self._closed_parts("events"):
+            self._rewrite(path, "events", keeps_event, speaks_of)
+        for path in self._closed_parts("names"):
+            self._rewrite(
+                path, "names", lambda c: ~_is_in(c.numbers("allocation_id"), gone), speaks_of
+            )
+        if calls_gone:
+            calls = np.setdiff1d(np.concatenate(calls_gone), np.concatenate(calls_kept))
+            self._thin_operators(calls)
+
+    def _thin_operators(self, calls: Int64s) -> None:
+        largest = self.dropped.largest_bytes
+
+        def keeps(columns: Columns) -> Flags:
+            # A call around one that stays has its bytes as well, and stays.
+            size = columns.numbers("allocated_bytes") + columns.numbers("freed_bytes")
+            return (size > largest) | ~_is_in(columns.numbers("call_id"), calls)
+
+        def speaks_of(group: RowGroup) -> bool:
+            bounds = group.bounds("call_id")
+            return bounds is None or not (
+                not len(calls)
+                or bounds.low is None
+                or bounds.high is None
+                or bounds.high < calls[0]
+                or bounds.low > calls[-1]
+            )
+
+        for path in self._closed_parts("operators"):
+            self._rewrite(path, "operators", keeps, speaks_of)
+
+    def _rewrite(
+        self,
+        path: Path,
+        dataset: str,
+        keeps: Callable[[Columns], Flags],
+        may_change: Callable[[RowGroup], bool] | None = None,
+    ) -> None:
+        """The file without the rows that are not kept."""
+        groups = list(row_groups_of([Part(dataset, path, mapped=False)]))
+        if may_change is not None and not any(map(may_change, groups)):
+            return
+        thinned = path.with_suffix(".thinned")
+        thinned.unlink(missing_ok=True)
+        with PartWriter(thinned, dataset, SCHEMAS[dataset]) as writer:
+            for group in groups:
+                table = group.read(SCHEMAS[dataset].names)
+                kept = keeps(Columns(table))
+                self.dropped.rows[dataset] += int(len(kept) - kept.sum())
+                if kept.any():
+                    writer.write(table.filter(pa.array(kept)).cast(SCHEMAS[dataset]))
+        thinned.replace(path)
+
+
+def _is_in(ids: Int64s, chosen: Int64s) -> Flags:
+    """Which of `ids` are in `chosen`, which rises."""
+    if not len(chosen):
+        return np.zeros(len(ids), np.bool_)
+    places = np.minimum(np.searchsorted(chosen, ids), len(chosen) - 1)
+    found: Flags = chosen[places] == ids
+    return found
+
+
+def _highest(events: Columns) -> Flags:
+    """Of every few hundred events of a device the one after which it held most, by each metric."""
+    codes, words = events.words("device")
+    chosen = np.zeros(len(codes), np.bool_)
+    for code in range(len(words)):
+        rows = np.flatnonzero(codes == code)
+        for metric in METRICS if len(rows) else ():
+            values = events.numbers(metric)[rows]
+            whole = -(-len(rows) // _EVENTS_PER_PEAK) * _EVENTS_PER_PEAK
+            padded = np.pad(values, (0, whole - len(rows)), constant_values=-1)
+            best = padded.reshape(-1, _EVENTS_PER_PEAK).argmax(axis=1)
+            chosen[rows[best + np.arange(len(best)) * _EVENTS_PER_PEAK]] = True
+    return chosen

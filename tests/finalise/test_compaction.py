@@ -1,0 +1,132 @@
+"""A spool that is converted while it is written gives the trace that it gives afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from finalise.recorded_spools import all_rows, copied, finaliser_of, leave_spool, start
+from memtrace import _core
+from memtrace.finalise import compactor as compactors
+from memtrace.finalise import finalise
+from memtrace.finalise.compaction import Compaction
+from memtrace.finalise.compactor import Compactor
+from memtrace.finalise.convert import recover
+from program_runs import wait_for_finaliser
+
+TRAINING = Path(__file__).parents[1] / "programs" / "compaction" / "training.py"
+
+
+@pytest.fixture(scope="module")
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return leave_spool(tmp_path_factory.mktemp("compaction") / "t.memtrace", TRAINING, "700")
+
+
+def key_of(spool: Path) -> str:
+    return spool.name.partition("=")[2]
+
+
+def disk_bytes(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_the_rows_are_those_of_a_conversion_afterwards(spool: Path, tmp_path: Path) -> None:
+    whole, followed = tmp_path / "whole.memtrace", tmp_path / "followed.memtrace"
+    copied(spool, whole)
+    finalise(whole)
+    place = copied(spool, followed)
+    compaction = Compaction(key_of(spool), place, followed)
+    while not compaction.step():
+        pass
+    records = _core.SpoolReader(spool).records
+    assert compaction.records == records
+    assert disk_bytes(place / "records.bin") < 5 << 20  # the last of it stays as it is
+    assert sum(map(disk_bytes, place.glob("packed-*.bin"))) * 4 < records * 64
+    finalise(followed, compactions={key_of(spool): compaction})
+    assert all_rows(followed) == all_rows(whole)
+    assert not list(followed.glob(".*"))
+
+
+def test_a_packed_spool_is_converted_from_its_beginning(spool: Path, tmp_path: Path) -> None:
+    """The finaliser that packed it was killed."""
+    whole, packed = tmp_path / "whole.memtrace", tmp_path / "packed.memtrace"
+    copied(spool, whole)
+    finalise(whole)
+    compaction = Compaction(key_of(spool), copied(spool, packed), packed)
+    while not compaction.step():
+        pass
+    result = recover(packed)
+    assert result.keys == (key_of(spool),)
+    assert all_rows(packed) == all_rows(whole)
+
+
+def test_one_that_cannot_go_on_is_as_if_it_had_not_begun(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole.memtrace", tmp_path / "broken.memtrace"
+    copied(spool, whole)
+    finalise(whole)
+    compaction = Compaction(key_of(spool), copied(spool, broken), broken)
+    compaction.step()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compaction, "finish", fail)
+    finalise(broken, compactions={key_of(spool): compaction})
+    assert all_rows(broken) == all_rows(whole)
+
+
+def test_a_program_is_compacted_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the finaliser beside it; short recordings are left alone until their end."""
+    trace = tmp_path / "t.memtrace"
+    process = start(trace, TRAINING, "1500", options=("--max-disk", "10GiB"))
+    (spool,) = (trace / "spool").glob("process=*")
+    finaliser = finaliser_of(trace)
+    os.kill(finaliser, signal.SIGSTOP)  # its work is ours
+    compactor = Compactor(trace)
+    monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
+    compactor._large_bytes = 1 << 20
+    assert process.stdin is not None
+    compactor.start()
+    time.sleep(0.3)
+    assert not list(trace.glob(".*"))
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    deadline_s = time.monotonic() + 60
+    while not list(spool.glob("packed-*.bin")) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    packed = list(spool.glob("packed-*.bin"))
+    late = _core.SpoolReader(spool)  # whoever looks at it now sees it whole
+    assert late.records > 0
+    assert late.damage()["missing_chunks"] == 0
+    live = _core.Live(str(spool))
+    while not live.advance(ended=False, most_ns=1_000_000_000):
+        pass
+    assert packed
+    process.stdin.close()
+    # The program ends its recording, and waits for an answer that we give.
+    while not _core.SpoolReader(spool).control["complete"]:
+        time.sleep(0.05)
+    compactions = compactor.stop()
+    assert list(compactions) == [key_of(spool)]
+    assert compactions[key_of(spool)].records > 100_000
+    finalise(trace, compactions=compactions)
+    os.kill(finaliser, signal.SIGCONT)
+    assert process.wait() == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    wait_for_finaliser(trace)
+    row = all_rows(trace)["processes"].to_pylist()[0]
+    assert row["lost_total"] == 0
+    assert row["complete"] is True
+    assert row["dropped"] is None
+    events = all_rows(trace)["events"]
+    assert events.num_rows == row["events"]
+    assert events["seq"].to_pylist() == list(range(row["events"]))
