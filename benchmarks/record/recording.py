@@ -30,7 +30,10 @@ class HooksOn:
         paused: bool = False,
         folder: str | None = None,
     ) -> None:
-        """`paused`: as between pause() and resume(). `folder`: for the spool, instead of a temporary one; it goes at the end, too."""
+        """`paused`: as between pause() and resume().
+
+        `folder`: for the spool, instead of a temporary one; it goes at the end, too.
+        """
         self.options = {"operators": operators, "stacks": stacks, "cpu": cpu}
         self.cuda = cuda
         self.paused = paused

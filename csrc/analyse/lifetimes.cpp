@@ -62,11 +62,12 @@ bool Lifetimes::tells_nothing(const AllocatorEvent& event) {
   case Action::free_requested:
   case Action::free_completed: {
     const Allocation* live = find(code, event.address);
-    return !live || (event.tail.action == Action::free_requested && live->free_seq != kNull);
+    return live == nullptr ||
+           (event.tail.action == Action::free_requested && live->free_seq != kNull);
   }
   case Action::preexisting: {
     const Allocation* live = code != kCpu ? find(code, event.address) : nullptr;
-    return live && live->size_bytes == signed_bytes(event.size_bytes);
+    return live != nullptr && live->size_bytes == signed_bytes(event.size_bytes);
   }
   default:
     return false;
