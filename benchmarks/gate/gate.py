@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import re
 import subprocess
@@ -38,7 +39,9 @@ class Verdict:
 
     @property
     def change(self) -> float:
-        return 0.0 if not self.baseline else self.counted / self.baseline - 1
+        if not self.baseline:  # what cost nothing must go on costing nothing
+            return math.inf if self.baseline == 0 and self.counted else 0.0
+        return self.counted / self.baseline - 1
 
     @property
     def costs_more(self) -> bool:

@@ -127,6 +127,9 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
     yield "a root call with 3 tensors", CALLS, steps, HooksOn
     yield "a module's call inside a model", CALLS, lambda: around(given[0]), HooksOn
     yield "a step of training", STEPS, training(), HooksOn
+    paused = lambda: HooksOn(paused=True)  # noqa: E731
+    yield "an allocation, in a pause", CALLS, allocate, paused
+    yield "a step of training, in a pause", STEPS, training(), paused
 
 
 def count_hot_paths(counter: Counter) -> None:

@@ -1,6 +1,6 @@
 // Instructions per CUDA event with operators and stacks off, beyond a tracker that does nothing.
 //
-//     event_instructions nothing|record EVENTS SPOOL
+//     event_instructions nothing|record|paused EVENTS SPOOL
 //
 // Run under callgrind for two numbers of EVENTS; benchmarks/record/event_instructions.py does. The
 // entry has the members of torch's TraceEntry; the code measured is the hook's own.
@@ -74,16 +74,22 @@ int main(int argc, char** argv) {
   Recorder recorder(argv[3], 0);
   g_recorder = &recorder;
   Recording recording = make_recording();
+  g_kept_recording.store(&recording);
   g_recording.store(&recording);
   open_cuda_device(0, recording);
   std::function<void(const Entry&)> tracker = [](const Entry& entry) { record_cuda_event(entry); };
   if (std::strcmp(argv[1], "nothing") == 0)
     tracker = [](const Entry&) {};
+  if (std::strcmp(argv[1], "paused") == 0) {
+    g_recording.store(nullptr);
+    pause_cuda_device(g_cuda_devices[0], recording);
+  }
   Entry entry{Entry::ALLOC, 0, 0x200000000000, nullptr, 4096, {0, 0}};
   for (long i = 0; i < events; ++i) {
     entry.action_ = static_cast<Entry::Action>(i % 3);
     tracker(entry);
   }
   g_recording.store(nullptr);
+  g_kept_recording.store(nullptr);
   return 0;
 }

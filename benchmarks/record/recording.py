@@ -27,11 +27,16 @@ class HooksOn:
         stacks: bool = True,
         cpu: bool = True,
         cuda: bool = False,
+        paused: bool = False,
         folder: str | None = None,
     ) -> None:
-        """`folder`: for the spool, instead of a temporary one; it goes at the end, too."""
+        """`paused`: as between pause() and resume().
+
+        `folder`: for the spool, instead of a temporary one; it goes at the end, too.
+        """
         self.options = {"operators": operators, "stacks": stacks, "cpu": cpu}
         self.cuda = cuda
+        self.paused = paused
         self.wanted_folder = folder
 
     def __enter__(self) -> HooksOn:
@@ -51,6 +56,8 @@ class HooksOn:
         recorded = SimpleNamespace(recorder=self.recorder, options=Options(**self.options))
         self.scan = Scan(recorded, torch, self.hook)
         self.scan.begin()
+        if self.paused:
+            self.hook.pause()
         return self
 
     def __exit__(

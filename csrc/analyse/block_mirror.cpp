@@ -137,7 +137,6 @@ Block& BlockMirror::preexisting(uint64_t address, uint64_t size_bytes, uint64_t 
                                 uint32_t holder) {
   if (block_bytes == 0)
     block_bytes = settings_.round(size_bytes);
-  segments_.forget_bases();
   auto at = find_containing(address);
   if (at != blocks_.end() && at->second.state == BlockState::free &&
       end_of(at) - address >= block_bytes)

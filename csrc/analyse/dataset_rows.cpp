@@ -65,11 +65,13 @@ void DatasetRows::mark(const Note& note, Place place) {
       settings_text_ = text;
   } else if (kind == "reset_peak") {
     lifetimes_.reset_peak(note.tail.device);
+    pauses_.reset_peak(note.tail.device);
   } else if (kind == "pause") {
-    if (paused_.empty() || paused_.back().end_ns != kNull)
-      paused_.push_back({place.time_ns, kNull});
-  } else if (kind == "resume" && !paused_.empty()) {
-    paused_.back().end_ns = place.time_ns;
+    pauses_.pause(place.time_ns);
+    lifetimes_.pause();
+  } else if (kind == "resume") {
+    pauses_.resume(place.time_ns);
+    lifetimes_.resume();
   }
   // Of a backward pass the value is autograd's number of it.
   const bool backward = kind == "backward_begin" || kind == "backward_end";
@@ -87,6 +89,10 @@ void DatasetRows::sample(const Note& note, Place place) {
   out_.samples.add(place.time_ns, place.seq, names_.of(note.target), names_.of(note.source),
                    names_.of(note.name), value, names_.of(note.text), names_.of(note.reason));
   if (names_.text().name(note.source) != "torch")
+    return;
+  if (names_.text().name(note.name) == "allocated_bytes.peak")
+    pauses_.peak(note.tail.device, value, names_.text().name(note.reason));
+  if (pauses_.is_on()) // torch counts what is not recorded
     return;
   const std::string_view target = names_.text().name(note.target);
   if (names_.text().name(note.name) == "reserved_bytes.current")

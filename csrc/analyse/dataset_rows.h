@@ -13,6 +13,7 @@
 #include "analyse/lifetimes.h"
 #include "analyse/name_strings.h"
 #include "analyse/operator_calls.h"
+#include "analyse/pauses.h"
 #include "analyse/reconcile.h"
 #include "analyse/record_reading.h"
 #include "analyse/stack_facts.h"
@@ -27,10 +28,6 @@
 #include <vector>
 
 namespace memtrace {
-
-struct PausedInterval {
-  int64_t start_ns, end_ns; // end: kNull when it lasted to the end
-};
 
 class DatasetRows {
  public:
@@ -58,7 +55,7 @@ class DatasetRows {
   // What did not fit together, by kind; all zero for a sound recording. `order_gaps`: that a merge
   // found.
   std::vector<std::pair<const char*, uint64_t>> oddities(uint64_t order_gaps) const;
-  const std::vector<PausedInterval>& paused() const { return paused_; }
+  const Pauses& pauses() const { return pauses_; }
   // Text of the first `settings` mark, empty when there is none.
   const std::string& settings_text() const { return settings_text_; }
   // Models whose weights have no names: they were gone before a scan could look at them.
@@ -86,7 +83,7 @@ class DatasetRows {
   TensorNotes tensors_;
   RecordReading reading_;
   Reconciliation reconciliation_;
-  std::vector<PausedInterval> paused_;
+  Pauses pauses_;
   std::string settings_text_;
   size_t process_notes_read_ = 0;
   bool have_settings_ = false;

@@ -41,6 +41,39 @@ void Lifetimes::reset_peak(DeviceCode code) {
   }
 }
 
+void Lifetimes::pause() {
+  paused_ = true;
+}
+
+// What torch counted meanwhile, its peak among it, we did not see.
+void Lifetimes::resume() {
+  if (!std::exchange(paused_, false))
+    return;
+  for (size_t code = 1; code < devices_.size(); ++code)
+    if (devices_[code]) {
+      devices_[code]->tally.began_in_midrun = true;
+      devices_[code]->tally.peak_reset = false;
+    }
+}
+
+bool Lifetimes::tells_nothing(const AllocatorEvent& event) {
+  const DeviceCode code = event.tail.device;
+  switch (event.tail.action) {
+  case Action::free_requested:
+  case Action::free_completed: {
+    const Allocation* live = find(code, event.address);
+    return live == nullptr ||
+           (event.tail.action == Action::free_requested && live->free_seq != kNull);
+  }
+  case Action::preexisting: {
+    const Allocation* live = code != kCpu ? find(code, event.address) : nullptr;
+    return live != nullptr && live->size_bytes == signed_bytes(event.size_bytes);
+  }
+  default:
+    return false;
+  }
+}
+
 void Lifetimes::tell_reserved(DeviceCode code, uint64_t bytes) {
   if (settings_.blocks_only && code != kCpu && bytes <= kMostBytes)
     device(code).mirror.tell_reserved(signed_bytes(bytes));
@@ -154,6 +187,8 @@ void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
   const bool of_scan = event.tail.device == kCpu && event.size_bytes != 0 &&
                        event.tail.action == Action::free_requested;
   if (of_scan && told_of(event) == 0)
+    return;
+  if (paused_ && tells_nothing(event)) [[unlikely]]
     return;
   const Place place{next_seq_, last_time_ns_ = time_ns};
   Outcome outcome;
@@ -423,7 +458,11 @@ void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place plac
                                             event.context * kUnitOfPreexistingBlock, holder)
                   : cuda.mirror.alloc(event.address, event.size_bytes, holder);
   outcome.block_bytes = signed_bytes(block.size_bytes);
-  if (const SegmentRange* range = cuda.mirror.segments().find(event.address)) {
+  const SegmentRange* range = cuda.mirror.segments().find(event.address);
+  // In a pause ranges are recorded, and all is known of them but of those that are listed as well.
+  if (preexisting && (!paused_ || (range && range->alloc.time_ns == place.time_ns)))
+    cuda.mirror.segments().forget_bases();
+  if (range) {
     outcome.segment_id = range->id;
     cuda.mirror.segments().prove_small(*range,
                                        AllocatorSettings::small(settings_.round(event.size_bytes)));

@@ -48,6 +48,12 @@ class Lifetimes {
   // torch's counter: taken for the truth where the events do not tell of segments.
   void tell_reserved(DeviceCode code, uint64_t bytes);
 
+  // What is allocated in a pause is not recorded; its end may be, and means nothing. What is live
+  // at its end is listed just before resume(), with what was known already.
+  void pause();
+  void resume();
+  bool paused() const { return paused_; }
+
   void event(const AllocatorEvent& event, int64_t time_ns);
   int64_t next_seq() const { return next_seq_; }
   int64_t last_time_ns() const { return last_time_ns_; } // of the last event
@@ -114,6 +120,8 @@ class Lifetimes {
   };
 
   static bool possible(const AllocatorEvent& event);
+  // Of a pause: says nothing that is not known.
+  bool tells_nothing(const AllocatorEvent& event);
   Device& device(DeviceCode code);
   ThreadState& thread_state(uint32_t thread);
   // `forward`: RecordFunction's number of the thread that ran the forward pass of this backward.
@@ -174,6 +182,7 @@ class Lifetimes {
   std::vector<int64_t> ended_named_;
   int64_t next_seq_ = 0, next_allocation_id_ = 1;
   int64_t last_time_ns_ = 0;
+  bool paused_ = false;
   LifetimeCounts counts_;
 };
 

@@ -83,8 +83,10 @@ void Live::mark(const Note& note) {
     lifetimes_.set_settings(AllocatorSettings::from_json(follower_.text().name(note.text)));
   } else if (kind == "pause") {
     paused_ = ever_paused_ = true;
+    lifetimes_.pause();
   } else if (kind == "resume") {
     paused_ = false;
+    lifetimes_.resume();
   }
 }
 

@@ -103,10 +103,25 @@ void TensorNotes::Candidates::exclude(const LogRecords& log, const SpoolReader& 
   }
 }
 
+uint64_t TensorNotes::first_pause(const SpoolReader& reader) const {
+  if (reader.logs().empty())
+    return UINT64_MAX;
+  for (const ChunkRecords& chunk : reader.logs().front()) { // the recorder's own log
+    reader.make_ready(chunk);
+    for (size_t i = 0; i < chunk.count; ++i)
+      if (const memtrace::Note& note = chunk.records[i].note;
+          note.tail.action == Action::mark && names_.text().name(note.name) == "pause")
+        return note.ticks;
+    reader.release(chunk);
+  }
+  return UINT64_MAX;
+}
+
 void TensorNotes::begin(const SpoolReader& reader) {
   Candidates candidates;
+  const uint64_t pause_ticks = first_pause(reader); // what is noted later may be of the pause
   for (const Note& note : notes_)
-    if (note.torchs_own)
+    if (note.torchs_own && note.ticks < pause_ticks)
       candidates.add(note);
   for (const LogRecords& log : reader.logs())
     candidates.exclude(log, reader);

@@ -68,6 +68,7 @@ class TensorNotes {
   };
   void read(std::string_view text);
   void apply_next();
+  uint64_t first_pause(const SpoolReader& reader) const; // its ticks; UINT64_MAX: none
   void add_preexisting(const Note& note, int64_t time_ns);
   void apply(const Note& note, Allocation& allocation);
   void add_name(Allocation& allocation, StringId name, StringId kind, int64_t offset_bytes,

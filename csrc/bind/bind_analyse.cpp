@@ -107,10 +107,13 @@ template <typename AnyConversion> py::dict totals(AnyConversion& conversion) {
     devices[to_str(rows.names()[rows.labels().device(code)])] = device;
   }
   py::list paused;
-  for (const PausedInterval& interval : rows.paused())
+  for (const PausedInterval& interval : rows.pauses().intervals())
     paused.append(py::make_tuple(interval.start_ns, interval.end_ns == kNull
                                                         ? py::object(py::none())
                                                         : py::object(py::int_(interval.end_ns))));
+  py::dict paused_peaks;
+  for (const auto& [code, bytes] : rows.pauses().peaks())
+    paused_peaks[to_str(rows.names()[rows.labels().device(code)])] = bytes;
   dict["events"] = lifetimes.next_seq();
   dict["unmatched_frees"] = lifetimes.counts().unmatched_frees;
   dict["unscanned_models"] = rows.unscanned_models();
@@ -120,6 +123,7 @@ template <typename AnyConversion> py::dict totals(AnyConversion& conversion) {
   dict["oddities"] = oddities;
   dict["devices"] = devices;
   dict["paused"] = paused;
+  dict["paused_peaks"] = paused_peaks;
   dict["settings"] = to_str(rows.settings_text());
   dict["compared"] = reconciliation.compared();
   dict["differing"] = reconciliation.differing();

@@ -52,10 +52,21 @@ std::string make_stacks(const RecorderApi& api, const py::object& module_class,
   return reason;
 }
 
+// What the newest recording records, for its pauses.
+struct Installed {
+  bool root_calls = false, operators = false, cpu = false;
+};
+Installed g_installed;
+
+void install_allocators() {
+  install_cpu_allocator();
+  install_pinned_allocator();
+}
+
 std::string start(const py::capsule& capsule, bool cpu, bool operators, bool stacks,
                   uint64_t stack_min_bytes, const py::object& module_class,
                   const py::object& tensor_class, std::vector<std::string> runner_prefixes) {
-  if (g_recording.load())
+  if (g_kept_recording.load())
     throw std::runtime_error("a recording is already on in this process");
   const auto* api =
       static_cast<const RecorderApi*>(PyCapsule_GetPointer(capsule.ptr(), kRecorderCapsule));
@@ -74,29 +85,64 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
     recording->stack_min_bytes = stack_min_bytes;
   forget_training_threads();
   forget_steps();
+  g_kept_recording.store(recording, std::memory_order_release);
   g_recording.store(recording, std::memory_order_release);
-  if (g_stacks && !module_class.is_none())
+  g_installed = {g_stacks && !module_class.is_none(), operators, cpu};
+  if (g_installed.root_calls)
     install_root_calls(module_class.ptr(), tensor_class.ptr());
   if (operators)
     install_operators();
-  if (cpu) {
-    install_cpu_allocator();
-    install_pinned_allocator();
-  }
+  if (cpu)
+    install_allocators();
   return reason;
+}
+
+void remove_all() {
+  remove_root_calls();
+  remove_operators();
+  remove_cpu_allocator();
+  remove_pinned_allocator();
+}
+
+// From now on the program runs as if it were not recorded, but that the end of what was recorded
+// is, so that what is live stays known; and what is rare: segments, failures, marks. False: as
+// stop().
+bool pause_recording() {
+  if (!g_recording.load())
+    return true;
+  remove_all();
+  bool quiet = true;
+  {
+    py::gil_scoped_release unlocked; // as in stop()
+    quiet = quiesce_for_pause();
+  }
+  pause_cuda_allocator();
+  return quiet;
+}
+
+// Everything again; CUDA blocks of the pause that are live are listed.
+void resume_recording() {
+  Recording* recording = g_kept_recording.load();
+  if (!recording || g_recording.load())
+    return;
+  g_recording.store(recording, std::memory_order_release);
+  if (g_installed.cpu)
+    install_allocators();
+  resume_cuda_allocator();
+  if (g_installed.operators)
+    install_operators();
+  if (g_installed.root_calls)
+    resume_root_calls();
 }
 
 // False: a thread was still inside a hook after 100 ms; nothing is lost, its record may be late.
 bool stop() {
   bool quiet = true;
-  if (g_recording.load()) {
+  if (g_kept_recording.load()) {
     py::gil_scoped_release unlocked; // a thread inside a hook may be waiting for the GIL elsewhere
     quiet = quiesce();
   }
-  remove_root_calls();
-  remove_operators();
-  remove_cpu_allocator();
-  remove_pinned_allocator();
+  remove_all();
   uninstall_identity();
   forget_held_tensors();
   forget_optimizers();
@@ -149,7 +195,9 @@ PYBIND11_MODULE(_hook, module) {
              py::arg("operators"), py::arg("stacks"), py::arg("stack_min_bytes"),
              py::arg("module_class"), py::arg("tensor_class"), py::arg("runner_prefixes"));
   module.def("stop", &stop);
-  module.def("recording", [] { return g_recording.load() != nullptr; });
+  module.def("pause", &pause_recording);
+  module.def("resume", &resume_recording);
+  module.def("recording", [] { return g_kept_recording.load() != nullptr; });
   module.def("attach_cuda", &attach_cuda);
   module.def("take_new_roots", &take_new_roots);
   module.def("set_root_callback", [](const py::object& callback) {

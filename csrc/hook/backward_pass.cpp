@@ -36,7 +36,7 @@ class BackwardPass {
     if (ended_.exchange(true))
       return;
     {
-      const HookScope scope;
+      const HookScope scope(g_kept_recording);
       if (scope && &scope.recording() == &recording_)
         write_mark(scope, "backward_end", static_cast<uint64_t>(graph_task_), thread_);
     }

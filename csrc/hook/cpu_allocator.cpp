@@ -2,8 +2,8 @@
 //
 // The wrapper keeps the inner allocator's pointer and context and changes only the deleter
 // function, so raw_allocate(), raw_deleter() and move-only DataPtr tricks go on working. What torch
-// allocated through us keeps our deleter for life; after a recording stops it only passes the free
-// on.
+// allocated through us keeps our deleter for life: its end is recorded in a pause as well, in which
+// torch allocates without us. After a recording stops it only passes the free on.
 //
 // torch.UntypedStorage(n), and with it deepcopy of tensors and modules, asks for the default
 // allocator by name and never sees one that was set. So the default allocator object itself is made
@@ -33,7 +33,7 @@ constexpr auto kHost = static_cast<uint16_t>(Memory::host);
 constexpr uint8_t kPriority = 0xff;
 
 void record_alloc(void* address, size_t size_bytes) noexcept {
-  HookScope scope;
+  HookScope scope(g_kept_recording);
   if (!scope)
     return;
   write_event(scope, {ticks_after(), reinterpret_cast<uint64_t>(address), size_bytes, 0, 0, kHost,
@@ -45,7 +45,7 @@ void record_alloc(void* address, size_t size_bytes) noexcept {
 }
 
 void record_free(void* address) noexcept {
-  HookScope scope;
+  HookScope scope(g_kept_recording);
   if (scope)
     write_event(scope, {ticks_before(), reinterpret_cast<uint64_t>(address), 0, 0, 0, kHost, kCpu,
                         Action::free_requested});
@@ -68,7 +68,7 @@ uint64_t available_bytes() noexcept {
 
 void record_failure(size_t size_bytes) noexcept {
   const int error = errno;
-  if (HookScope scope; scope)
+  if (HookScope scope(g_kept_recording); scope)
     write_event(scope,
                 {ticks_after(), 0, size_bytes, available_bytes(), 0, kHost, kCpu, Action::oom});
   errno = error;

@@ -46,7 +46,7 @@ CCA::CUDAAllocator* find_allocator() {
   return slot ? slot->load() : nullptr;
 }
 
-// ---- memory from before the recording -----------------------------------------------------------
+// ---- memory from before the recording, or from its pause ----------------------------------------
 
 void write_listed(ThreadLog* log, Recording& recording, const AllocatorEvent& event) {
   Record* record = log->reserve();
@@ -57,18 +57,25 @@ void write_listed(ThreadLog* log, Recording& recording, const AllocatorEvent& ev
   log->publish(event.tail);
 }
 
+// After a pause blocks alone are listed, those that were recorded before among them: the finaliser
+// knows which. What segments did was recorded in the pause as well.
+enum class Listing : uint8_t { all, blocks };
+
 // A segment and its live blocks, as if they had come into being at the moment of the snapshot.
-void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo& segment) {
+void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo& segment,
+                   Listing listing) {
   const auto index = static_cast<uint32_t>(segment.device) % kMaxCudaDevices;
   AllocatorEvent event{};
   event.ticks = g_cuda_devices[index].listed_at_ticks;
+  event.order = g_cuda_devices[index].listed_order; // after that event, whatever the clocks say
   event.address = segment.address;
   event.size_bytes = segment.total_size;
   event.stream = reinterpret_cast<uint64_t>(segment.stream);
   event.tail.pool = pool_number(segment.owner_private_pool_id, recording);
   event.tail.device = cuda_device(static_cast<int>(index));
   event.tail.action = segment.is_expandable ? Action::segment_map : Action::segment_alloc;
-  write_listed(log, recording, event);
+  if (listing == Listing::all)
+    write_listed(log, recording, event);
   for (const CCA::BlockInfo& block : segment.blocks) {
     if (block.active) {
       event.size_bytes = block.requested_size;
@@ -85,7 +92,7 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
   }
 }
 
-void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording) {
+void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording, Listing listing) {
   t_listing = 0;
   const auto snapshot = allocator->snapshot();
   t_listing = -1;
@@ -93,14 +100,14 @@ void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording) {
   if (!log)
     return recording.lose(Loss::external_failed);
   for (const CCA::SegmentInfo& segment : snapshot.segments)
-    write_segment(log, recording, segment);
+    write_segment(log, recording, segment, listing);
   recording.api.release_log(recording.api.recorder, log);
 }
 
 } // namespace
 
 CudaAttach attach_cuda_allocator() {
-  Recording* recording = g_recording.load();
+  Recording* recording = g_kept_recording.load();
   if (!recording)
     return CudaAttach::not_initialized;
   CCA::CUDAAllocator* allocator = find_allocator();
@@ -117,8 +124,23 @@ CudaAttach attach_cuda_allocator() {
     cuda_pools();
     allocator->attachAllocatorTraceTracker(&on_event);
   }
-  list_live_blocks(allocator, *recording);
+  list_live_blocks(allocator, *recording, Listing::all);
+  if (!g_recording.load())
+    pause_cuda_allocator();
   return CudaAttach::attached;
+}
+
+void pause_cuda_allocator() {
+  if (const Recording* recording = g_kept_recording.load())
+    for (CudaDevice& device : g_cuda_devices)
+      pause_cuda_device(device, *recording);
+}
+
+void resume_cuda_allocator() {
+  Recording* recording = g_kept_recording.load();
+  CCA::CUDAAllocator* allocator = find_allocator();
+  if (recording && allocator && g_cuda_devices[0].recording.load() == recording)
+    list_live_blocks(allocator, *recording, Listing::blocks);
 }
 
 } // namespace memtrace

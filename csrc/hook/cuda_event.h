@@ -5,6 +5,7 @@
 #pragma once
 
 #include "hook/allocator_event.h"
+#include "hook/ended_addresses.h"
 
 #include <array>
 #include <bit>
@@ -24,6 +25,10 @@ struct alignas(64) CudaDevice {
   uint64_t tail = 0;            // Tail word of an alloc by thread 0: the base of all its events'
   uint64_t order = 0;           // place in the device's order; counted under the device's lock
   uint64_t listed_at_ticks = 0; // when the live blocks were listed; written under that lock
+  uint32_t listed_order = 0;    // of the last event before that
+  // While the recording is paused; taken away under the lock, when the live blocks are listed.
+  std::atomic<EndedAddresses*> paused{nullptr};
+  EndedAddresses* ended = nullptr; // made at the first pause, kept for the next
 };
 inline CudaDevice g_cuda_devices[kMaxCudaDevices];
 // The device whose blocks this thread lists next in list_live_blocks(); -1: it lists none.
@@ -99,21 +104,37 @@ template <class TraceEntry> uint32_t device_index(const TraceEntry& entry) noexc
   return static_cast<uint8_t>(entry.device_);
 }
 
-// From now on this device's events are recorded; under its lock.
+// From now on this device's events are recorded; under its lock. Also what ends a pause.
 inline void open_cuda_device(int index, const Recording& recording) noexcept {
   CudaDevice& device = g_cuda_devices[index];
-  device.order = 0;
+  if (device.recording.load(std::memory_order_relaxed) != &recording)
+    device.order = 0;
   device.listed_at_ticks = ticks_before();
+  device.listed_order = static_cast<uint32_t>(device.order);
   device.tail = std::bit_cast<uint64_t>(Tail{0, 0, cuda_device(index), Action::alloc});
+  device.paused.store(nullptr, std::memory_order_relaxed);
   device.recording.store(&recording, std::memory_order_relaxed);
   if (kClock == Clock::tsc)
     device.plain.store(&recording, std::memory_order_relaxed);
 }
 
+// From now on only the end of memory that was recorded, and what is rare. Without memory for that
+// the device goes on as before, which is as exact.
+inline void pause_cuda_device(CudaDevice& device, const Recording& recording) noexcept {
+  if (device.recording.load(std::memory_order_relaxed) != &recording)
+    return;
+  if (!device.ended)
+    device.ended = new (std::nothrow) EndedAddresses;
+  if (!device.ended || device.paused.load(std::memory_order_relaxed) || !device.ended->clear())
+    return;
+  device.paused.store(device.ended, std::memory_order_release);
+  device.plain.store(nullptr, std::memory_order_relaxed);
+}
+
 // Any event, in any state of the thread.
 template <class TraceEntry>
 [[gnu::noinline]] void record_any_cuda_event(const TraceEntry& entry) noexcept {
-  HookScope scope;
+  HookScope scope(g_kept_recording);
   if (!scope)
     return;
   // torch's snapshot goes from device to device and reports itself under each one's lock (always as
@@ -151,13 +172,16 @@ template <class TraceEntry>
   ThreadState* state = t_state;
   if (!state || !state->is_idle()) [[unlikely]]
     return false;
-  state->busy.store(1, std::memory_order_relaxed);
-  std::atomic_signal_fence(std::memory_order_seq_cst); // see HookScope
-  const Recording* recording = g_recording.load(std::memory_order_relaxed);
   CudaDevice* device = &g_cuda_devices[device_index(entry)];
   asm("" : "+r"(device)); // keeps the address in a register instead of computing it again
+  const Recording* recording = device->plain.load(std::memory_order_relaxed);
+  // Before the gate: of a device that is paused this is all that is done.
+  if (state->recording.load(std::memory_order_relaxed) != recording) [[unlikely]]
+    return false;
+  state->busy.store(1, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst); // see HookScope
   ThreadLog* log = state->log;
-  if (state->recording != recording || device->plain.load(std::memory_order_relaxed) != recording ||
+  if (g_recording.load(std::memory_order_relaxed) != recording ||
       entry.size_ >= recording->stack_min_bytes ||
       (entry.mempool_.first | entry.mempool_.second) != 0 ||
       entry.action_ >= TraceEntry::SNAPSHOT || log->cursor == log->end) [[unlikely]] {
@@ -181,9 +205,32 @@ template <class TraceEntry>
   return true;
 }
 
+// A pause leaves out allocations and their ends. Whatever is freed first at an address may have
+// been recorded before; what is freed there later was allocated in the pause.
+template <class TraceEntry>
+[[gnu::noinline]] void record_paused_cuda_event(EndedAddresses& ended,
+                                                const TraceEntry& entry) noexcept {
+  static_assert(TraceEntry::FREE_REQUESTED == 1 && TraceEntry::FREE_COMPLETED == 2);
+  // Blocks begin at multiples of 512: the lowest bit tells the two frees of one apart.
+  const uint64_t completed = entry.action_ == TraceEntry::FREE_COMPLETED ? 1 : 0;
+  if (entry.action_ > TraceEntry::FREE_COMPLETED || ended.insert(entry.addr_ | completed))
+    record_any_cuda_event(entry);
+}
+
+// In functions of their own, so that what a pause leaves out saves no registers.
+template <class TraceEntry>
+[[gnu::noinline]] void record_rare_cuda_event(const TraceEntry& entry) noexcept {
+  EndedAddresses* const ended =
+      g_cuda_devices[device_index(entry)].paused.load(std::memory_order_acquire);
+  if (!ended) [[likely]]
+    return record_any_cuda_event(entry);
+  if (entry.action_ != TraceEntry::ALLOC)
+    record_paused_cuda_event(*ended, entry);
+}
+
 template <class TraceEntry> void record_cuda_event(const TraceEntry& entry) noexcept {
   if (!record_plain_cuda_event(entry)) [[unlikely]]
-    record_any_cuda_event(entry);
+    record_rare_cuda_event(entry);
 }
 
 } // namespace memtrace

@@ -25,5 +25,8 @@ enum class CudaAttach { attached, no_cuda_build, not_initialized };
 // Throws std::runtime_error when the allocator back end has no tracker (cudaMallocAsync,
 // pluggable).
 CudaAttach attach_cuda_allocator();
+// A pause records the end of blocks alone; after it, those that are live are listed again.
+void pause_cuda_allocator();
+void resume_cuda_allocator();
 
 } // namespace memtrace

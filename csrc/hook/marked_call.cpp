@@ -59,7 +59,7 @@ bool describe_call(Description& result, PyObject* describe, PyObject* const* arg
 }
 
 void write(const MarkedCall* self, const Description& description) noexcept {
-  const HookScope scope;
+  const HookScope scope(g_kept_recording); // a replay and the mirror need them in a pause, too
   if (!scope)
     return;
   Note note{};
@@ -73,7 +73,7 @@ void write(const MarkedCall* self, const Description& description) noexcept {
 
 PyObject* call(PyObject* object, PyObject* const* args, size_t nargsf, PyObject* names) {
   MarkedCall* self = cast(object);
-  if (!g_recording.load(std::memory_order_relaxed))
+  if (!g_kept_recording.load(std::memory_order_relaxed))
     return PyObject_Vectorcall(self->original, args, nargsf, names);
   const auto mark = [&] {
     Description description;

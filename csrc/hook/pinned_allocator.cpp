@@ -48,7 +48,7 @@ std::atomic<c10::DeleterFnPtr> g_deleter{nullptr}; // torch's own; known from th
 
 void free_and_record(void* context) {
   const auto* block = static_cast<const Block*>(context);
-  if (HookScope scope; block && scope)
+  if (HookScope scope(g_kept_recording); block && scope)
     write_event(scope, {ticks_before(), reinterpret_cast<uint64_t>(block->ptr_), 0, 0, 0, kPinned,
                         kCpu, Action::free_requested});
   g_deleter.load(std::memory_order_relaxed)(context);
@@ -69,7 +69,7 @@ c10::DataPtr allocate_and_record(at::HostAllocator* allocator, size_t size_bytes
   // A block whose deleter we cannot replace would never be seen to end: it is not recorded.
   if (data.get() && take_over(data)) {
     const uint64_t block_bytes = static_cast<const Block*>(data.get_context())->size_;
-    if (HookScope scope; scope)
+    if (HookScope scope(g_kept_recording); scope)
       write_event(scope, {ticks_after(), reinterpret_cast<uint64_t>(data.get()), size_bytes,
                           block_bytes, 0, kPinned, kCpu, Action::alloc});
   }

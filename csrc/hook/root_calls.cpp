@@ -144,7 +144,7 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
 }
 
 void mark(const Recording* recording, const char* kind) noexcept {
-  const HookScope scope;
+  const HookScope scope(g_kept_recording);
   if (scope && &scope.recording() == recording)
     write_mark(scope, kind);
 }
@@ -176,11 +176,16 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
     g_classes.tensor = reinterpret_cast<PyTypeObject*>(Py_NewRef(tensor_class));
     g_classes.module = reinterpret_cast<PyTypeObject*>(Py_NewRef(module_class));
   }
-  g_look_due_ns = 0;
   g_began_ns = clock_ns(CLOCK_MONOTONIC);
   g_compared_ns = 0;
   g_called.clear();
-  return watch_outermost_calls(module_class, on_root_call);
+  return resume_root_calls();
+}
+
+bool resume_root_calls() {
+  g_look_due_ns = 0;
+  return g_classes.module &&
+         watch_outermost_calls(reinterpret_cast<PyObject*>(g_classes.module), on_root_call);
 }
 
 void remove_root_calls() noexcept {

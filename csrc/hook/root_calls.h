@@ -13,6 +13,7 @@ namespace memtrace {
 // All under the GIL. False without an exception: this torch calls its modules in another way.
 bool install_root_calls(PyObject* module_class, PyObject* tensor_class);
 void remove_root_calls() noexcept;
+bool resume_root_calls(); // installed before, and removed since
 
 // `look` is called with a module before it is called for the second time, and with None now and
 // then: it writes down which weights are where by now. Its own cost decides how often. null: nobody

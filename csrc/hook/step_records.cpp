@@ -175,7 +175,7 @@ void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
   for (const CallTensor& tensor : caches.found())
     if (returns_caches)
       in_caches.insert(storage_facts(*tensor.tensor).address);
-  const HookScope scope;
+  const HookScope scope(g_kept_recording); // it may end in a pause
   if (!scope || &scope.recording() != recording)
     return;
   tensors(scope, caches, Part::caches, [](const CallTensor&) { return true; });

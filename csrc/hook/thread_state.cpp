@@ -30,8 +30,8 @@ void end_thread(void* pointer) {
   auto* state = static_cast<ThreadState*>(pointer);
   t_state = nullptr;
   std::lock_guard lock(g_states_mutex);
-  Recording* recording = g_recording.load(std::memory_order_relaxed);
-  if (state->log && recording && recording == state->recording)
+  Recording* recording = g_kept_recording.load(std::memory_order_relaxed);
+  if (state->log && recording && recording == state->log_recording)
     recording->api.release_log(recording->api.recorder, state->log);
   for (ThreadState** at = &g_states; *at; at = &(*at)->next) {
     if (*at == state) {
@@ -60,7 +60,9 @@ ThreadState* make_thread_state() noexcept {
   return state;
 }
 
-bool join_recording(ThreadState* state, Recording* recording) noexcept {
+namespace {
+
+bool take_log(ThreadState* state, Recording* recording) noexcept {
   const RecorderApi& api = recording->api;
   state->log = api.acquire_log(api.recorder);
   if (!state->log) {
@@ -69,20 +71,28 @@ bool join_recording(ThreadState* state, Recording* recording) noexcept {
   }
   std::memset(state->names, 0, sizeof state->names);
   std::memset(state->texts, 0, sizeof state->texts);
-  // Calls that began before this recording have names of another text.log.
-  for (OperatorCall& call : state->calls) {
-    call.name = call.owner = call.top = call.stack = call.call = 0;
-    call.context_place = 0;
-    call.records_graph = false;
-  }
   state->thread = api.next_id(api.recorder, TextKind::thread);
   const ThreadText text{static_cast<uint64_t>(syscall(SYS_gettid)), record_function_thread()};
   api.text(api.recorder, TextKind::thread, state->thread, &text, sizeof text);
+  state->marked_step = 0;
+  state->log_recording = recording;
+  return true;
+}
+
+} // namespace
+
+bool join_recording(ThreadState* state, Recording* recording) noexcept {
+  if (state->log_recording != recording && !take_log(state, recording))
+    return false;
+  // Running calls may have names of another text.log, and may be over: their ends were not seen.
+  state->depth = 0;
+  OperatorCall& none = state->calls[0];
+  none.name = none.owner = none.top = none.stack = none.call = 0;
+  none.touched = none.records_graph = false;
   state->ended_node.parent_call = kNoCall;
   state->graph_task = kNoGraphTask;
-  state->marked_step = 0;
   state->step_changes = 0;
-  state->recording = recording;
+  state->recording.store(recording, std::memory_order_relaxed);
   return true;
 }
 
@@ -103,8 +113,10 @@ void write_context(ThreadState& state, OperatorCall& context, const Recording& r
   state.log->publish({state.thread, 0, kCpu, Action::context_begin});
 }
 
-bool quiesce() noexcept {
-  g_recording.store(nullptr, std::memory_order_seq_cst);
+namespace {
+
+// Until every hook that a closed gate still let in is over.
+bool wait_for_hooks() noexcept {
   // Makes every running thread pass a barrier, so that a hook either sees the gate closed or its
   // busy flag is seen here; this spares the hooks a fence on each event.
   static const bool registered =
@@ -125,10 +137,28 @@ bool quiesce() noexcept {
   return false;
 }
 
+} // namespace
+
+bool quiesce() noexcept {
+  g_recording.store(nullptr, std::memory_order_seq_cst);
+  g_kept_recording.store(nullptr, std::memory_order_seq_cst);
+  return wait_for_hooks();
+}
+
+bool quiesce_for_pause() noexcept {
+  g_recording.store(nullptr, std::memory_order_seq_cst);
+  const bool quiet = wait_for_hooks();
+  std::lock_guard lock(g_states_mutex);
+  for (ThreadState* state = g_states; state; state = state->next)
+    state->recording.store(&g_no_recording, std::memory_order_relaxed);
+  return quiet;
+}
+
 void forget_in_child() noexcept {
   forget_root_scan();
   forget_backwards();
   g_recording.store(nullptr, std::memory_order_relaxed);
+  g_kept_recording.store(nullptr, std::memory_order_relaxed);
   // Only this thread is here; the others' states, and a mutex one of them may hold, are left
   // behind.
   new (&g_states_mutex) std::mutex;
@@ -136,7 +166,7 @@ void forget_in_child() noexcept {
   if (t_state) {
     t_state->next = nullptr;
     t_state->log = nullptr;
-    t_state->recording = &g_no_recording;
+    t_state->recording = t_state->log_recording = &g_no_recording;
     t_state->busy.store(0, std::memory_order_relaxed);
   }
 }

@@ -27,8 +27,11 @@ struct Recording {
   void lose(Loss kind) const noexcept { api.lose(api.recorder, kind, 1); }
 };
 
-// The recording that is on, or null. The gate of every hook.
+// The recording that is on, or null: none is, or it is paused. The gate of every hook.
 inline std::atomic<Recording*> g_recording{nullptr};
+// Likewise, but for a pause: the gate of what is recorded in one as well, which is the end of
+// memory and what is rare (pause.h).
+inline std::atomic<Recording*> g_kept_recording{nullptr};
 // What a thread belongs to before its first event: no recording has this address, nor is it null.
 inline Recording g_no_recording{};
 
@@ -89,8 +92,11 @@ struct ThreadState {
   alignas(8) std::atomic<uint32_t> busy{0}; // 1: inside a hook
   uint32_t depth = 0;                       // running operators, at most kMaxDepth
   ThreadLog* log = nullptr;
-  const Recording* recording = &g_no_recording; // that log and names belong to
-  uint32_t thread = 0;                          // id in text.log
+  // That the calls and the step belong to; a pause takes it away, from another thread. That log,
+  // thread and names belong to is log_recording.
+  std::atomic<const Recording*> recording{&g_no_recording};
+  const Recording* log_recording = &g_no_recording;
+  uint32_t thread = 0; // id in text.log
   uint32_t last_call = 0;
   EndedNode ended_node{-1, 0, kNoCall, kNoGraphTask};
   int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
@@ -129,19 +135,24 @@ uint64_t record_function_thread() noexcept;
 
 // Makes this thread's state, or null when there is no memory.
 ThreadState* make_thread_state() noexcept;
-// Gives the thread a log of this recording and forgets the names of an earlier one.
+// Gives the thread a log of this recording, unless it has one, and forgets the names of an earlier
+// one and the running calls: they began before it, or before its pause.
 bool join_recording(ThreadState* state, Recording* recording) noexcept;
-// Turns the gate off and waits until no thread is inside a hook; false: one still was after 100 ms.
+// Turns the gates off and waits until no thread is inside a hook; false: one still was after
+// 100 ms.
 bool quiesce() noexcept;
+// Likewise, but keeps the gate of a pause open. Every thread joins the recording again.
+bool quiesce_for_pause() noexcept;
 // In a forked child: off, and nothing of the parent's is used any more.
 void forget_in_child() noexcept;
 
 // Entry of every hook: holds the recording and the thread's state, or is false when nothing records
 // or when we are already inside a hook on this thread (the recorder's own work is not recorded).
+// The gate is g_kept_recording for what a pause does not leave out.
 class HookScope {
  public:
-  HookScope() noexcept {
-    if (!g_recording.load(std::memory_order_relaxed))
+  explicit HookScope(const std::atomic<Recording*>& gate = g_recording) noexcept {
+    if (!gate.load(std::memory_order_relaxed))
       return;
     ThreadState* state = t_state;
     if (!state) [[unlikely]] {
@@ -154,9 +165,9 @@ class HookScope {
     state->busy.store(1, std::memory_order_relaxed);
     // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    Recording* recording = g_recording.load(std::memory_order_relaxed);
-    if (!recording || (state->recording != recording && !join_recording(state, recording)))
-        [[unlikely]] {
+    Recording* recording = gate.load(std::memory_order_relaxed);
+    if (!recording || (state->recording.load(std::memory_order_relaxed) != recording &&
+                       !join_recording(state, recording))) [[unlikely]] {
       state->busy.store(0, std::memory_order_release);
       return;
     }

@@ -80,7 +80,9 @@ struct AllocatorEvent {
   uint32_t stack;    // text id; 0: not taken
   uint32_t op_name;  // text id: innermost operator that is not a factory, else outermost factory
   uint32_t top_name; // text id: outermost operator
-  uint32_t order;    // CUDA: place in the device's own order, counted under torch's lock; 0: none
+  // CUDA: place in the device's own order, counted under torch's lock; what is listed has that of
+  // the event before it. 0: none
+  uint32_t order;
   // preexisting: its block's bytes / 512. Else ContextBegin::call of the context that the thread is
   // in (0: none), and kRecordsGraph.
   uint32_t context;

@@ -7,7 +7,7 @@ imported by the very programs that are being watched.
 from __future__ import annotations
 
 from memtrace.errors import MemtraceError
-from memtrace.session import label, record, stage, step
+from memtrace.session import label, pause, paused, record, resume, stage, step
 
 TYPE_CHECKING = False  # `typing` is not imported at run time: see run/site/sitecustomize.py
 if TYPE_CHECKING:
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from memtrace.trace import Trace
 
 __version__ = "0.1.0"
-__all__ = ["MemtraceError", "__version__", "label", "open", "record", "stage", "step"]
+__all__ = [
+    "MemtraceError",
+    "__version__",
+    "label",
+    "open",
+    "pause",
+    "paused",
+    "record",
+    "resume",
+    "stage",
+    "step",
+]
 
 
 def open(path: str | os.PathLike[str]) -> Trace:  # noqa: A001  # memtrace.open, as gzip.open

@@ -11,6 +11,7 @@ import sys
 from _thread import RLock
 
 from memtrace import _core
+from memtrace.pauses import Pauses
 from memtrace.plain_json import to_json
 from memtrace.run import environment
 from memtrace.run.facts import new_key, process_facts, resident_bytes
@@ -62,8 +63,11 @@ class Recording:
         start_method: str,
         parent: str | None = None,
         main_pid: int = 0,
+        pauses: Pauses | None = None,
     ) -> None:
         """Make the spool; nothing of the program is hooked yet (see watch_torch).
+
+        pauses: Those of the process that this one was forked from.
 
         Raises:
             RuntimeError, OSError: the spool cannot be made; the text says where and why.
@@ -75,11 +79,14 @@ class Recording:
         self.hook: InstalledHook | None = None
         self.stages = Stages()
         self.steps = Steps()
+        self.pauses = pauses or Pauses(paused=options.paused)
+        self.is_paused = False
         self._container: Container | None = None
         spool = os.path.join(trace_dir, "spool", f"process={self.key}")
         os.mkdir(spool, 0o700)
         self.recorder = _core.Recorder(spool)
         self.note(process_facts(options, key=self.key, parent=parent, start_method=start_method))
+        self.follow_pauses()
 
     @property
     def is_main(self) -> bool:
@@ -94,6 +101,23 @@ class Recording:
     def note(self, facts: dict[str, object]) -> None:
         """Add to what the trace knows of this process; later notes win."""
         self.recorder.process_note(to_json(facts))
+
+    def follow_pauses(self) -> None:
+        """Pause or go on, if that is wanted by now. Call it with `lock` held."""
+        if self.pauses.wanted == self.is_paused:
+            return
+        if not self.is_paused:
+            guarded(self.sample, "pause")  # the last counters that all events add up to
+            self.recorder.note(_core.ACTION_mark, name="pause")
+            self.is_paused = True
+            if self.hook:
+                guarded(self.hook.pause)
+        else:
+            if self.hook:
+                guarded(self.hook.resume)
+            self.is_paused = False
+            self.recorder.note(_core.ACTION_mark, name="resume")
+            guarded(self.sample, "resume")
 
     def begin_plain_stage(self, name: str) -> Plain:
         """It lasts until the next one in its place; if it is entered, it was none."""

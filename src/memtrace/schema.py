@@ -268,6 +268,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         unrecorded_children=_id,
         unscanned_models=_id,
         paused_intervals=_text,
+        # The most that torch counted allocated in pauses, where that is more than before them, as
+        # JSON: {"cuda:0": 4096}. Null in older traces.
+        paused_peaks=_text,
         devices=_text,
         # Null in older traces, and where the program was killed.
         cpu_kernels=_text,

@@ -14,6 +14,7 @@ from time import monotonic_ns
 from memtrace import recording
 from memtrace.categories import CATEGORIES
 from memtrace.errors import MemtraceError
+from memtrace.pauses import Pauses
 from memtrace.recording import Recording, guarded, say
 from memtrace.stages import of_this_task
 
@@ -251,6 +252,71 @@ class stage:  # noqa: N801  # a mark, and a context manager
         return f"memtrace.stage({self._name!r})"
 
 
+def pause() -> None:
+    """Record nothing more of this process until resume(): it runs as if it were not recorded.
+
+    Neither allocations nor operators, stacks or steps are recorded. The end of memory that was
+    recorded before is, and so are a CUDA allocator's segments and failures, stages and labels: what
+    was recorded stays exact. resume() lists the CUDA memory that was allocated meanwhile and is
+    live; CPU memory of the pause is found as memory from before a recording is: where it is the
+    storage of a model's weights or buffers, a gradient or an optimizer's state.
+
+    Of the whole process, all its threads; a forked child begins as its parent is. Nothing where
+    nothing is recorded, or where it is paused already: calls do not nest, blocks do
+    (`memtrace.paused`).
+    """
+    with recording.lock:
+        if (recorded := recording.current()) is not None:
+            recorded.pauses.plain = True
+            guarded(recorded.follow_pauses)
+
+
+def resume() -> None:
+    """Record again after pause(), or in a program that `memtrace run --paused` began.
+
+    Where a block of `memtrace.paused` is open, it goes on once that is left.
+    """
+    with recording.lock:
+        if (recorded := recording.current()) is not None:
+            recorded.pauses.plain = False
+            guarded(recorded.follow_pauses)
+
+
+class paused:  # noqa: N801  # a context manager
+    """Pause the recording in a block: `with memtrace.paused():`. See pause().
+
+    Blocks may lie in blocks, and be open on several threads: it goes on when the last is left.
+    """
+
+    def __init__(self) -> None:
+        self._open: list[tuple[Pauses, int]] = []
+
+    def __enter__(self) -> paused:
+        with recording.lock:
+            if (recorded := recording.current()) is not None:
+                self._open.append((recorded.pauses, recorded.pauses.enter()))
+                guarded(recorded.follow_pauses)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with recording.lock:
+            if not self._open:
+                return
+            pauses, block = self._open.pop()
+            pauses.leave(block)
+            recorded = recording.current()
+            if recorded is not None and recorded.pauses is pauses:
+                guarded(recorded.follow_pauses)
+
+    def __repr__(self) -> str:
+        return "memtrace.paused()"
+
+
 class step:  # noqa: N801  # a context manager
     """Mark a step, such as a request: `with memtrace.step("POST /generate"):`.
 
@@ -259,7 +325,7 @@ class step:  # noqa: N801  # a context manager
     (`asyncio.to_thread`, the thread pools of web frameworks). Two requests at once are told apart.
     A thread that was started by hand, or works on what several requests gave it, is in no step
     until it marks its own. Steps may lie in steps; listings then tell the outermost. Memory is told
-    by steps where stacks are recorded.
+    by steps where stacks are recorded. A step that begins while the recording is paused is none.
 
     Args:
         name: What it is called; many steps may have one name.
@@ -270,17 +336,22 @@ class step:  # noqa: N801  # a context manager
     def __init__(self, name: str, *, kind: str | None = None) -> None:
         self._begun_as = self.name = name
         self._kind = kind
-        self._open: list[tuple[Recording, int, int]] = []
+        self._open: list[tuple[Recording, int, int] | None] = []  # None: begun in a pause
 
     #: What it is called; may be changed until it ends, as a server learns which route was asked.
     name: str
 
     def _enter(self, recorded: Recording) -> None:
+        if recorded.is_paused:
+            self._open.append(None)
+            return
         self._begun_as = self.name
         self._open.append((recorded, *recorded.enter_step(_plain_text(self.name), self._kind)))
 
     def _leave(self, error: str) -> None:
-        recorded, number, before = self._open.pop()
+        if (left := self._open.pop()) is None:
+            return
+        recorded, number, before = left
         if recording.current() is recorded:
             name = "" if self.name == self._begun_as else _plain_text(self.name)
             recorded.leave_step(number, before, name=name, error=error)

@@ -73,12 +73,28 @@ class Process:
         listed = self.listed("devices")
         return {str(d.get("device")): str(d.get("name") or "") for d in listed}
 
+    @property
+    def paused_intervals(self) -> list[tuple[int, int | None]]:
+        """When recording was paused, (start_ns, end_ns); an end of None: until the end."""
+        found = self._parsed("paused_intervals")
+        pairs = found if isinstance(found, list) else []
+        return [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+
+    @property
+    def paused_peaks(self) -> dict[str, int]:
+        """The most bytes that torch counted allocated in pauses, where that is more than before."""
+        found = self._parsed("paused_peaks")
+        return found if isinstance(found, dict) else {}
+
+    def _parsed(self, column: str) -> Any:
+        try:
+            return json.loads(self.row.get(column) or "null")
+        except ValueError:
+            return None
+
     def listed(self, column: str) -> list[dict[str, Any]]:
         """A column that holds a JSON list of objects; empty when it holds none."""
-        try:
-            value = json.loads(self.row.get(column) or "[]")
-        except ValueError:
-            return []
+        value = self._parsed(column)
         return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
     @property

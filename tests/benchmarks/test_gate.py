@@ -31,6 +31,8 @@ def gate() -> ModuleType:
         (949.0, 1000.0, False, True),
         (12.0, 10.0, False, False),  # of few instructions some come and go
         (50.0, None, False, False),
+        (50.0, 0.0, True, False),
+        (0.0, 0.0, False, False),
     ],
 )
 def test_five_percent(

@@ -325,3 +325,85 @@ TEST_CASE("threads that see a new pool at the same time agree on its number") {
     CHECK(found.size() == 1);
   CHECK(read_texts(recording.path(), TextKind::pool).size() == kPools);
 }
+
+TEST_CASE(
+    "a pause leaves out allocations and what they end with; the end of what was before stays") {
+  TestRecording recording;
+  recording.start();
+  open_cuda_device(0, recording.seen());
+  CudaDevice& device = g_cuda_devices[0];
+  const auto at = [](Entry::Action action, uint64_t address) {
+    record_cuda_event(Entry{action, 0, address, nullptr, 512, kDefaultPool});
+  };
+  in_new_thread([&] {
+    const auto churn = [&](uint64_t address) {
+      at(Entry::ALLOC, address);
+      at(Entry::FREE_REQUESTED, address);
+      at(Entry::FREE_COMPLETED, address);
+    };
+    at(Entry::ALLOC, 0x1000);
+    REQUIRE(quiesce_for_pause());
+    at(Entry::ALLOC, 0x2000); // no device knows of it yet: recorded
+    pause_cuda_device(device, recording.seen());
+    at(Entry::FREE_REQUESTED, 0x1000);
+    at(Entry::FREE_COMPLETED, 0x1000);
+    for (int i = 0; i < 5; ++i)
+      churn(0x1000);
+    at(Entry::SEGMENT_ALLOC, 0x9000);
+    g_recording.store(&recording.seen());
+    at(Entry::ALLOC, 0x3000); // not listed yet
+    open_cuda_device(0, recording.seen());
+    CHECK(device.listed_order == 5);
+    churn(0x4000);
+    REQUIRE(quiesce_for_pause());
+    pause_cuda_device(device, recording.seen());
+    at(Entry::FREE_COMPLETED, 0x1000); // of another pause
+  });
+  recording.stop();
+  using Written = std::pair<Action, uint64_t>;
+  std::vector<Written> written;
+  uint32_t order = 0;
+  for (const Record& record : recording.records()) {
+    written.emplace_back(record.event.tail.action, record.event.address);
+    CHECK(record.event.order == ++order);
+    CHECK(record.event.tail.thread == kMainThread + 1); // one log, one thread
+  }
+  CHECK(written == std::vector<Written>{{Action::alloc, 0x1000},
+                                        {Action::alloc, 0x2000},
+                                        {Action::free_requested, 0x1000},
+                                        {Action::free_completed, 0x1000},
+                                        {Action::segment_alloc, 0x9000},
+                                        {Action::alloc, 0x4000},
+                                        {Action::free_requested, 0x4000},
+                                        {Action::free_completed, 0x4000},
+                                        {Action::free_completed, 0x1000}});
+}
+
+TEST_CASE("a device that another recording opened is not paused, and a new one begins unpaused") {
+  TestRecording first, second;
+  first.start();
+  open_cuda_device(0, first.seen());
+  pause_cuda_device(g_cuda_devices[0], second.seen());
+  CHECK(g_cuda_devices[0].paused.load() == nullptr);
+  pause_cuda_device(g_cuda_devices[0], first.seen());
+  CHECK(g_cuda_devices[0].paused.load() != nullptr);
+  first.stop();
+  second.start();
+  open_cuda_device(0, second.seen());
+  in_new_thread([] { record_cuda_event(Entry{Entry::ALLOC, 0, 1, nullptr, 8, kDefaultPool}); });
+  second.stop();
+  CHECK(second.records().size() == 1);
+}
+
+TEST_CASE("each address is told of once, however many there are, until the set is cleared") {
+  EndedAddresses ended;
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 2; ++round) {
+    REQUIRE(ended.clear());
+    std::set<uint64_t> model;
+    for (int i = 0; i < 20000; ++i) {
+      const uint64_t address = (1 + random() % 9000) * 512 + random() % 2;
+      CHECK(ended.insert(address) == model.insert(address).second);
+    }
+  }
+}

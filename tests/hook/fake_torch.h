@@ -48,9 +48,12 @@ class TestRecording {
   Recording& seen() { return *seen_; }
   Recorder& recorder() { return recorder_; }
   std::string path() const { return spool_.path(); }
-  void start() { g_recording.store(seen_); }
+  void start() {
+    g_kept_recording.store(seen_);
+    g_recording.store(seen_);
+  }
   void stop() {
-    if (g_recording.load() == seen_)
+    if (g_kept_recording.load() == seen_)
       quiesce();
   }
   std::vector<Record> records() const {

@@ -149,7 +149,7 @@ TEST_CASE("joining a later recording forgets names and calls of the earlier one"
     CHECK(t_state->log != old_log);
     CHECK(t_state->recording == &second.seen());
     CHECK(t_state->names[3][1].pointer == nullptr);
-    CHECK(t_state->depth == 1); // it still runs
+    CHECK(t_state->depth == 0); // it may be over: nobody saw its end
     second.stop();
   }).join();
   const auto written = second.records();
@@ -159,6 +159,59 @@ TEST_CASE("joining a later recording forgets names and calls of the earlier one"
   CHECK(event.call == 0);
   CHECK(event.op_name == 0);
   CHECK(event.top_name == 0);
+}
+
+TEST_CASE("in a pause one gate stays open; a thread keeps its log and forgets its calls") {
+  TestRecording recording;
+  std::thread([&] {
+    recording.start();
+    write_one(1);
+    const ThreadLog* const log = t_state->log;
+    const uint32_t thread = t_state->thread;
+    t_state->names[3][1] = {"name", "name", 9, 0, true, OptimizerScope::none};
+    t_state->calls[1] = {};
+    t_state->calls[1].call = 4;
+    t_state->depth = 1;
+    CHECK(quiesce_for_pause());
+    write_one(2);
+    CHECK(t_state->depth == 1);
+    {
+      const HookScope kept(g_kept_recording);
+      CHECK(kept);
+      CHECK(t_state->depth == 0);
+    }
+    g_recording.store(&recording.seen());
+    write_one(3);
+    CHECK(t_state->log == log);
+    CHECK(t_state->thread == thread);
+    CHECK(t_state->names[3][1].pointer != nullptr);
+    CHECK(t_state->recording.load() == &recording.seen());
+  }).join();
+  recording.stop();
+  const auto written = recording.records();
+  REQUIRE(written.size() == 2);
+  CHECK(written[1].event.address == 3);
+  CHECK(written[1].event.call == 0);
+  CHECK(read_texts(recording.path(), TextKind::thread).size() == 1);
+}
+
+TEST_CASE("a thread that ends in a pause gives its log back") {
+  TestRecording recording;
+  recording.start();
+  uint32_t first = 0, second = 0;
+  std::thread([&] {
+    write_one(1);
+    first = t_state->log->number;
+    CHECK(quiesce_for_pause());
+  }).join();
+  g_recording.store(&recording.seen());
+  std::thread([&] {
+    write_one(2);
+    second = t_state->log->number;
+  }).join();
+  CHECK(first == second);
+  recording.stop();
+  CHECK(recording.records().size() == 2);
 }
 
 TEST_CASE("no log to be had: the event is counted as lost, the thread goes on") {

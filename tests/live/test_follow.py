@@ -20,6 +20,8 @@ from memtrace.analyse.live_view import (
     FINISHED,
     GONE,
     KILLED,
+    PAUSED,
+    RECORDING,
     REFUSED,
     STARTING,
     ProcessView,
@@ -197,6 +199,37 @@ def test_it_is_followed_from_its_first_moment(tmp_path: Path) -> None:
     assert follower.refresh(points=1, most_s=1).processes == ()
     (trace_dir / "spool" / "process=host-1-a").mkdir()
     assert look(follower).state in (STARTING, REFUSED)
+
+
+def test_a_pause_is_told_and_what_is_live_after_it(tmp_path: Path) -> None:
+    growing = Growing(tmp_path, 100, 1)
+    follower = TraceFollower(tmp_path)
+    (log,) = growing.logs
+
+    def cuda(action: str, ticks: int, place: int, size: int, order: int, units: int = 0) -> None:
+        address = (1 << 40) + (place << 20)
+        log.event(action, ticks, address, size, device=0, order=order, reserved=units)
+
+    def state(state: str, allocated: int) -> None:
+        growing.publish()
+        view = look(follower)
+        figures = view.device("cuda:0")
+        assert figures is not None
+        assert (view.state, figures.allocated_bytes) == (state, allocated)
+
+    cuda("segment_alloc", 10, 0, 20 << 20, 1)
+    cuda("alloc", 20, 0, 2 << 20, 2)
+    cuda("alloc", 30, 2, 3 << 20, 3)
+    state(RECORDING, 5 << 20)
+    log.mark(40, "pause")
+    cuda("free_requested", 50, 0, 2 << 20, 4)
+    cuda("free_completed", 60, 0, 2 << 20, 5)
+    cuda("free_requested", 70, 9, 1 << 20, 6)  # of the pause
+    state(PAUSED, 3 << 20)
+    cuda("preexisting", 80, 2, 3 << 20, 6, 6144)  # known
+    cuda("preexisting", 80, 5, 4 << 20, 6, 8192)
+    log.mark(90, "resume")
+    state(RECORDING, 7 << 20)
 
 
 def test_a_name_that_comes_later_is_told_of_what_is_there(tmp_path: Path) -> None:

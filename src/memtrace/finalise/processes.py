@@ -85,6 +85,7 @@ def _recording(spool: Spool, totals: dict[str, Any]) -> dict[str, Any]:
         "unmatched_frees": totals["unmatched_frees"],
         "unscanned_models": totals["unscanned_models"],
         "paused_intervals": json.dumps(totals["paused"]),
+        "paused_peaks": json.dumps(totals["paused_peaks"]),
         "allocator_settings": totals["settings"] or None,
         "spool_threads": totals["threads"],
     }

@@ -184,6 +184,16 @@ class InstalledHook:
             recording.note({"stacks_on": False, "stacks_off_reason": no_stacks})
         guarded(self._cuda.begin)
         guarded(self._scan.begin)
+        if recording.is_paused:
+            self.pause()
+
+    def pause(self) -> None:
+        """The end of recorded memory alone, and what is rare."""
+        self._native.pause()
+
+    def resume(self) -> None:
+        """Everything again."""
+        self._native.resume()
 
     def steps_changed(self, variable: object, recording: int) -> bool:
         """A marked step was begun or ended (NativeHook.steps_changed)."""
@@ -195,7 +205,7 @@ class InstalledHook:
         if reason == "end":
             guarded(self._scan.look_last)
             guarded(self._note_cpu_kernels)
-        else:
+        elif not self._recording.is_paused:
             guarded(self._scan.look)
 
     def label(self, tensor: object, name: str | None, category: str | None) -> None:

@@ -28,10 +28,16 @@ class NativeHook(Protocol):
         """Record into this recorder from now on; why stacks are off, or an empty text."""
 
     def stop(self) -> bool:
-        """Record no more."""
+        """Record no more; False: a thread was still inside a hook."""
+
+    def pause(self) -> bool:
+        """Record the end of recorded memory alone, and what is rare; likewise False."""
+
+    def resume(self) -> None:
+        """Record all again, and list the CUDA memory of the pause that is live."""
 
     def recording(self) -> bool:
-        """Whether events are being recorded."""
+        """Whether events are being recorded, or are in a pause."""
 
     def attach_cuda(self) -> str:
         """Attach to the CUDA caching allocator: attached, no_cuda_build or not_initialized."""

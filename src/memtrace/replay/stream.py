@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from memtrace import _core
 from memtrace.analyse.counters import Flags, Int64s, equals, integers, may_hold
+from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Mark, Places, Requests
 
 _KIND = {name: number for number, name in enumerate(_core.REQUEST_KINDS)}
@@ -60,7 +61,9 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
 
     Raises:
         ValueError: `recorded`, but the requests are not those of the recording.
+        MemtraceError: the recording was paused in their midst.
     """
+    _check_pauses(requests)
     if recorded and requests.changed:
         raise ValueError("changed requests have no recorded addresses")
     rows = requests.rows
@@ -168,6 +171,17 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
         settings_conf=tuple(str(mark.facts.get("conf") or "") for mark in settings),
         seeded=bool(held.any()),
     )
+
+
+def _check_pauses(requests: Requests) -> None:
+    """One at the beginning is as a recording that begins in mid-run."""
+    asked = requests.start[~equals(requests.rows, "origin", "preexisting")]
+    for mark in requests.marks:
+        if mark.kind == "resume" and asked.min(initial=np.inf) < mark.place < asked.max(initial=-1):
+            raise MemtraceError(
+                f"the recording was paused while the program used {requests.device}: what it "
+                "asked for meanwhile is not known, and cannot be replayed"
+            )
 
 
 def fraction_of(conf: str) -> float:
@@ -286,10 +300,11 @@ def _ranges(requests: Requests, held: Flags, pools: _PoolNumbers) -> dict[str, N
         found += [
             row
             for row in group.read(
-                ["device", "address", "size_bytes", "alloc_seq", "stream", "pool", "small",
-                 "expandable"]
+                ["device", "address", "size_bytes", "alloc_seq", "free_seq", "stream", "pool",
+                 "small", "expandable"]
             ).to_pylist()
             if row["device"] == requests.device and row["alloc_seq"] <= last
+            and (row["free_seq"] is None or row["free_seq"] > last)
         ]  # fmt: skip
     found.sort(key=lambda row: row["address"])
     return {

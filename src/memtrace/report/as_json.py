@@ -460,6 +460,8 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
         "unscanned_models": summary.unscanned_models,
+        "paused_intervals_ns": summary.process.paused_intervals,
+        "paused_peak_bytes": summary.process.paused_peaks,
         "reconciled": row["reconciled"],
         "mismatch_bytes": row["mismatch_bytes"],
         "reconcile_note": row["reconcile_note"],

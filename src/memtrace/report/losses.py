@@ -1,10 +1,12 @@
-"""What is missing from a trace, in words: records, which make figures bounds, or only names."""
+"""What is missing from a trace, in words: records, which make figures bounds, or only names; what
+was allocated while the recording was paused.
+"""
 
 from __future__ import annotations
 
 from memtrace.analyse.summary import ProcessSummary, Summary
 from memtrace.report.page import FAINT, WARNING, Line
-from memtrace.report.units import count, size
+from memtrace.report.units import count, duration, size
 from memtrace.trace import Process
 
 #: The losses that cost no byte (schema.LOST_WORDS): what to count, and what befell it.
@@ -26,8 +28,23 @@ def lost_lines(process: Process) -> list[Line]:
     if lost:
         text = f"{count(lost, 'record')} lost while recording: figures are bounds"
         lines.append(Line(f"  {text}", WARNING))
-    dropped = dropped_text(process)
-    return [*lines, Line(f"  {dropped}", FAINT)] if dropped else lines
+    told = (paused_text(process), dropped_text(process))
+    return [*lines, *(Line(f"  {text}", FAINT) for text in told if text)]
+
+
+def paused_text(process: Process) -> str:
+    """That recording was paused, for how long, and what torch counted then; empty: it was not."""
+    intervals = process.paused_intervals
+    if not intervals:
+        return ""
+    end_ns = process.row["end_time_ns"] or 0
+    lasted = sum(max((end_ns if end is None else end) - start, 0) for start, end in intervals)
+    times = "" if len(intervals) == 1 else f" ({len(intervals):,} times)"
+    counted = " and ".join(
+        f"{size(most)} of {device}" for device, most in sorted(process.paused_peaks.items())
+    )
+    seen = f"; torch counted up to {counted}" if counted else ""
+    return f"recording was paused for {duration(lasted)}{times}: a peak meanwhile is not seen{seen}"
 
 
 def dropped_text(process: Process) -> str:
@@ -55,6 +72,10 @@ def trouble_lines(summary: Summary, shown: tuple[ProcessSummary, ...]) -> list[L
         lines.append(_label("lost", f"{lost} by other processes", WARNING))
     if not lines:
         lines.append(_label("lost", "nothing"))
+    for process in shown:
+        if paused := paused_text(process.process):
+            who = f"{process.process}: " if len(summary.processes) > 1 else ""
+            lines.append(Line(f"  {who}{paused}", FAINT))
     cut = _cut(summary)
     if cut:
         lines.append(_label("cut", f"{cut}; no byte is missing"))

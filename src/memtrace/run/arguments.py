@@ -18,6 +18,7 @@ options:
   --quiet               print no summary at the end
   --no-operators        do not record operators (cheaper)
   --no-cpu              do not record memory of CPU tensors
+  --paused              begin paused: record from memtrace.resume() on
   --stack-min-bytes N   take the Python stack only of allocations of N bytes or more
   --max-disk SIZE       keep the trace within SIZE (2GiB) of disk: the newest and the largest
                         allocations stay, and all totals are exact
@@ -145,6 +146,10 @@ def _set_no_cpu(parsed: RunArguments) -> None:
     parsed.options.cpu = False
 
 
+def _set_paused(parsed: RunArguments) -> None:
+    parsed.options.paused = True
+
+
 def _set_withhold_argv(parsed: RunArguments) -> None:
     parsed.options.argv = False
 
@@ -155,5 +160,6 @@ _FLAGS = {
     "-q": _set_quiet,
     "--no-operators": _set_no_operators,
     "--no-cpu": _set_no_cpu,
+    "--paused": _set_paused,
     "--withhold-argv": _set_withhold_argv,
 }

@@ -59,6 +59,7 @@ def _after_fork() -> None:
             start_method="fork",
             parent=parent.key,
             main_pid=parent.main_pid,
+            pauses=parent.pauses.of_fork(),
         )
     except (OSError, RuntimeError) as error:
         leave_unrecorded_mark(parent.trace_dir, os.getpid(), str(error))

@@ -17,7 +17,7 @@ SITE_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 class Options:
     """How to record; the same for all processes of one trace."""
 
-    __slots__ = ("argv", "cpu", "operators", "quiet", "stack_min_bytes", "stacks")
+    __slots__ = ("argv", "cpu", "operators", "paused", "quiet", "stack_min_bytes", "stacks")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Options:
         stack_min_bytes: int = 0,
         argv: bool = True,
         quiet: bool = False,
+        paused: bool = False,
     ) -> None:
         self.cpu = cpu
         self.operators = operators
@@ -35,6 +36,7 @@ class Options:
         self.stack_min_bytes = stack_min_bytes
         self.argv = argv  # False: arguments of the program are left out of the trace
         self.quiet = quiet  # nothing is printed at the end
+        self.paused = paused  # until memtrace.resume(), in each process
 
     def to_text(self) -> str:
         """The options as they travel in the environment."""
@@ -70,6 +72,7 @@ def read() -> Inherited | None:
         stack_min_bytes=int(words.get("stack_min_bytes") or 0),
         argv=words.get("argv") != "0",
         quiet=words.get("quiet") == "1",
+        paused=words.get("paused") == "1",
     )
     return Inherited(
         trace_dir, options, main_pid=int(words.get("main") or 0), parent=words.get("parent")
