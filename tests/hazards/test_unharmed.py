@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from program_runs import Shown, main_process, plain_environment, python, recorded
@@ -87,6 +88,22 @@ def test_what_signal_handlers_raise_arrives(tmp_path: Path) -> None:
 def test_one_that_comes_in_a_look_of_an_optimizers_step_arrives(tmp_path: Path) -> None:
     shown = python(PROGRAMS / "signal_in_look.py", str(tmp_path / "t.memtrace"))
     assert (shown.status, shown.out) == (0, b"arrived\n"), shown.err
+
+
+def test_one_that_comes_in_code_of_what_is_looked_at_arrives(tmp_path: Path) -> None:
+    trace = tmp_path / "t.memtrace"
+    shown = python(PROGRAMS / "signal_in_objects.py", str(trace))
+    assert (shown.status, shown.err) == (0, b"")
+    # No code of a key is run, so no signal comes there.
+    assert shown.out == b"state: nothing came\nshard: arrived\n"
+    names = pyarrow.parquet.read_table(trace / "names", columns=["name"])
+    assert "momentum of param_groups[0].params[0]" in names["name"].to_pylist()
+
+
+def test_every_interrupt_arrives_at_whatever_moment_of_a_step(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "interrupts.py", "5")
+    assert (shown.status, shown.out, shown.err) == (0, b"0 lost\n[]\n", b"")
+    assert main_process(tmp_path / "t.memtrace")["unmatched_frees"] == 0
 
 
 def test_subinterpreters_are_left_alone(tmp_path: Path) -> None:
