@@ -35,7 +35,7 @@ RecorderApi make_api(Recorder* recorder) {
 }
 
 // Keeps recorder and table together. After close() both are leaked on purpose: another thread may
-// be inside a hook that still looks at them; a few pages and one table per recording.
+// be inside a hook that still looks at them; less than a kilobyte per recording (Recorder::close).
 class PyRecorder {
  public:
   explicit PyRecorder(const std::string& directory)
@@ -149,7 +149,7 @@ void register_record(py::module_& module) {
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
       .def(
           "close", [](PyRecorder& self, bool quiet) { self.recorder().close(quiet); },
-          py::arg("quiet") = true)
+          py::kw_only(), py::arg("quiet"))
       .def("abandon", [](PyRecorder& self) { self.recorder().abandon(); });
 
   constant(module, "ACTION_alloc", Action::alloc);

@@ -131,7 +131,8 @@ uint64_t record_function_thread() noexcept;
 ThreadState* make_thread_state() noexcept;
 // Gives the thread a log of this recording and forgets the names of an earlier one.
 bool join_recording(ThreadState* state, Recording* recording) noexcept;
-// Turns the gate off and waits until no thread is inside a hook; false: one still was after 100 ms.
+// Turns the gate off and waits until no thread is inside a hook; false: one still was after 100 ms,
+// or this one is.
 bool quiesce() noexcept;
 // In a forked child: off, and nothing of the parent's is used any more.
 void forget_in_child() noexcept;

@@ -125,6 +125,12 @@ def test_trace_functions_and_profilers_see_the_program_alone(tmp_path: Path) -> 
     assert compare(tmp_path, PROGRAMS / "traced.py").out.count(b"[]") == 2
 
 
+def test_what_a_late_thread_writes_into_stays_mapped(tmp_path: Path) -> None:
+    shown = python(PROGRAMS / "late_thread.py", str(tmp_path))
+    assert (shown.status, shown.err) == (0, b"")
+    assert shown.out == b"late: control.bin windows.bin\nleft: control.bin\n"
+
+
 def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / "cycles.py"), str(tmp_path)],
@@ -134,8 +140,8 @@ def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:
     rows = json.loads(done.stdout)
     descriptors, private_kb, mappings = zip(*rows, strict=True)
     assert len(set(descriptors)) == 1, descriptors
-    # One page of a recording stays for good: a thread that is late may count a loss there.
-    assert list(mappings) == [50 * (i + 1) for i in range(len(rows))], mappings
+    assert set(mappings) == {1}, mappings  # of the last one, for late words
+    # Of each recording less than a kilobyte stays for good; what it had takes 70.
     grown_kb = private_kb[-1] - private_kb[len(rows) // 2]
-    assert grown_kb < 500 * 128, private_kb  # its tables stay, for the same reason
+    assert grown_kb < 500 * 4, private_kb
     assert os.listdir(tmp_path) == []
