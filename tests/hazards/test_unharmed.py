@@ -141,7 +141,7 @@ def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:
     descriptors, in_use_kb, mappings = zip(*rows, strict=True)
     assert len(set(descriptors)) == 1, descriptors
     assert set(mappings) == {1}, mappings  # of the last one, for late words
-    # Of each recording less than a kilobyte stays for good; what it had takes 70.
+    # Of each recording some 2 KiB stay for good; what it had takes 70.
     grown_kb = in_use_kb[-1] - in_use_kb[len(rows) // 2]
     assert grown_kb < 500 * 4, in_use_kb
     assert os.listdir(tmp_path) == []
