@@ -113,5 +113,5 @@ class NativeSpool(SpoolWriter):
     def finish(self, *, last_chunks_in_windows: bool = False) -> Path:
         """As at the end of a recording: what is in the windows stays there."""
         self.recorder.set_exit_status(0)
-        self.recorder.close(quiet=True)
+        self.recorder.close()
         return self.path

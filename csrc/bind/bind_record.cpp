@@ -149,7 +149,7 @@ void register_record(py::module_& module) {
       .def("ticks", [](PyRecorder&) { return ticks_after(); })
       .def(
           "close", [](PyRecorder& self, bool quiet) { self.recorder().close(quiet); },
-          py::kw_only(), py::arg("quiet"))
+          py::arg("quiet") = true)
       .def("abandon", [](PyRecorder& self) { self.recorder().abandon(); });
 
   constant(module, "ACTION_alloc", Action::alloc);

@@ -119,7 +119,7 @@ bool quiesce() noexcept {
         anyone |= state != t_state && state->busy.load(std::memory_order_acquire) != 0;
     }
     if (!anyone)
-      return !t_state || t_state->busy.load(std::memory_order_relaxed) == 0;
+      return t_state == nullptr || t_state->busy.load(std::memory_order_relaxed) == 0;
     usleep(100);
   }
   return false;

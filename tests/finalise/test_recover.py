@@ -105,7 +105,7 @@ def test_no_force_takes_what_is_known_to_run(trace_dir: Path) -> None:
     assert recover(trace_dir, force=True).running == (f"box-{os.getpid()}-a",)
     with pytest.raises(MemtraceError, match=f"is being recorded by process {os.getpid()}"):
         create_trace(str(trace_dir), "unused", force=True)
-    recorder.close(quiet=True)
+    recorder.close()
     assert recover(trace_dir).keys == (f"box-{os.getpid()}-a",)
 
 
@@ -210,4 +210,4 @@ def test_what_is_still_recorded_is_one_line(
     assert main(["summary", str(trace_dir)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "still running: open it when they have ended" in line
-    recorder.close(quiet=True)
+    recorder.close()
