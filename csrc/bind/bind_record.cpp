@@ -35,7 +35,7 @@ RecorderApi make_api(Recorder* recorder) {
 }
 
 // Keeps recorder and table together. After close() both are leaked on purpose: another thread may
-// be inside a hook that still looks at them; a few pages and one table per recording.
+// be inside a hook that still looks at them; about a kilobyte per recording (Recorder::close).
 class PyRecorder {
  public:
   explicit PyRecorder(const std::string& directory)

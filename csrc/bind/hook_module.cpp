@@ -10,17 +10,19 @@
 #include "hook/root_scan.h"
 #include "hook/thread_state.h"
 
+#include <memory>
 #include <pthread.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <stdexcept>
+#include <utility>
 
 namespace py = pybind11;
 
 namespace memtrace {
 namespace {
 
-// How the names of stacks reach text.log. Lives for ever, like the table that uses it.
+// How the names of stacks reach text.log.
 class ApiTextSink final : public TextSink {
  public:
   explicit ApiTextSink(const RecorderApi& api) : api_(api) {}
@@ -37,8 +39,22 @@ class ApiTextSink final : public TextSink {
   RecorderApi api_;
 };
 
-// The stacks of the newest recording, also after it has stopped; null before the first.
-StackTable* g_stacks = nullptr;
+struct Stacks {
+  Stacks(const RecorderApi& api, std::vector<std::string> runner_prefixes)
+      : sink(api), table(StackTable::create(sink, std::move(runner_prefixes))) {}
+  ApiTextSink sink;
+  std::unique_ptr<StackTable> table;
+};
+// Those of the newest recording, also after it has stopped; null before the first.
+Stacks* g_stacks = nullptr;
+bool g_stacks_are_left = false; // no thread is in them, nor will be
+
+// A thread that was still inside a hook when its recording stopped keeps them for good.
+void forget_stacks() {
+  if (std::exchange(g_stacks_are_left, false))
+    delete g_stacks;
+  g_stacks = nullptr;
+}
 
 // Returns why stacks are not taken, or an empty text.
 std::string make_stacks(const RecorderApi& api, const py::object& module_class,
@@ -48,7 +64,7 @@ std::string make_stacks(const RecorderApi& api, const py::object& module_class,
     return reason;
   if (!module_class.is_none() && !install_module_identity(module_class.ptr(), reason))
     return reason;
-  g_stacks = StackTable::create(*new ApiTextSink(api), std::move(runner_prefixes));
+  g_stacks = new Stacks(api, std::move(runner_prefixes));
   return reason;
 }
 
@@ -76,13 +92,14 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   (void)fork_handler;
   auto* recording = new Recording; // never freed: see Recording
   recording->api = *api;
-  g_stacks = nullptr;
+  forget_stacks();
   std::string reason;
   if (stacks)
     reason = make_stacks(*api, module_class, std::move(runner_prefixes));
-  recording->stacks = g_stacks;
-  if (g_stacks)
+  if (g_stacks) {
+    recording->stacks = g_stacks->table.get();
     recording->stack_min_bytes = stack_min_bytes;
+  }
   forget_training_threads();
   forget_steps();
   g_kept_recording.store(recording, std::memory_order_release);
@@ -140,7 +157,7 @@ bool stop() {
   bool quiet = true;
   if (g_kept_recording.load()) {
     py::gil_scoped_release unlocked; // a thread inside a hook may be waiting for the GIL elsewhere
-    quiet = quiesce();
+    g_stacks_are_left = quiet = quiesce();
   }
   remove_all();
   uninstall_identity();
@@ -166,14 +183,15 @@ std::vector<std::pair<uint32_t, py::object>> take_new_roots() {
   std::vector<std::pair<uint32_t, py::object>> roots;
   if (!g_stacks)
     return roots;
-  for (const uint32_t id : g_stacks->take_new_roots())
-    if (PyObject* module = g_stacks->module_object(id))
+  StackTable& table = *g_stacks->table;
+  for (const uint32_t id : table.take_new_roots())
+    if (PyObject* module = table.module_object(id))
       roots.emplace_back(id, py::reinterpret_steal<py::object>(module));
   return roots;
 }
 
 uint32_t module_id(const py::object& module) {
-  return g_stacks ? g_stacks->module_id(module.ptr()) : 0;
+  return g_stacks ? g_stacks->table->module_id(module.ptr()) : 0;
 }
 
 py::object marked(const py::object& original, const std::string& kind, const py::object& describe,

@@ -296,7 +296,7 @@ void CallTensors::tensor(PyObject* object, unsigned depth) {
     return this->tensor(tensor);
   static const Key local_tensor("_local_tensor"); // a DTensor's, in a slot
   const OwnedObject local(PyObject_GenericGetAttr(object, local_tensor.text()));
-  PyErr_Clear();
+  drop_own_exception();
   if (local && is_a(local.get(), classes_->tensor) && depth <= kMostDepth)
     return this->tensor(local.get(), depth + 1);
   const size_t before = found_.size();

@@ -124,7 +124,7 @@ at::Tensor shard_of(const at::Tensor& tensor) {
   const OwnedObject wrapper(THPVariable_Wrap(tensor));
   static const Key name("_local_tensor");
   const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name.text()) : nullptr);
-  PyErr_Clear();
+  drop_own_exception();
   if (!local || !THPVariable_Check(local.get()))
     return {};
   return THPVariable_Unpack(local.get());
@@ -231,14 +231,17 @@ struct StateOf {
   const HookScope& scope;
   PyObject* parameter;
 
+  // Not by str(): that runs signal handlers first, also for a plain string.
+  static std::string text_of(PyObject* key) {
+    if (const char* text = PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : nullptr)
+      return text;
+    int overflow = 0;
+    const long long number = PyLong_Check(key) ? PyLong_AsLongLongAndOverflow(key, &overflow) : -1;
+    PyErr_Clear(); // a string that is no UTF-8
+    return PyLong_Check(key) && overflow == 0 ? std::to_string(number) : "state";
+  }
+
   std::string name(PyObject* key) const {
-    const auto as_text = [](PyObject* object) {
-      const OwnedObject string(
-          PyUnicode_Check(object) || PyLong_Check(object) ? PyObject_Str(object) : nullptr);
-      const char* text = string ? PyUnicode_AsUTF8(string.get()) : nullptr;
-      PyErr_Clear();
-      return std::string(text ? text : "state");
-    };
     std::string owner;
     if (THPVariable_Check(parameter)) {
       const auto [first, end] =
@@ -249,7 +252,7 @@ struct StateOf {
       if (found != end)
         owner = held().parameters[found->second].name;
     }
-    return owner.empty() ? as_text(key) : as_text(key) + " of " + owner;
+    return owner.empty() ? text_of(key) : text_of(key) + " of " + owner;
   }
 
   void visit(PyObject* key, PyObject* value, int nesting) const {
@@ -281,8 +284,7 @@ struct StateOf {
     Written& written = held().states[place];
     if (!written.renew(place.storage, tensor))
       return;
-    const at::Tensor alive(tensor.getIntrusivePtr()); // a key's __str__ may be the program's
-    write_tensor(scope, *alive.unsafeGetTensorImpl(), intern(scope, name(key)),
+    write_tensor(scope, *tensor.unsafeGetTensorImpl(), intern(scope, name(key)),
                  intern(scope, "optimizer_state"));
   }
 };
@@ -299,7 +301,7 @@ template <class Action> void dropping_errors(Action action) noexcept {
   try {
     action();
   } catch (...) {
-    PyErr_Clear();
+    drop_own_exception();
   }
 }
 

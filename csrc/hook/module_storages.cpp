@@ -45,7 +45,7 @@ class Walk {
     OwnedObject inner(nullptr);
     if (tensor->defined() && tensor->unsafeGetTensorImpl()->is_python_dispatch()) {
       inner = OwnedObject(PyObject_GenericGetAttr(object, local.text())); // of a DTensor
-      PyErr_Clear();
+      drop_own_exception();
       if (inner && PyType_IsSubtype(Py_TYPE(inner.get()), classes_.tensor))
         tensor = &THPVariable_Unpack(inner.get());
     }

@@ -200,4 +200,11 @@ inline void raise_later() noexcept {
     Py_DECREF(exception); // the queue is full
 }
 
+// After a look at an object that may have run code of its class: whatever that raised is dropped,
+// but for what a signal handler of the program did.
+inline void drop_own_exception() noexcept {
+  if (PyErr_Occurred() && keep_programs_exception())
+    raise_later();
+}
+
 } // namespace memtrace

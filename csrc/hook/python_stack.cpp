@@ -177,6 +177,8 @@ StackTable* StackTable::create(TextSink& sink, std::vector<std::string> runner_p
 StackTable::StackTable(TextSink& sink, std::vector<std::string> runner_prefixes)
     : sink_(sink), tables_(std::make_unique<Tables>(sink, std::move(runner_prefixes))) {}
 
+StackTable::~StackTable() = default;
+
 uint32_t StackTable::take() noexcept {
   const WalkScope scope;
   if (!scope)

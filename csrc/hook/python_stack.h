@@ -8,7 +8,7 @@
 //     address is in the table are watched until they die (object_identity.h), so a new object at a
 //     reused address never meets an old entry;
 //   - text is written before take() returns its id for the first time;
-//   - a table is never destroyed: threads may still be in take() after a recording has stopped.
+//   - a table outlives its recording: threads may still be in take() when that has stopped.
 #pragma once
 
 #include <atomic>
@@ -41,11 +41,12 @@ class TextSink {
 
 class StackTable {
  public:
-  // The table and the sink live for ever (leak them). `runner_prefixes` are path prefixes: frames
-  // of such files, and of runpy between them, are left out at the outer end of every stack.
+  // The table and the sink live for as long as a thread may be in take(). `runner_prefixes` are
+  // path prefixes: frames of such files, and of runpy between them, are left out at the outer end
+  // of every stack.
   static StackTable* create(TextSink& sink, std::vector<std::string> runner_prefixes = {});
 
-  ~StackTable() = delete;
+  ~StackTable();
   StackTable(const StackTable&) = delete;
   StackTable& operator=(const StackTable&) = delete;
 

@@ -131,7 +131,7 @@ bool wait_for_hooks() noexcept {
         anyone |= state != t_state && state->busy.load(std::memory_order_acquire) != 0;
     }
     if (!anyone)
-      return true;
+      return t_state == nullptr || t_state->busy.load(std::memory_order_relaxed) == 0;
     usleep(100);
   }
   return false;

@@ -26,8 +26,8 @@ struct ProcessEnd {
 };
 ProcessEnd* g_end = nullptr;
 
-// The recorder lives for ever, its control page stays mapped when it is closed. A child that was
-// forked behind our back has the handler and the recorder of its parent.
+// The recorder lives for ever, its control page stays mapped until another one begins. A child that
+// was forked behind our back has the handler and the recorder of its parent.
 struct StatusKeeper {
   std::atomic<Recorder*> recorder{nullptr};
   std::atomic<pid_t> pid{0};

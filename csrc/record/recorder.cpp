@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -24,9 +25,14 @@ struct ThreadNumber {
 };
 thread_local ThreadNumber t_number{};
 
+// The last one that has ended quietly. Its page takes late words (the exit status, losses) until
+// another one begins, so that there is one such page and not one for each.
+std::atomic<Recorder*> g_ended = nullptr;
+
 } // namespace
 
-Recorder::Recorder(const std::string& directory, uint32_t python_hex) : serial_(++g_recorders) {
+Recorder::Recorder(const std::string& directory, uint32_t python_hex)
+    : serial_(++g_recorders), pid_(getpid()) {
   SpoolFile control_file;
   control_file.create(directory + "/control.bin");
   windows_file_.create(directory + "/windows.bin");
@@ -53,12 +59,21 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex) : serial_(
   control_->writer = this_writer();
   std::atomic_ref<uint64_t>(control_->magic).store(kSpoolMagic, std::memory_order_release);
   note_log_ = acquire_log();
+  if (Recorder* ended = g_ended.exchange(nullptr))
+    ended->unmap_control();
 }
 
 Recorder::~Recorder() {
   close(true);
-  if (control_)
-    munmap(control_, kControlBytes);
+  Recorder* self = this;
+  g_ended.compare_exchange_strong(self, nullptr);
+  unmap_control();
+}
+
+void Recorder::unmap_control() noexcept {
+  Control* const control = std::exchange(control_, nullptr);
+  if (control && pid_ == getpid()) // a forked child has no such mapping
+    munmap(control, kControlBytes);
 }
 
 // ---- logs ---------------------------------------------------------------------------------------
@@ -252,6 +267,8 @@ uint32_t Recorder::intern(std::string_view name) noexcept {
     const auto known = names_.find(name);
     if (known != names_.end())
       return known->second;
+    if (closed_) // and has forgotten its names
+      return 0;
     // Written under the lock: nobody may use the id before its text is in the file.
     const uint32_t id = ++next_ids_[static_cast<size_t>(TextKind::name)];
     append_text(TextKind::name, id, name.data(), name.size());
@@ -299,6 +316,7 @@ void Recorder::close(bool quiet) noexcept {
   records_file_.trim();
   records_file_.close();
   text_file_.close();
+  names_ = {};
   if (!quiet)
     return;
   for (ThreadLog* log : logs_) {
@@ -307,8 +325,10 @@ void Recorder::close(bool quiet) noexcept {
         munmap(window, kChunkBytes);
     delete log;
   }
-  logs_.clear();
+  logs_ = {};
   free_logs_ = note_log_ = nullptr;
+  if (Recorder* ended = g_ended.exchange(this))
+    ended->unmap_control();
 }
 
 void Recorder::abandon() noexcept {

@@ -18,6 +18,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <sys/types.h>
 #include <unordered_map>
 #include <vector>
 
@@ -55,7 +56,8 @@ class Recorder {
 
   void set_exit_status(int status) noexcept;
   // Marks the spool complete and stops accepting records. Idempotent. `quiet`: no thread uses a log
-  // any more, so their windows are unmapped; else they stay mapped for the life of the process.
+  // any more, so their windows are unmapped, and the control page when the next recorder is made;
+  // else they stay mapped for the life of the process.
   void close(bool quiet) noexcept;
   // In a forked child: forget everything without touching the parent's files.
   void abandon() noexcept;
@@ -66,6 +68,7 @@ class Recorder {
   void* map_window() noexcept;
   void append_window(void* window) noexcept;
   void reserve_records_ahead() noexcept;
+  void unmap_control() noexcept;
   template <class Kind> void write_slowly(const Kind& record, Loss loss) noexcept;
   bool append_text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;
 
@@ -76,6 +79,7 @@ class Recorder {
   std::atomic<bool> closed_ = false;
 
   const uint64_t serial_; // no other recorder of this process has it, at whatever address
+  const pid_t pid_;       // whose mappings these are
 
   std::mutex text_mutex_;
   struct NameHash : std::hash<std::string_view> {

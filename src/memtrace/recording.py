@@ -315,12 +315,11 @@ class Recording:
                 guarded(self._note_unseen_torch)
                 guarded(self.sample, "end")
                 guarded(self._note_cells)
-            if self.hook:
-                guarded(self.hook.remove)
+            quiet = guarded(self.hook.remove) if self.hook else True
             guarded(self.note, {"end_reason": reason})
             if status is not None:
                 self.recorder.set_exit_status(status)
-            self.recorder.close()
+            self.recorder.close(quiet=bool(quiet))
 
     def abandon_in_child(self) -> None:
         """After a fork: this is the parent's; forget it without touching its files."""

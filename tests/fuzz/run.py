@@ -1,6 +1,6 @@
-"""Throws damaged snapshots and traces at memtrace; any crash, hang or traceback is a finding.
+"""Throws damaged files and traces at memtrace; any crash, hang or traceback is a finding.
 
-    python tests/fuzz/run.py --inputs 100000 [--seed 1] [--only snapshots|traces]
+    python tests/fuzz/run.py --inputs 100000 [--seed 1] [--only snapshot|chrome|mprof|traces]
 
 Each input is a seed: `--seed N --inputs 1` makes it again. Batches run in a forked process with
 limits on memory and time, so that a crash of a library under us is found and named too.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fuzz import snapshots, traces
+from fuzz import files, traces
 from imports.torch_snapshot.golden import pickled
 from memtrace.imports import reader
 from memtrace.imports.importing import import_file
@@ -32,6 +32,7 @@ from trace_builder import failing_trace, serving_trace
 _BATCH = 50
 _BATCHES_PER_LINE = 100
 _SECONDS_EACH, _PATIENCE_S = 20, 600
+_TRACES = "traces"
 _TRACES_SHARE = 0.1  # they take ten times as long
 _MEMORY_FOR_BYTES = 64 << 20  # as if the file were so large: pyarrow and numpy are in here as well
 
@@ -131,17 +132,17 @@ def _work(seeds: range, sources: list[Path], folder: Path, only: str, pipe: int)
 
 
 def _one(rng: random.Random, sources: list[Path], folder: Path, only: str) -> str:
-    of_traces = rng.random() < _TRACES_SHARE if not only else only == "traces"
-    if of_traces:
+    what = only or (_TRACES if rng.random() < _TRACES_SHARE else rng.choice(list(files.KINDS)))
+    if what == _TRACES:
         return traces.check_one(rng, rng.choice(sources), folder)
-    return snapshots.check_one(rng, folder)
+    return files.check_one(rng, what, folder)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("snapshots", "traces"), default="")
+    parser.add_argument("--only", choices=(*files.KINDS, _TRACES), default="")
     parser.add_argument("--seconds", type=float, default=1e9)
     arguments = parser.parse_args()
     start_s = time.monotonic()

@@ -237,6 +237,24 @@ TEST_CASE("control page: who, when, losses, exit status, complete") {
   CHECK(closed.end.monotonic_ns >= closed.start.monotonic_ns);
 }
 
+TEST_CASE("the page of a recorder that has ended takes late words until the next one begins") {
+  TemporaryDirectory spool;
+  TemporaryDirectory next_spool;
+  Recorder recorder(spool.path(), 0);
+  CHECK(recorder.intern("aten::mm") == 1);
+  recorder.close(true);
+  CHECK(recorder.intern("aten::mm") == 0);
+  recorder.lose(Loss::event_no_space);
+  recorder.set_exit_status(3);
+  CHECK(recorder.lost(Loss::event_no_space) == 1);
+  const Recorder next(next_spool.path(), 0);
+  recorder.lose(Loss::event_no_space);
+  recorder.set_exit_status(4);
+  CHECK(recorder.lost(Loss::event_no_space) == 0);
+  CHECK(read_control(spool.path()).exit_status == 3);
+  CHECK(read_control(spool.path()).lost[0] == 1);
+}
+
 TEST_CASE("a directory that cannot be written is one clear error") {
   CHECK_THROWS_WITH_AS(Recorder("/nonexistent/spool", 0),
                        "cannot create /nonexistent/spool/control.bin: No such file or directory",

@@ -217,10 +217,14 @@ class InstalledHook:
 
         self._recording.note({"cpu_kernels": describe_cpu_kernels(self._torch)})
 
-    def remove(self) -> None:
-        """Record no more; torch is as before except for a tracker that does nothing."""
-        self._native.stop()
+    def remove(self) -> bool:
+        """Record no more; torch is as before except for a tracker that does nothing.
+
+        False: a thread is inside a hook still.
+        """
+        quiet = self._native.stop()
         self._scan.end()
+        return quiet
 
     def abandon_in_child(self) -> None:
         """After a fork: what hangs on the parent's recording is taken out of torch."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from memtrace.errors import MemtraceError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -79,7 +81,7 @@ def format_of(path: Path, name: str | None = None) -> Format:
     try:
         with opened(path) as file:
             head = file.read(_HEAD_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except MemtraceError:
         head = b""
     return next(kind for kind in FORMATS if kind.begins(head))
 
@@ -92,10 +94,17 @@ def is_compressed(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, those of a gzip file as they are read."""
+    """The file's bytes, those of a gzip file as they are read.
+
+    Raises:
+        MemtraceError: within the block, where a gzip file is damaged or cut off.
+    """
     if not is_compressed(path):
         with path.open("rb") as file:
             yield file
         return
-    with gzip.open(path, "rb") as unpacked:
-        yield cast("IO[bytes]", unpacked)
+    try:
+        with gzip.open(path, "rb") as unpacked:
+            yield cast("IO[bytes]", unpacked)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise MemtraceError(f"it cannot be read to its end ({error})") from None

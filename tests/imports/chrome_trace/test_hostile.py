@@ -70,7 +70,9 @@ REFUSED = {
     ),
     "numbers": (b"[1, 2]", "event 0 is no object"),
     "gzip cut off": (gzip.compress(json.dumps(EVENTS).encode())[:-9], "cannot be read to its end"),
-    "gzip damaged": (gzip.compress(b"[" + b" " * 10_000)[:30] + b"xxxxxxxx", ""),
+    "gzip damaged": (
+        gzip.compress(json.dumps(EVENTS).encode())[:90] + b"\xff" * 90, "cannot be read to its end",
+    ),
 }  # fmt: skip
 
 

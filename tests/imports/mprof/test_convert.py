@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,13 @@ def test_peak_says_why_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["peak", str(trace.path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "no allocations" in line
+
+
+def test_a_damaged_gzip_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.dat.gz"
+    file.write_bytes(gzip.compress(FILES[0].read_bytes())[:90] + b"\xff" * 90)
+    assert main(["import", str(file), "--format", "mprof"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be read to its end" in line

@@ -2,11 +2,12 @@
 
     python cycles.py FOLDER     (not under memtrace)
 
-Prints the number of file descriptors and the kilobytes of private memory after each fiftieth.
+Prints the number of file descriptors and the kilobytes of memory in use after each fiftieth.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -39,9 +40,20 @@ def mappings() -> int:
         return sum("windows.bin" in line or "control.bin" in line for line in file)
 
 
-def private_kb() -> int:
-    with open("/proc/self/smaps_rollup") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+class Mallinfo2(ctypes.Structure):
+    """Of the C library: what it has given out, of all that it holds."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+        "fordblks", "keepcost",
+    ))  # fmt: skip
+
+
+def in_use_kb() -> int:
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    told = mallinfo2()
+    return (told.uordblks + told.hblkhd) >> 10
 
 
 def main() -> None:
@@ -61,7 +73,7 @@ def main() -> None:
             short.join()
         assert recording.current() is None
         if i % 50 == 49:
-            rows.append([descriptors(), private_kb(), mappings()])
+            rows.append([descriptors(), in_use_kb(), mappings()])
     stop.set()
     for thread in threads:
         thread.join()

@@ -125,7 +125,7 @@ class TraceFile:
         rest = self._text[self._at :]
         try:
             data = self._file.read(max(self._chunk_bytes, len(rest)))
-        except (EOFError, OSError, ValueError) as error:  # of gzip; OSError: or of the disk
+        except OSError as error:
             raise MemtraceError(f"it cannot be read to its end ({error})") from None
         self._ended = not data
         self._text = rest + self._decode_text.decode(data, final=self._ended)

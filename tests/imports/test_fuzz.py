@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).resolve().parents[2] / "fuzz" / "run.py"
+RUN = Path(__file__).resolve().parents[1] / "fuzz" / "run.py"
 
 
-@pytest.mark.parametrize(("only", "inputs"), [("snapshots", 600), ("traces", 150)])
+@pytest.mark.parametrize(
+    ("only", "inputs"), [("snapshot", 600), ("chrome", 600), ("mprof", 600), ("traces", 150)]
+)
 def test_damaged_files_give_one_line(only: str, inputs: int) -> None:
     command = [sys.executable, RUN, "--only", only, "--inputs", str(inputs), "--seconds", "25"]
     done = subprocess.run([*command, "--seed", "7000000"], capture_output=True, text=True)
