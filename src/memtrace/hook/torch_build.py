@@ -14,6 +14,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+HOOK_LIBRARIES = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so")  # those a hook needs
 _CUDA_HEADERS = ("cuda_runtime_api.h", "crt/host_defines.h")
 
 
@@ -59,9 +60,10 @@ def find_torch_build() -> TorchBuild | None:
 
 
 def _reads_cxx11_abi(root: Path) -> bool:
-    # c10's symbols carry the ABI of std::string in their names.
+    # c10's symbols carry the ABI of std::string in their names. Only one that is c10's own tells: a
+    # library with the old ABI may hold a whole libstdc++, which has both.
     library = (root / "lib" / "libc10.so").read_bytes()
-    return b"NSt7__cxx1112basic_string" in library
+    return b"_ZN3c1011LogAPIUsageERKNSt7__cxx1112basic_string" in library
 
 
 def find_cuda_include_dirs() -> list[Path]:
@@ -91,8 +93,14 @@ def _find_toolkit() -> list[Path]:
     return []
 
 
+def cmake_list(build: TorchBuild, cuda: list[Path]) -> str:
+    """One hook for cmake/hook.cmake: file name|C++ ABI|libraries' folder|include folder|..."""
+    parts = [build.hook_file_name, int(build.cxx11_abi), build.lib_dir, *build.include_dirs, *cuda]
+    return "|".join(str(part) for part in parts)
+
+
 def main() -> int:
-    """Prints one CMake list: file name;ABI;lib folder;include folders... Status 1: says why not."""
+    """Prints cmake_list() of the torch at hand. Status 1: says why not."""
     build = find_torch_build()
     if build is None:
         print("torch is not in the build environment", file=sys.stderr)  # noqa: T201
@@ -103,8 +111,7 @@ def main() -> int:
             "no CUDA headers: pip install nvidia-cuda-runtime nvidia-cuda-crt", file=sys.stderr
         )
         return 1
-    parts = [build.hook_file_name, int(build.cxx11_abi), build.lib_dir, *build.include_dirs, *cuda]
-    print(";".join(str(part) for part in parts))  # noqa: T201
+    print(cmake_list(build, cuda))  # noqa: T201
     return 0
 
 
