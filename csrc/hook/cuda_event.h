@@ -98,11 +98,13 @@ inline uint16_t pool_number(const MempoolId& pool, Recording& recording) noexcep
 template <class TraceEntry>
 constexpr bool kPoolsKnown = requires(const TraceEntry& entry) { entry.mempool_; };
 
-template <class TraceEntry> MempoolId pool_of(const TraceEntry& entry) noexcept {
+inline constexpr MempoolId kOnlyPool{0, 0};
+
+template <class TraceEntry> const MempoolId& pool_of(const TraceEntry& entry) noexcept {
   if constexpr (kPoolsKnown<TraceEntry>)
     return entry.mempool_;
   else
-    return {};
+    return kOnlyPool;
 }
 
 // The device of an event; torch's index is never negative here.
@@ -165,12 +167,12 @@ template <class TraceEntry>
   state->busy.store(1, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst); // see HookScope
   const Recording* recording = g_recording.load(std::memory_order_relaxed);
-  const MempoolId pool = pool_of(entry);
   CudaDevice* device = &g_cuda_devices[device_index(entry)];
   asm("" : "+r"(device)); // keeps the address in a register instead of computing it again
   ThreadLog* log = state->log;
   if (state->recording != recording || device->plain.load(std::memory_order_relaxed) != recording ||
-      entry.size_ >= recording->stack_min_bytes || (pool.first | pool.second) != 0 ||
+      entry.size_ >= recording->stack_min_bytes ||
+      (pool_of(entry).first | pool_of(entry).second) != 0 ||
       entry.action_ >= TraceEntry::SNAPSHOT || log->cursor == log->end) [[unlikely]] {
     state->busy.store(0, std::memory_order_release);
     return false;

@@ -62,6 +62,11 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch is not installed in this Python" in refused()
 
 
+def test_a_python_that_is_too_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_build, "_NEWEST_PYTHON", (3, 9))
+    assert "hook is for Python 3.10 to 3.9, and this is 3." in refused()
+
+
 def test_no_compiler(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert "no C++ compiler: install g++ 11 or newer" in refused()

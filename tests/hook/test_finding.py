@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_the_many_hooks_of_a_wheel_are_named_in_order(cache: Path) -> None:
     assert "torch 2.9.1, 2.11.0, 2.13.0 (C++11 ABI 1, cpython-3" in str(refusal.value)
     assert "torch 2.6.0 (C++11 ABI 0, cpython-3" in str(refusal.value)
     assert " and torch " in str(refusal.value)
+
+
+def test_a_python_that_is_too_new(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / hook_file_name("2.11.0", cxx11_abi=True)).touch()
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+    with pytest.raises(HookError) as refusal:
+        find_hook("2.11.0", cxx11_abi=True)
+    assert str(refusal.value) == (
+        "memtrace's hook is for Python 3.10 to 3.13, and this is 3.14: "
+        "torch's memory is not recorded"
+    )
 
 
 def test_no_hook_at_all(cache: Path) -> None:

@@ -79,7 +79,7 @@ class Environment:
             raise Failed(f"without its hook: {shown!r}")
 
     def _pip(self, *words: str) -> None:
-        self._run(f"install {words[0]}", [str(self.python), "-m", "pip", "install", "-q", *words])
+        self._run(f"install {words[0]}", [str(self.python), "-m", "pip", *_INSTALL, *words])
 
     def _simulate_cuda(self) -> None:
         (torch,) = self.folder.glob("lib/python*/site-packages/torch")
@@ -113,6 +113,7 @@ class Environment:
         return done.stdout + (done.stderr if errors else "")
 
 
+_INSTALL = ("install", "-q", "--no-compile")  # nor is each file of torch compiled for one run
 _TAG = "import sys; print('cp%d%d' % sys.version_info[:2])"
 _FACTS = (
     "import json, torch; print(json.dumps([torch._C._GLIBCXX_USE_CXX11_ABI, torch.version.cuda]))"
@@ -121,7 +122,7 @@ _FACTS = (
 
 def cell(python: str, version: str, headers: Path) -> str:
     """One environment: what came out, for the table."""
-    folder = ROOT / ".build" / "matrix" / f"{Path(python).parent.parent.name}-{version}"
+    folder = ROOT / ".build" / "matrix" / f"{python.strip('/').replace('/', '-')}-{version}"
     try:
         environment = Environment(python, version, headers, folder)
         abi, cuda = environment.facts()
@@ -133,7 +134,7 @@ def cell(python: str, version: str, headers: Path) -> str:
         return f"failed: {failure}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return f"C++11 ABI {int(abi)}, CUDA {cuda}: recorded to the byte"
+    return f"C++11 ABI {int(abi)}, {f'CUDA {cuda}' if cuda else 'CPU'}: recorded to the byte"
 
 
 def main() -> int:

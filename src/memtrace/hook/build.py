@@ -23,6 +23,7 @@ from memtrace.hook.torch_build import (
     TorchBuild,
     find_cuda_include_dirs,
     find_torch_build,
+    python_refusal,
 )
 
 _LAST_LINES = 15
@@ -34,6 +35,8 @@ def build_hook() -> Path:
     Raises:
         MemtraceError: what is missing, or what the compiler says.
     """
+    if refusal := python_refusal():
+        raise MemtraceError(f"build-hook: {refusal}")
     build = find_torch_build()
     if build is None:
         raise MemtraceError("build-hook: torch is not installed in this Python")

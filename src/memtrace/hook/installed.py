@@ -9,7 +9,7 @@ import stat
 import sys
 from pathlib import Path
 
-from memtrace.hook.torch_build import hook_file_name
+from memtrace.hook.torch_build import hook_file_name, python_refusal
 from memtrace.recording import guarded
 
 TYPE_CHECKING = False
@@ -52,11 +52,13 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
     """The compiled hook that fits this torch and this Python.
 
     Raises:
-        HookError: there is none; names what there is and the command that builds one.
+        HookError: there is none; names what there is and the command that builds one, if one can.
     """
     named = os.environ.get("MEMTRACE_HOOK")
     if named:
         return Path(named)
+    if refusal := python_refusal():
+        raise HookError(f"{refusal}: torch's memory is not recorded")
     wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
     others: list[Path] = []
     for folder in hook_dirs():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOOK_LIBRARIES = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so")  # those a hook needs
+_NEWEST_PYTHON = (3, 13)  # csrc/hook/python_frame.h: how its frames lie in memory is known
 _CUDA_HEADERS = ("cuda_runtime_api.h", "crt/host_defines.h")
 
 
@@ -44,6 +45,14 @@ def hook_file_name(version: str, *, cxx11_abi: bool) -> str:
     """The file name of a hook, which says what it was compiled for."""
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     return f"_hook-torch{version}-cxx11abi{int(cxx11_abi)}{suffix}"
+
+
+def python_refusal() -> str | None:
+    """Why no hook can work in this Python, in a few words; None: one can."""
+    if sys.version_info[:2] <= _NEWEST_PYTHON:
+        return None
+    newest, this = (".".join(map(str, v[:2])) for v in (_NEWEST_PYTHON, sys.version_info))
+    return f"memtrace's hook is for Python 3.10 to {newest}, and this is {this}"
 
 
 def find_torch_build() -> TorchBuild | None:
@@ -101,6 +110,9 @@ def cmake_list(build: TorchBuild, cuda: list[Path]) -> str:
 
 def main() -> int:
     """Prints cmake_list() of the torch at hand. Status 1: says why not."""
+    if refusal := python_refusal():
+        print(refusal, file=sys.stderr)  # noqa: T201
+        return 1
     build = find_torch_build()
     if build is None:
         print("torch is not in the build environment", file=sys.stderr)  # noqa: T201
