@@ -7,6 +7,10 @@ VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
 JOBS ?= 2
 DEMO_REQUESTS ?= 12
+# For `make wheel`: the Pythons, and the torches of cmake/torches.csv (none named: all).
+PYTHONS ?= $(shell for v in 3.10 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && echo python$$v; done)
+TORCHES ?=
+TORCH_HEADERS ?= .torch-headers
 FUZZ_CXX ?= clang++-19
 FUZZ_SECONDS ?= 30
 
@@ -23,7 +27,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate test-cuda-sim lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate test-cuda-sim wheel test-matrix lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -117,6 +121,17 @@ test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools
 	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
+# One wheel for each Python, with hooks for every torch whose headers are in TORCH_HEADERS.
+wheel:
+	$(PYTHON) cmake/torch_headers.py fetch $(TORCH_HEADERS) $(TORCHES)
+	for python in $(PYTHONS); do \
+	  $$python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir='build/{wheel_tag}' \
+	    --config-settings=cmake.define.MEMTRACE_TORCH_HEADERS=$(abspath $(TORCH_HEADERS)) . || exit 1; done
+
+# Each wheel in dist/ with each torch, installed where there is no compiler.
+test-matrix:
+	$(PYTHON) tests/matrix/run.py --headers $(TORCH_HEADERS) --pythons $(PYTHONS) --torches $(TORCHES)
+
 lint: $(VENV)/.installed $(VENV)/.lint tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -166,4 +181,4 @@ bench-rivals: $(VENV)/.installed
 	$(BIN)/python benchmarks/rivals/peak_owners.py $(RIVALS)
 
 clean:
-	rm -rf build .build .simcuda $(VENV) $(CUDA_VENV) demo.memtrace
+	rm -rf build .build .simcuda .torch-headers dist $(VENV) $(CUDA_VENV) demo.memtrace

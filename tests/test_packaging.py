@@ -159,8 +159,8 @@ def test_the_source_distribution(tmp_path: Path) -> None:
     with tarfile.open(made) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert [name for name in names if PRODUCT.search(name)] == []
-    needed = {"pyproject.toml", "CMakeLists.txt", "cmake/hook.cmake", "LICENSE", "README.md"}
-    for folder in ("csrc", "src"):
+    needed = {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md"}
+    for folder in ("cmake", "csrc", "src"):
         for at, _, files in os.walk(ROOT / folder):
             needed |= {os.path.relpath(os.path.join(at, file), ROOT) for file in files}
     needed = {name for name in needed if not PRODUCT.search(name)}

@@ -71,7 +71,8 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
   event.address = segment.address;
   event.size_bytes = segment.total_size;
   event.stream = reinterpret_cast<uint64_t>(segment.stream);
-  event.tail.pool = pool_number(segment.owner_private_pool_id, recording);
+  if constexpr (kPoolsKnown<TraceEntry>)
+    event.tail.pool = pool_number(segment.owner_private_pool_id, recording);
   event.tail.device = cuda_device(static_cast<int>(index));
   event.tail.action = segment.is_expandable ? Action::segment_map : Action::segment_alloc;
   if (listing == Listing::all)

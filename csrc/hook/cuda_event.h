@@ -99,6 +99,19 @@ inline uint16_t pool_number(const MempoolId& pool, Recording& recording) noexcep
   return cuda_pools().find(pool, recording);
 }
 
+// Torch 2.6 does not say of which pool an event is: there all memory counts as of the default one.
+template <class TraceEntry>
+constexpr bool kPoolsKnown = requires(const TraceEntry& entry) { entry.mempool_; };
+
+inline constexpr MempoolId kOnlyPool{0, 0};
+
+template <class TraceEntry> const MempoolId& pool_of(const TraceEntry& entry) noexcept {
+  if constexpr (kPoolsKnown<TraceEntry>)
+    return entry.mempool_;
+  else
+    return kOnlyPool;
+}
+
 // The device of an event; torch's index is never negative here.
 template <class TraceEntry> uint32_t device_index(const TraceEntry& entry) noexcept {
   return static_cast<uint8_t>(entry.device_);
@@ -151,7 +164,7 @@ template <class TraceEntry>
   facts.ticks = ticks_before(); // under the lock, so `order` orders what the clock may not
   facts.size_bytes = entry.size_;
   facts.order = static_cast<uint32_t>(++device.order);
-  facts.pool = pool_number(entry.mempool_, scope.recording());
+  facts.pool = pool_number(pool_of(entry), scope.recording());
   facts.device = cuda_device(static_cast<int>(device_index(entry)));
   facts.action = action_of<TraceEntry>(entry.action_);
   if (facts.action == Action::oom) {
@@ -183,7 +196,7 @@ template <class TraceEntry>
   ThreadLog* log = state->log;
   if (g_recording.load(std::memory_order_relaxed) != recording ||
       entry.size_ >= recording->stack_min_bytes ||
-      (entry.mempool_.first | entry.mempool_.second) != 0 ||
+      (pool_of(entry).first | pool_of(entry).second) != 0 ||
       entry.action_ >= TraceEntry::SNAPSHOT || log->cursor == log->end) [[unlikely]] {
     state->busy.store(0, std::memory_order_release);
     return false;

@@ -407,3 +407,29 @@ TEST_CASE("each address is told of once, however many there are, until the set i
     }
   }
 }
+
+namespace {
+struct EntryWithoutPool : Entry { // as in torch 2.6
+ private:
+  using Entry::mempool_;
+};
+} // namespace
+
+TEST_CASE("entries that do not say their pool are of the default one") {
+  static_assert(kPoolsKnown<Entry> && !kPoolsKnown<EntryWithoutPool>);
+  TestRecording recording;
+  recording.start();
+  open_cuda_device(0, recording.seen());
+  in_new_thread([] {
+    const EntryWithoutPool entry{{Entry::ALLOC, 0, 0x1000, nullptr, 8, {0, 9}}};
+    record_cuda_event(entry); // by the general path
+    record_cuda_event(entry); // by the short one
+  });
+  recording.stop();
+  const auto written = recording.records();
+  REQUIRE(written.size() == 2);
+  for (const Record& record : written) {
+    CHECK(record.event.address == 0x1000);
+    CHECK(record.event.tail.pool == 0);
+  }
+}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,11 @@ def refused() -> str:
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "find_torch_build", lambda: None)
     assert "torch is not installed in this Python" in refused()
+
+
+def test_a_python_that_is_too_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_build, "_NEWEST_PYTHON", (3, 9))
+    assert "hook is for Python 3.10 to 3.9, and this is 3." in refused()
 
 
 def test_no_compiler(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +152,21 @@ def test_a_toolkit_is_found_by_its_variable(
     for name in ("cuda_runtime_api.h", "crt/host_defines.h"):
         (include / name).touch()
     assert find_cuda_include_dirs() == [include]
+
+
+@pytest.mark.parametrize("abi", [False, True])
+def test_the_abi_is_that_of_c10_itself(
+    abi: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyPI's torch 2.6 has the old one, and a libstdc++ inside, whose symbols have both."""
+    text = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+    symbols = [f"_ZNSt11logic_errorC1ERK{text}", f"_ZN3c1011LogAPIUsageERK{text if abi else 'Ss'}"]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libc10.so").write_text("\0".join(symbols))
+    (tmp_path / "version.py").write_text("__version__ = '2.6.0+cu124'\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert torch_build.find_torch_build() == TorchBuild("2.6.0", abi, tmp_path)
 
 
 def test_the_hook_it_builds_is_used(tmp_path: Path) -> None:

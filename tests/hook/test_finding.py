@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,28 @@ def test_another_version_or_abi_is_refused_in_one_line(
     assert "torch 2.11.0 (C++11 ABI 1" in line
     assert "python -m memtrace build-hook" in line
     assert "\n" not in line
+
+
+def test_the_many_hooks_of_a_wheel_are_named_in_order(cache: Path) -> None:
+    for version in ("2.11.0", "2.9.1", "2.13.0"):
+        (cache / hook_file_name(version, cxx11_abi=True)).touch()
+    (cache / hook_file_name("2.6.0", cxx11_abi=False)).touch()
+    with pytest.raises(HookError) as refusal:
+        find_hook("2.99.0", cxx11_abi=True)
+    assert "torch 2.9.1, 2.11.0, 2.13.0 (C++11 ABI 1, cpython-3" in str(refusal.value)
+    assert "torch 2.6.0 (C++11 ABI 0, cpython-3" in str(refusal.value)
+    assert " and torch " in str(refusal.value)
+
+
+def test_a_python_that_is_too_new(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / hook_file_name("2.11.0", cxx11_abi=True)).touch()
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+    with pytest.raises(HookError) as refusal:
+        find_hook("2.11.0", cxx11_abi=True)
+    assert str(refusal.value) == (
+        "memtrace's hook is for Python 3.10 to 3.13, and this is 3.14: "
+        "torch's memory is not recorded"
+    )
 
 
 def test_no_hook_at_all(cache: Path) -> None:

@@ -18,7 +18,13 @@ from pathlib import Path
 
 from memtrace.errors import MemtraceError
 from memtrace.hook.installed import PACKAGE_DIR, cache_dir
-from memtrace.hook.torch_build import TorchBuild, find_cuda_include_dirs, find_torch_build
+from memtrace.hook.torch_build import (
+    HOOK_LIBRARIES,
+    TorchBuild,
+    find_cuda_include_dirs,
+    find_torch_build,
+    python_refusal,
+)
 
 _LAST_LINES = 15
 
@@ -29,6 +35,8 @@ def build_hook() -> Path:
     Raises:
         MemtraceError: what is missing, or what the compiler says.
     """
+    if refusal := python_refusal():
+        raise MemtraceError(f"build-hook: {refusal}")
     build = find_torch_build()
     if build is None:
         raise MemtraceError("build-hook: torch is not installed in this Python")
@@ -48,8 +56,7 @@ def build_hook() -> Path:
     with tempfile.TemporaryDirectory(prefix="memtrace-hook-") as work:
         objects = _compile_all(compiler, build, sources, includes, Path(work))
         made = Path(work) / target.name
-        names = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so")
-        libraries = [str(build.lib_dir / name) for name in names]
+        libraries = [str(build.lib_dir / name) for name in HOOK_LIBRARIES]
         _run([*compiler, "-shared", "-o", str(made), *map(str, objects), *libraries])
         # Into the folder first, then under its name: a running program keeps the file that it has.
         beside = target.with_name(f".{target.name}.{os.getpid()}")

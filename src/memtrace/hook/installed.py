@@ -9,7 +9,7 @@ import stat
 import sys
 from pathlib import Path
 
-from memtrace.hook.torch_build import hook_file_name
+from memtrace.hook.torch_build import hook_file_name, python_refusal
 from memtrace.recording import guarded
 
 TYPE_CHECKING = False
@@ -52,11 +52,13 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
     """The compiled hook that fits this torch and this Python.
 
     Raises:
-        HookError: there is none; names what there is and the command that builds one.
+        HookError: there is none; names what there is and the command that builds one, if one can.
     """
     named = os.environ.get("MEMTRACE_HOOK")
     if named:
         return Path(named)
+    if refusal := python_refusal():
+        raise HookError(f"{refusal}: torch's memory is not recorded")
     wanted = hook_file_name(version, cxx11_abi=cxx11_abi)
     others: list[Path] = []
     for folder in hook_dirs():
@@ -75,7 +77,7 @@ def find_hook(version: str, *, cxx11_abi: bool) -> Path:
     elif any(file.name == wanted for file in files):
         found = "was built before memtrace was installed again"
     elif built:
-        found = f"is built for {', '.join(map(_describe_file, built))}"
+        found = f"is built for {_describe(built)}"
     python = sys.implementation.cache_tag
     raise HookError(
         f"this is torch {version} (C++11 ABI {int(cxx11_abi)}, {python}), but memtrace's hook "
@@ -102,11 +104,23 @@ def _may_be_anybodys(hook: Path) -> bool:
     )
 
 
-def _describe_file(name: str) -> str:
-    stem = name.partition(".cpython")[0] if ".cpython" in name else name.rpartition(".so")[0]
-    version, _, abi = stem.removeprefix("_hook-torch").partition("-cxx11abi")
-    python = name[len(stem) :].strip(".").split("-x86")[0].split("-linux")[0].split("-aarch")[0]
-    return f"torch {version} (C++11 ABI {abi}, {python.removesuffix('.so') or 'any Python'})"
+def _describe(names: list[str]) -> str:
+    """Hooks by what else they were built for than a version: a wheel brings many."""
+    versions: dict[str, list[str]] = {}
+    for name in names:
+        stem = name.partition(".cpython")[0] if ".cpython" in name else name.rpartition(".so")[0]
+        version, _, abi = stem.removeprefix("_hook-torch").partition("-cxx11abi")
+        python = name[len(stem) :].strip(".").split("-x86")[0].split("-linux")[0].split("-aarch")[0]
+        build = f"C++11 ABI {abi}, {python.removesuffix('.so') or 'any Python'}"
+        versions.setdefault(build, []).append(version)
+    return " and ".join(
+        f"torch {', '.join(sorted(each, key=_in_numbers))} ({build})"
+        for build, each in versions.items()
+    )
+
+
+def _in_numbers(version: str) -> list[str]:
+    return [part.zfill(4) for part in version.split(".")]  # 2.9 comes before 2.11
 
 
 def load_native(torch: ModuleType) -> NativeHook:

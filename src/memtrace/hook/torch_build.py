@@ -14,6 +14,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+HOOK_LIBRARIES = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so")  # those a hook needs
+_NEWEST_PYTHON = (3, 13)  # csrc/hook/python_frame.h: how its frames lie in memory is known
 _CUDA_HEADERS = ("cuda_runtime_api.h", "crt/host_defines.h")
 
 
@@ -45,6 +47,14 @@ def hook_file_name(version: str, *, cxx11_abi: bool) -> str:
     return f"_hook-torch{version}-cxx11abi{int(cxx11_abi)}{suffix}"
 
 
+def python_refusal() -> str | None:
+    """Why no hook can work in this Python, in a few words; None: one can."""
+    if sys.version_info[:2] <= _NEWEST_PYTHON:
+        return None
+    newest, this = (".".join(map(str, v[:2])) for v in (_NEWEST_PYTHON, sys.version_info))
+    return f"memtrace's hook is for Python 3.10 to {newest}, and this is {this}"
+
+
 def find_torch_build() -> TorchBuild | None:
     """The torch of this interpreter, read from its files without importing it; None: no torch."""
     spec = importlib.util.find_spec("torch")
@@ -59,9 +69,10 @@ def find_torch_build() -> TorchBuild | None:
 
 
 def _reads_cxx11_abi(root: Path) -> bool:
-    # c10's symbols carry the ABI of std::string in their names.
+    # c10's symbols carry the ABI of std::string in their names. Only one that is c10's own tells: a
+    # library with the old ABI may hold a whole libstdc++, which has both.
     library = (root / "lib" / "libc10.so").read_bytes()
-    return b"NSt7__cxx1112basic_string" in library
+    return b"_ZN3c1011LogAPIUsageERKNSt7__cxx1112basic_string" in library
 
 
 def find_cuda_include_dirs() -> list[Path]:
@@ -91,8 +102,17 @@ def _find_toolkit() -> list[Path]:
     return []
 
 
+def cmake_list(build: TorchBuild, cuda: list[Path]) -> str:
+    """One hook for cmake/hook.cmake: file name|C++ ABI|libraries' folder|include folder|..."""
+    parts = [build.hook_file_name, int(build.cxx11_abi), build.lib_dir, *build.include_dirs, *cuda]
+    return "|".join(str(part) for part in parts)
+
+
 def main() -> int:
-    """Prints one CMake list: file name;ABI;lib folder;include folders... Status 1: says why not."""
+    """Prints cmake_list() of the torch at hand. Status 1: says why not."""
+    if refusal := python_refusal():
+        print(refusal, file=sys.stderr)  # noqa: T201
+        return 1
     build = find_torch_build()
     if build is None:
         print("torch is not in the build environment", file=sys.stderr)  # noqa: T201
@@ -103,8 +123,7 @@ def main() -> int:
             "no CUDA headers: pip install nvidia-cuda-runtime nvidia-cuda-crt", file=sys.stderr
         )
         return 1
-    parts = [build.hook_file_name, int(build.cxx11_abi), build.lib_dir, *build.include_dirs, *cuda]
-    print(";".join(str(part) for part in parts))  # noqa: T201
+    print(cmake_list(build, cuda))  # noqa: T201
     return 0
 
 

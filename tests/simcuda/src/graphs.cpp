@@ -111,20 +111,29 @@ SIMCUDA_EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t
   return cudaSuccess;
 }
 
+// CUDA 13 also asks for the data of edges, of which there are none.
+#if CUDART_VERSION >= 13000
+#define SIMCUDA_EDGES(parameter) parameter,
+#else
+#define SIMCUDA_EDGES(parameter)
+#endif
+
 SIMCUDA_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle,
                                                     cudaStreamCaptureStatus* status,
                                                     unsigned long long* id, cudaGraph_t* graph,
                                                     const cudaGraphNode_t** dependencies,
-                                                    const cudaGraphEdgeData** edges,
-                                                    size_t* dependency_count) {
+                                                    SIMCUDA_EDGES(const cudaGraphEdgeData** edges)
+                                                        size_t* dependency_count) {
   Guard guard(state_lock());
   auto stream = find_stream_locked(handle);
   if (!stream)
     return report(cudaErrorInvalidResourceHandle);
   if (dependencies)
     *dependencies = nullptr;
+#if CUDART_VERSION >= 13000
   if (edges)
     *edges = nullptr;
+#endif
   if (dependency_count)
     *dependency_count = 0;
   if (!stream->capture) {
@@ -143,7 +152,8 @@ SIMCUDA_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle,
 
 SIMCUDA_EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t handle,
                                                  cudaStreamCaptureStatus* status) {
-  return cudaStreamGetCaptureInfo(handle, status, nullptr, nullptr, nullptr, nullptr, nullptr);
+  return cudaStreamGetCaptureInfo(handle, status, nullptr, nullptr, nullptr,
+                                  SIMCUDA_EDGES(nullptr) nullptr);
 }
 
 SIMCUDA_EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
@@ -200,7 +210,8 @@ SIMCUDA_EXPORT cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t
 }
 
 SIMCUDA_EXPORT cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t, cudaGraphNode_t*,
-                                                        cudaGraphEdgeData*, size_t* count) {
+                                                        SIMCUDA_EDGES(cudaGraphEdgeData*)
+                                                            size_t* count) {
   *count = 0;
   return cudaSuccess;
 }

@@ -13,8 +13,8 @@
 #include <cstdint>
 #include <mutex>
 
-#if CUDART_VERSION < 13000
-#error "simcuda needs the headers of CUDA 13 or later (PyPI: nvidia-cuda-runtime, nvidia-cuda-crt)"
+#if CUDART_VERSION < 12000
+#error "simcuda needs the headers of torch's CUDA (PyPI: nvidia-cuda-runtime, nvidia-cuda-crt)"
 #endif
 
 #define SIMCUDA_EXPORT extern "C" __attribute__((visibility("default")))

@@ -1,0 +1,24 @@
+"""A step of training whose memory is known to the byte: prints what is live at its peak.
+
+On a GPU, where torch holds memory of its own as well, the peak is what torch's counter says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+device = sys.argv[1]
+model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(256, 64)).to(device)
+inputs = torch.ones(128, 512, device=device)
+model(inputs).sum().backward()
+kept = [torch.ones(1024, 256, device=device) for _ in range(8)]
+weights = list(model.parameters())
+gradients = [weight.grad for weight in weights]
+live = [inputs, *weights, *gradients, *kept]
+size = sum(tensor.nbytes for tensor in live)
+peak = size if device == "cpu" else torch.cuda.max_memory_allocated()
+held = sum(tensor.nbytes for tensor in weights)
+print(json.dumps({"peak": peak, "weight": held, "gradient": held}))
