@@ -12,7 +12,9 @@ trace = memtrace.open(sys.argv[1])
 assert process["hook_error"] is None, process["hook_error"]
 assert process["lost_total"] == 0, process["lost_events"]
 assert process["reconciled"] is not False, process["reconcile_note"]
-peak = trace.peak(sys.argv[2])
-rows = {row.key: row.requested_bytes for row in peak.snapshot.categories.rows}
-named = {category: rows[category] for category in ("weight", "gradient")}
-print(json.dumps({"peak": peak.total_bytes, **named}))
+device = sys.argv[2]
+held = {"weight": 0, "gradient": 0}
+for row in trace.allocations.to_pylist():
+    if row["device"] == device and row["category"] in held and row["free_seq"] is None:
+        held[row["category"]] += row["size_bytes"]
+print(json.dumps({"peak": trace.peak(device).total_bytes, **held}))

@@ -41,6 +41,7 @@ class Environment:
         self.variables = {
             **{k: v for k, v in os.environ.items() if k.startswith(("PIP_", "HOME", "LANG"))},
             "PATH": str(folder / "bin"),
+            "PIP_CONSTRAINT": os.devnull,  # as in cmake/torch_headers.py
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         shutil.rmtree(folder, ignore_errors=True)
