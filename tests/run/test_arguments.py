@@ -36,12 +36,14 @@ def test_program_and_name(words: list[str], program: list[str], name: str) -> No
 
 
 def test_options() -> None:
-    words = "--no-operators --no-cpu --withhold-argv --stack-min-bytes=4096 --force -odir a.py"
+    words = (
+        "--no-operators --no-cpu --withhold-argv --paused --stack-min-bytes=4096 --force -odir a.py"
+    )
     parsed = parse(words.split())
     assert parsed is not None
     assert parsed.output == "dir"
     text = parsed.options.to_text()
-    assert text == "argv=0,cpu=0,operators=0,quiet=0,stack_min_bytes=4096,stacks=1"
+    assert text == "argv=0,cpu=0,operators=0,paused=1,quiet=0,stack_min_bytes=4096,stacks=1"
 
 
 def test_the_disk_that_a_trace_may_take() -> None:
