@@ -192,13 +192,15 @@ class Expected:
     def _span(self, what: Happening) -> None:
         (call,) = what.calls
         sums = self._of_call.get((what.thread, call.number), {})
+        # One in which no memory changed is in another only where some has changed in that.
+        inside = bool(sums) or (what.thread, what.around) in self._of_call
         self.calls.append(
             {
                 "name": call.name, "scope": "function", "thread_id": what.thread,
                 "start_time_ns": call.start, "end_time_ns": what.at,
                 "start_seq": sums.get("start_seq", self.seq),
                 "allocated_bytes": sums.get("allocated", 0), "freed_bytes": sums.get("freed", 0),
-                "number": call.number, "around": what.around,
+                "number": call.number, "around": what.around * inside,
             }
         )  # fmt: skip
 
