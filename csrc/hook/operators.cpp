@@ -62,9 +62,10 @@ bool start_call(const at::RecordFunction& function) noexcept {
   const uintptr_t address = address_of(function);
   if (state.calls[state.depth].function <= address) [[unlikely]]
     drop_stale(state, address); // a nested call lies lower on the C stack
-  const NameSlot& name = name_of(state, function, scope.recording());
-  OperatorCall& parent = state.calls[state.depth++];
+  OperatorCall& parent = state.calls[state.depth];
   OperatorCall& call = *(&parent + 1); // sooner than by its own number
+  const NameSlot& name = name_of(state, function, scope.recording());
+  ++state.depth;
   const at::RecordScope kind = function.scope();
   const bool user = kind == at::RecordScope::USER_SCOPE;
   call.function = address;

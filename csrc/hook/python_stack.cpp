@@ -15,11 +15,63 @@ namespace {
 
 constexpr uint64_t kKeyStep = 0xD6E8FEB86659FD93ULL;
 constexpr uint64_t kCheckStep = 0xA0761D6478BD642FULL;
+constexpr StackHash kNoFrames{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
 
 // Two hashes of one dependent multiplication per word each: no slower than following the frames.
-inline void mix(StackHash& hash, uint64_t word) noexcept {
-  hash.key = hash.key * kKeyStep + word;
+// The salt goes in where the next multiplication spreads it.
+[[gnu::always_inline]] inline void mix(StackHash& hash, uint64_t word, uint64_t salt = 0) noexcept {
+  hash.key = (hash.key + salt) * kKeyStep + word;
   hash.check = (hash.check ^ word) * kCheckStep;
+}
+
+[[gnu::always_inline]] inline void mix(StackHash& hash, const RawFrame* frame,
+                                       const void* module_call) noexcept {
+  const void* const code = frame_code(frame);
+  if (code == module_call) {
+    const PyObject* const self = first_local(frame);
+    mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
+  }
+  mix(hash, frame_place(frame), salt(code));
+}
+
+// Mixes in the frames from this one (not null) outwards, up to the caller of the call and of what is
+// around it. How many there are; over kMaxFrames: more than a stack shows.
+uint32_t mix_frames(StackHash& hash, const RawFrame* frame, FrozenFrames::Call* call) noexcept;
+
+// What stands still around a call: walked once.
+[[gnu::noinline]] uint32_t mix_frames_around(StackHash& hash, FrozenFrames::Call& call) noexcept {
+  if (call.frames == 0) {
+    call.hash = kNoFrames;
+    call.frames = mix_frames(call.hash, static_cast<const RawFrame*>(call.caller), &call - 1);
+  }
+  mix(hash, call.hash.key);
+  mix(hash, call.hash.check);
+  return call.frames;
+}
+
+[[gnu::always_inline]] inline uint32_t mix_frames_here(StackHash& hash, const RawFrame* frame,
+                                                       FrozenFrames::Call* call) noexcept {
+  constexpr uint32_t kAtOnce = 4; // the limit is looked at once for so many
+  static_assert(StackTable::kMaxFrames % kAtOnce == 0);
+  const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
+  const void* const caller = call->caller; // null: there is no call
+  uint32_t count = 0;
+  for (; count < StackTable::kMaxFrames; count += kAtOnce) {
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
+      mix(hash, frame, module_call);
+      frame = outer_frame(frame);
+      if (frame == caller)
+        return count + i + 1 + (frame ? mix_frames_around(hash, *call) : 0);
+      if (!frame) [[unlikely]] // the call is another greenlet's
+        return count + i + 1;
+    }
+  }
+  return count + 1;
+}
+
+uint32_t mix_frames(StackHash& hash, const RawFrame* frame, FrozenFrames::Call* call) noexcept {
+  return mix_frames_here(hash, frame, call);
 }
 
 } // namespace
@@ -188,20 +240,8 @@ uint32_t StackTable::take() noexcept {
   if (!innermost)
     return 0;
 
-  const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
-  StackHash hash{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
-  const RawFrame* frame = innermost;
-  uint32_t left = kMaxFrames;
-  do {
-    const void* const code = frame_code(frame);
-    if (code == module_call) {
-      const PyObject* const self = first_local(frame);
-      mix(hash, reinterpret_cast<uintptr_t>(self) + salt(self));
-    }
-    mix(hash, frame_place(frame) + salt(code));
-    frame = outer_frame(frame);
-  } while (frame && --left);
-  if (frame) [[unlikely]]
+  StackHash hash = kNoFrames;
+  if (mix_frames_here(hash, innermost, scope.frozen().innermost) > kMaxFrames) [[unlikely]]
     sink_.lose(Loss::stack_too_deep);
 
   if (const uint32_t id = stacks_.find(hash)) [[likely]]

@@ -141,11 +141,10 @@ void forget_in_child() noexcept;
 class HookScope {
  public:
   HookScope() noexcept {
-    if (!g_recording.load(std::memory_order_relaxed))
-      return;
     ThreadState* state = t_state;
     if (!state) [[unlikely]] {
-      state = make_thread_state();
+      if (g_recording.load(std::memory_order_relaxed))
+        state = make_thread_state();
       if (!state)
         return;
     }
@@ -155,7 +154,7 @@ class HookScope {
     // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
     std::atomic_signal_fence(std::memory_order_seq_cst);
     Recording* recording = g_recording.load(std::memory_order_relaxed);
-    if (!recording || (state->recording != recording && !join_recording(state, recording)))
+    if (state->recording != recording && (!recording || !join_recording(state, recording)))
         [[unlikely]] {
       state->busy.store(0, std::memory_order_release);
       return;
