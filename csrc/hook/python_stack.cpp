@@ -24,54 +24,63 @@ constexpr StackHash kNoFrames{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
   hash.check = (hash.check ^ word) * kCheckStep;
 }
 
-[[gnu::always_inline]] inline void mix(StackHash& hash, const RawFrame* frame,
-                                       const void* module_call) noexcept {
-  const void* const code = frame_code(frame);
-  if (code == module_call) {
-    const PyObject* const self = first_local(frame);
-    mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
-  }
-  mix(hash, frame_place(frame), salt(code));
-}
+struct WalkedFrames {
+  StackHash hash;
+  uint32_t count; // over kMaxFrames: there are more
+};
 
-// Mixes in the frames from this one (not null) outwards, up to the caller of the call and of what is
-// around it. How many there are; over kMaxFrames: more than a stack shows.
-uint32_t mix_frames(StackHash& hash, const RawFrame* frame, FrozenFrames::Call* call) noexcept;
-
-// What stands still around a call: walked once.
-[[gnu::noinline]] uint32_t mix_frames_around(StackHash& hash, FrozenFrames::Call& call) noexcept {
-  if (call.frames == 0) {
-    call.hash = kNoFrames;
-    call.frames = mix_frames(call.hash, static_cast<const RawFrame*>(call.caller), &call - 1);
-  }
-  mix(hash, call.hash.key);
-  mix(hash, call.hash.check);
-  return call.frames;
-}
-
-[[gnu::always_inline]] inline uint32_t mix_frames_here(StackHash& hash, const RawFrame* frame,
-                                                       FrozenFrames::Call* call) noexcept {
+// From a frame (not null) outwards to `end`, which is not in it; or to the outermost one, where
+// `end` is never met.
+template <bool kHasEnd>
+[[gnu::always_inline]] inline WalkedFrames walk_to(const RawFrame*& frame,
+                                                   const void* end) noexcept {
   constexpr uint32_t kAtOnce = 4; // the limit is looked at once for so many
   static_assert(StackTable::kMaxFrames % kAtOnce == 0);
   const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
-  const void* const caller = call->caller; // null: there is no call
-  uint32_t count = 0;
-  for (; count < StackTable::kMaxFrames; count += kAtOnce) {
+  StackHash hash = kNoFrames;
+  for (uint32_t count = 0; count < StackTable::kMaxFrames; count += kAtOnce) {
 #pragma GCC unroll 4
-    for (uint32_t i = 0; i < kAtOnce; ++i) {
-      mix(hash, frame, module_call);
+    for (uint32_t i = 1; i <= kAtOnce; ++i) {
+      const void* const code = frame_code(frame);
+      if (code == module_call) {
+        const PyObject* const self = first_local(frame);
+        mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
+      }
+      mix(hash, frame_place(frame), salt(code));
       frame = outer_frame(frame);
-      if (frame == caller)
-        return count + i + 1 + (frame ? mix_frames_around(hash, *call) : 0);
-      if (!frame) [[unlikely]] // the call is another greenlet's
-        return count + i + 1;
+      if (!frame || (kHasEnd && frame == end))
+        return {hash, count + i};
     }
   }
-  return count + 1;
+  return {hash, StackTable::kMaxFrames + 1};
 }
 
-uint32_t mix_frames(StackHash& hash, const RawFrame* frame, FrozenFrames::Call* call) noexcept {
-  return mix_frames_here(hash, frame, call);
+const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept;
+
+// From a frame (not null) outwards; `call` is the innermost call of a module, or stands for none.
+[[gnu::always_inline]] inline WalkedFrames walk(const RawFrame* frame,
+                                                FrozenFrames::Call& call) noexcept {
+  const void* const caller = call.caller;
+  if (!caller)
+    return walk_to<false>(frame, nullptr);
+  WalkedFrames walked = walk_to<true>(frame, caller);
+  if (frame == caller) { // else the call is another greenlet's, or far out
+    const FrozenFrames::Call& around = frames_around(call);
+    mix(walked.hash, around.hash.key);
+    mix(walked.hash, around.hash.check);
+    walked.count += around.frames;
+  }
+  return walked;
+}
+
+// The frames around a call, which stand still: walked once.
+[[gnu::noinline]] const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept {
+  if (call.frames == 0) {
+    const auto [hash, count] = walk(static_cast<const RawFrame*>(call.caller), *(&call - 1));
+    call.hash = hash;
+    call.frames = count;
+  }
+  return call;
 }
 
 } // namespace
@@ -240,8 +249,8 @@ uint32_t StackTable::take() noexcept {
   if (!innermost)
     return 0;
 
-  StackHash hash = kNoFrames;
-  if (mix_frames_here(hash, innermost, scope.frozen().innermost) > kMaxFrames) [[unlikely]]
+  const auto [hash, count] = walk(innermost, *scope.frozen().innermost);
+  if (count > kMaxFrames) [[unlikely]]
     sink_.lose(Loss::stack_too_deep);
 
   if (const uint32_t id = stacks_.find(hash)) [[likely]]
