@@ -37,11 +37,14 @@ class HotPath:
     on_torch: bool = False
 
 
+_TRACKER = "Entry const.*_M_invoke"
 PATHS = {
-    "floor": HotPath("the floor: a clock read and 64 bytes", r"record_floor|Entry const.*_M_invoke", ("floor",)),
-    "cuda": HotPath("a CUDA event", r"record_\w+_cuda_event|Entry const.*_M_invoke", ("record",)),
-    "cpu": HotPath("a CPU allocation and its free", r"RecordingAllocator::|free_and_record", (), on_torch=True),
-}  # fmt: skip
+    "floor": HotPath("a clock read and 64 bytes", f"record_floor|{_TRACKER}", ("floor",)),
+    "cuda": HotPath("a CUDA event", rf"record_\w+_cuda_event|{_TRACKER}", ("record",)),
+    "cpu": HotPath(
+        "a CPU allocation and its free", "RecordingAllocator::|free_and_record", (), on_torch=True
+    ),
+}
 
 
 def build(path: HotPath, folder: Path) -> Path:

@@ -1,10 +1,10 @@
 // The frames around a call of a module that is under way. They stand still until it returns, so
 // what they hash to is found out once, and a stack is walked only as far as the innermost call.
 //
-// Owner: the thread, which alone looks at it. A greenlet may leave in the middle of a call for another
-// one on the same thread, so calls return in any order, or never. Invariant: the innermost call has
-// not returned. One that returns goes back to the call around it only if that is in its old place
-// still, which the numbers tell; else none is used until the next begins.
+// Owner: the thread, which alone looks at it. A greenlet may leave in the middle of a call for
+// another one on the same thread, so calls return in any order, or never. Invariant: the innermost
+// call has not returned. One that returns goes back to the call around it only if that is in its
+// old place still, which the numbers tell; else none is used until the next begins.
 #pragma once
 
 #include "hook/stack_cache.h"
@@ -15,10 +15,10 @@ namespace memtrace {
 
 struct FrozenFrames {
   struct Call {
-    const void* caller = nullptr;  // the innermost of its frames
-    uint64_t number = kReturned;   // of the call, ever higher
-    StackHash hash{};              // of its frames
-    uint32_t frames = 0;           // that many; 0: not found out yet
+    const void* caller = nullptr; // the innermost of its frames
+    uint64_t number = kReturned;  // of the call, ever higher
+    StackHash hash{};             // of its frames
+    uint32_t frames = 0;          // that many; 0: not found out yet
   };
   static constexpr uint64_t kReturned = UINT64_MAX;
   static constexpr uint32_t kMostCalls = 64; // the frames of those further in are walked

@@ -48,8 +48,8 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
 
 // ---- a call begins ------------------------------------------------------------------------------
 
-// Nothing but the thread's own state is used: what needs the hook entered is in the functions below.
-// True: the call may be a context itself, which begin_context_call() has to see to.
+// Nothing but the thread's own state is used: what needs the hook entered is in the functions
+// below. True: the call may be a context itself, which begin_context_call() has to see to.
 [[gnu::always_inline]] inline bool push_call(ThreadState& state, const at::RecordFunction& function,
                                              OperatorCall& parent, const NameSlot& name) noexcept {
   OperatorCall& call = *(&parent + 1); // sooner than by its own number
@@ -245,8 +245,8 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
   return call.kind;
 }
 
-// Most calls change no memory and make no node, nor do those inside: there is nothing to be written,
-// and the hook need not be entered.
+// Most calls change no memory and make no node, nor do those inside: there is nothing to be
+// written, and the hook need not be entered.
 inline ContextKind end_call(const at::RecordFunction& function) noexcept {
   ThreadState* const state = t_state;
   if (!state || state->busy.load(std::memory_order_relaxed)) [[unlikely]]

@@ -62,6 +62,26 @@ def test_each_line_around_a_call(watched: Any) -> None:
         check.take()
 
 
+def test_after_a_call_has_returned(watched: Any) -> None:
+    check = Check(watched)
+
+    def call(of: Check, take: Callable[[Check], None]) -> None:
+        of(take)
+
+    def plain(of: Check, take: Callable[[Check], None]) -> None:
+        through(of, take)
+
+    def through(of: Check, take: Callable[[Check], None]) -> None:
+        take(of)  # this frame lies where the caller of the call was
+
+    def work(of: Check) -> None:
+        call(of, Check.take)
+        plain(of, Check.take)
+        plain(of, Check.take)
+
+    check(work)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_calls_in_each_other(watched: Any, seed: int) -> None:
     rng = random.Random(seed)
