@@ -27,7 +27,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate test-cuda-sim wheel test-matrix lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate hot-path test-cuda-sim wheel test-matrix lint tidy format bench bench-cuda-sim bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -116,6 +116,11 @@ test-aarch64: $(VENV)/.torch
 gate: $(VENV)/.installed
 	tools/install_test_tools
 	$(BIN)/python benchmarks/gate/gate.py
+
+# The hot paths as compiled, with the instructions per event of each line.
+hot-path: $(VENV)/.installed
+	tools/install_test_tools
+	$(BIN)/python benchmarks/gate/hot_path.py --listing
 
 test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools

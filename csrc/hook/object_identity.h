@@ -28,7 +28,7 @@ inline std::atomic<uint32_t>& salt_slot(const void* object) noexcept {
   return g_salts[reinterpret_cast<uintptr_t>(object) >> 6 & ((1U << kSaltBits) - 1)];
 }
 inline uint64_t salt(const void* object) noexcept {
-  return salt_slot(object).load(std::memory_order_relaxed) * 0x9E3779B97F4A7C15ULL;
+  return salt_slot(object).load(std::memory_order_relaxed);
 }
 
 // A number of this very object, the same until it dies; never 0.

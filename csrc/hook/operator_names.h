@@ -26,17 +26,27 @@ void prepare_operator_names();
 const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer,
                              const at::RecordFunction& function, Recording& recording) noexcept;
 
+inline NameSet& set_of(ThreadState& state, const char* name) noexcept {
+  constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
+  const uint64_t hash = reinterpret_cast<uintptr_t>(name) * kSpread;
+  return state.names[hash >> (64 - ThreadState::kNameSetBits)];
+}
+
+// By its pointer; null: not known.
+inline const NameSlot* known_name(ThreadState& state, const char* name) noexcept {
+  const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
+  for (const NameSlot& slot : set_of(state, name))
+    if (slot.pointer == name && slot.schema_generation == generation) [[likely]]
+      return &slot;
+  return nullptr;
+}
+
 inline const NameSlot& name_of(ThreadState& state, const at::RecordFunction& function,
                                Recording& recording) noexcept {
-  constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
-  const char* name = function.name();
-  const uint64_t hash = reinterpret_cast<uintptr_t>(name) * kSpread;
-  NameSet& set = state.names[hash >> (64 - ThreadState::kNameSetBits)];
-  const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
-  for (const NameSlot& slot : set)
-    if (slot.pointer == name && slot.schema_generation == generation) [[likely]]
-      return slot;
-  return name_by_text(state, set, function, recording);
+  const char* const name = function.name();
+  if (const NameSlot* const known = known_name(state, name))
+    return *known;
+  return name_by_text(state, set_of(state, name), function, recording);
 }
 
 } // namespace memtrace

@@ -48,26 +48,15 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
 
 // ---- a call begins ------------------------------------------------------------------------------
 
-// True: it may be a context itself, which begin_context_call() has to see to. The scope ends here:
-// what is not hot enters the hook again, so that this part need not keep it in memory.
-bool start_call(const at::RecordFunction& function) noexcept {
-  const HookScope scope;
-  if (!scope) [[unlikely]]
-    return false;
-  ThreadState& state = scope.state();
-  if (state.depth >= ThreadState::kMaxDepth) [[unlikely]] {
-    scope.recording().lose(Loss::operators_deep);
-    return false;
-  }
-  const uintptr_t address = address_of(function);
-  if (state.calls[state.depth].function <= address) [[unlikely]]
-    drop_stale(state, address); // a nested call lies lower on the C stack
-  const NameSlot& name = name_of(state, function, scope.recording());
-  OperatorCall& parent = state.calls[state.depth++];
+// Nothing but the thread's own state is used: what needs the hook entered is in the functions
+// below. True: the call may be a context itself, which begin_context_call() has to see to.
+[[gnu::always_inline]] inline bool push_call(ThreadState& state, const at::RecordFunction& function,
+                                             OperatorCall& parent, const NameSlot& name) noexcept {
   OperatorCall& call = *(&parent + 1); // sooner than by its own number
   const at::RecordScope kind = function.scope();
   const bool user = kind == at::RecordScope::USER_SCOPE;
-  call.function = address;
+  ++state.depth;
+  call.function = address_of(function);
   call.sequence_number = function.seqNr();
   call.forward_thread = static_cast<uint32_t>(function.forwardThreadId());
   call.call = ++state.last_call;
@@ -86,6 +75,39 @@ bool start_call(const at::RecordFunction& function) noexcept {
   call.start_ticks = ticks_before();
   return kind == at::RecordScope::BACKWARD_FUNCTION || name.optimizer != OptimizerScope::none ||
          state.ended_node.parent_call == parent.call;
+}
+
+// Any call, in any state of the thread.
+[[gnu::noinline]] bool start_any_call(const at::RecordFunction& function) noexcept {
+  const HookScope scope;
+  if (!scope)
+    return false;
+  ThreadState& state = scope.state();
+  if (state.depth >= ThreadState::kMaxDepth) {
+    scope.recording().lose(Loss::operators_deep);
+    return false;
+  }
+  const uintptr_t address = address_of(function);
+  if (state.calls[state.depth].function <= address)
+    drop_stale(state, address); // a nested call lies lower on the C stack
+  const NameSlot& name = name_of(state, function, scope.recording());
+  return push_call(state, function, state.calls[state.depth], name);
+}
+
+// Mostly the name is known and the thread has recorded before: the same with few instructions.
+inline bool start_call(const at::RecordFunction& function) noexcept {
+  ThreadState* const state = t_state;
+  if (!state || state->busy.load(std::memory_order_relaxed) ||
+      state->recording != g_recording.load(std::memory_order_relaxed)) [[unlikely]]
+    return start_any_call(function);
+  OperatorCall& parent = state->calls[state->depth];
+  if (state->depth >= ThreadState::kMaxDepth || parent.function <= address_of(function))
+      [[unlikely]]
+    return start_any_call(function);
+  const NameSlot* const name = known_name(*state, function.name());
+  if (!name) [[unlikely]]
+    return start_any_call(function);
+  return push_call(*state, function, parent, *name);
 }
 
 // Is it the engine that calls an operator now, between two nodes? Only where a node has just ended.
@@ -201,14 +223,13 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
 }
 
 // What the call was: of it that is a context itself.
-ContextKind end_call(const at::RecordFunction& function) noexcept {
+[[gnu::noinline]] ContextKind end_any_call(const at::RecordFunction& function) noexcept {
   const HookScope scope;
-  if (!scope) [[unlikely]]
+  if (!scope)
     return ContextKind::none;
   ThreadState& state = scope.state();
   const uintptr_t address = address_of(function);
   if (state.calls[state.depth].function != address && !leave_inner_calls(state, address))
-      [[unlikely]]
     return ContextKind::none;
   OperatorCall& call = state.calls[state.depth--];
   OperatorCall& parent = *(&call - 1);
@@ -222,6 +243,20 @@ ContextKind end_call(const at::RecordFunction& function) noexcept {
   if (call.touched || owns_nodes)
     record_call(scope, call, owns_nodes ? nodes : 0);
   return call.kind;
+}
+
+// Most calls change no memory and make no node, nor do those inside: there is nothing to be
+// written, and the hook need not be entered.
+inline ContextKind end_call(const at::RecordFunction& function) noexcept {
+  ThreadState* const state = t_state;
+  if (!state || state->busy.load(std::memory_order_relaxed)) [[unlikely]]
+    return end_any_call(function);
+  const OperatorCall& call = state->calls[state->depth];
+  if (call.function != address_of(function) || call.touched || call.sequence_number >= 0 ||
+      call.nodes_below != 0 || call.kind != ContextKind::none)
+    return end_any_call(function);
+  --state->depth;
+  return ContextKind::none;
 }
 
 [[gnu::noinline]] void end_optimizer_step() noexcept {

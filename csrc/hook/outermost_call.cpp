@@ -2,6 +2,7 @@
 
 #include "hook/outermost_call.h"
 #include "hook/own_call.h"
+#include "hook/walk_gate.h"
 
 #include <cstdint>
 
@@ -21,6 +22,17 @@ PyFunctionObject* g_function = nullptr; // Module._call_impl; kept for ever once
 vectorcallfunc g_original = nullptr;
 OnOutermostCall g_on_call = nullptr;
 uint64_t g_calls = 0; // outermost ones so far, under the GIL
+
+inline PyObject* call_original(PyObject* function, PyObject* const* args, size_t nargsf,
+                               PyObject* names) {
+  WalkMark* const mark = t_walk_mark; // null: no stack was taken yet on this thread
+  const RawFrame* const caller =
+      mark && !mark->frozen.is_full() ? innermost_frame(PyThreadState_Get()) : nullptr;
+  if (!caller) [[unlikely]]
+    return g_original(function, args, nargsf, names);
+  const FrozenCall frozen(mark->frozen, caller);
+  return g_original(function, args, nargsf, names);
+}
 
 // Is a call under way on this thread that was not seen? A recording may start inside one; a
 // greenlet may come back to its own after others were here.
@@ -48,7 +60,7 @@ PyObject* on_call(PyObject* function, PyObject* const* args, size_t nargsf, PyOb
   const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
   if (t_outermost.stack_address <= here) [[unlikely]]
     return call_outermost({function, args, nargsf, names}, here);
-  return g_original(function, args, nargsf, names);
+  return call_original(function, args, nargsf, names);
 }
 
 void set_vectorcall(vectorcallfunc call) noexcept {
@@ -61,7 +73,7 @@ void set_vectorcall(vectorcallfunc call) noexcept {
 } // namespace
 
 PyObject* ModuleCall::go_on() const {
-  return g_original(function, args, nargsf, names);
+  return call_original(function, args, nargsf, names);
 }
 
 bool watch_outermost_calls(PyObject* module_class, OnOutermostCall on_outermost) {

@@ -15,11 +15,72 @@ namespace {
 
 constexpr uint64_t kKeyStep = 0xD6E8FEB86659FD93ULL;
 constexpr uint64_t kCheckStep = 0xA0761D6478BD642FULL;
+constexpr StackHash kNoFrames{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
 
 // Two hashes of one dependent multiplication per word each: no slower than following the frames.
-inline void mix(StackHash& hash, uint64_t word) noexcept {
-  hash.key = hash.key * kKeyStep + word;
+// The salt goes in where the next multiplication spreads it.
+[[gnu::always_inline]] inline void mix(StackHash& hash, uint64_t word, uint64_t salt = 0) noexcept {
+  hash.key = (hash.key + salt) * kKeyStep + word;
   hash.check = (hash.check ^ word) * kCheckStep;
+}
+
+struct WalkedFrames {
+  StackHash hash;
+  uint32_t count; // over kMaxFrames: there are more
+};
+
+// From a frame (not null) outwards to `end`, which is not in it; or to the outermost one, where
+// `end` is never met.
+template <bool kHasEnd>
+[[gnu::always_inline]] inline WalkedFrames walk_to(const RawFrame*& frame,
+                                                   const void* end) noexcept {
+  constexpr uint32_t kAtOnce = 4; // the limit is looked at once for so many
+  static_assert(StackTable::kMaxFrames % kAtOnce == 0);
+  const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
+  StackHash hash = kNoFrames;
+  for (uint32_t count = 0; count < StackTable::kMaxFrames; count += kAtOnce) {
+#pragma GCC unroll 4
+    for (uint32_t i = 1; i <= kAtOnce; ++i) {
+      const void* const code = frame_code(frame);
+      if (code == module_call) {
+        const PyObject* const self = first_local(frame);
+        mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
+      }
+      mix(hash, frame_place(frame), salt(code));
+      frame = outer_frame(frame);
+      if (!frame || (kHasEnd && frame == end))
+        return {hash, count + i};
+    }
+  }
+  return {hash, StackTable::kMaxFrames + 1};
+}
+
+const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept;
+
+// From a frame (not null) outwards; `call` is the innermost call of a module, or stands for none.
+[[gnu::always_inline]] inline WalkedFrames walk(const RawFrame* frame,
+                                                FrozenFrames::Call& call) noexcept {
+  const void* const caller = call.caller;
+  if (!caller)
+    return walk_to<false>(frame, nullptr);
+  WalkedFrames walked = walk_to<true>(frame, caller);
+  if (frame == caller) { // else the call is another greenlet's, or far out
+    const FrozenFrames::Call& around = frames_around(call);
+    mix(walked.hash, around.hash.key);
+    mix(walked.hash, around.hash.check);
+    walked.count += around.frames;
+  }
+  return walked;
+}
+
+// The frames around a call, which stand still: walked once.
+[[gnu::noinline]] const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept {
+  if (call.frames == 0) {
+    const auto [hash, count] = walk(static_cast<const RawFrame*>(call.caller), *(&call - 1));
+    call.hash = hash;
+    call.frames = count;
+  }
+  return call;
 }
 
 } // namespace
@@ -190,20 +251,8 @@ uint32_t StackTable::take() noexcept {
   if (!innermost)
     return 0;
 
-  const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
-  StackHash hash{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
-  const RawFrame* frame = innermost;
-  uint32_t left = kMaxFrames;
-  do {
-    const void* const code = frame_code(frame);
-    if (code == module_call) {
-      const PyObject* const self = first_local(frame);
-      mix(hash, reinterpret_cast<uintptr_t>(self) + salt(self));
-    }
-    mix(hash, frame_place(frame) + salt(code));
-    frame = outer_frame(frame);
-  } while (frame && --left);
-  if (frame) [[unlikely]]
+  const auto [hash, count] = walk(innermost, *scope.frozen().innermost);
+  if (count > kMaxFrames) [[unlikely]]
     sink_.lose(Loss::stack_too_deep);
 
   if (const uint32_t id = stacks_.find(hash)) [[likely]]

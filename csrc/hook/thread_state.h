@@ -152,11 +152,10 @@ void forget_in_child() noexcept;
 class HookScope {
  public:
   explicit HookScope(const std::atomic<Recording*>& gate = g_recording) noexcept {
-    if (!gate.load(std::memory_order_relaxed))
-      return;
     ThreadState* state = t_state;
     if (!state) [[unlikely]] {
-      state = make_thread_state();
+      if (gate.load(std::memory_order_relaxed))
+        state = make_thread_state();
       if (!state)
         return;
     }
@@ -166,8 +165,8 @@ class HookScope {
     // The compiler keeps this order; between threads membarrier() in quiesce() makes it so.
     std::atomic_signal_fence(std::memory_order_seq_cst);
     Recording* recording = gate.load(std::memory_order_relaxed);
-    if (!recording || (state->recording.load(std::memory_order_relaxed) != recording &&
-                       !join_recording(state, recording))) [[unlikely]] {
+    if (state->recording.load(std::memory_order_relaxed) != recording &&
+        (!recording || !join_recording(state, recording))) [[unlikely]] {
       state->busy.store(0, std::memory_order_release);
       return;
     }

@@ -50,6 +50,7 @@ WalkMark* make_walk_mark() noexcept {
     while (!g_marks.compare_exchange_weak(mark->next, mark, std::memory_order_release))
       ;
   }
+  mark->frozen.innermost = mark->frozen.calls;
   pthread_setspecific(g_thread_end, mark);
   return t_walk_mark = mark;
 }

@@ -5,6 +5,8 @@
 // and the closing thread waits until none is inside. A forked child starts with nobody inside.
 #pragma once
 
+#include "hook/frozen_frames.h"
+
 #include <atomic>
 #include <cstdint>
 
@@ -14,6 +16,7 @@ struct WalkMark {
   std::atomic<bool> walking{false};
   std::atomic<bool> used{true};
   WalkMark* next = nullptr;
+  FrozenFrames frozen; // the thread's own
 };
 
 enum class WalkGate : uint32_t { shut, closer_only, open };
@@ -53,6 +56,7 @@ class WalkScope {
   WalkScope& operator=(const WalkScope&) = delete;
 
   explicit operator bool() const noexcept { return mark_ != nullptr; }
+  FrozenFrames& frozen() const noexcept { return mark_->frozen; }
 
  private:
   WalkMark* mark_ = nullptr;
