@@ -138,8 +138,8 @@ ThreadState* make_thread_state() noexcept;
 // Gives the thread a log of this recording, unless it has one, and forgets the names of an earlier
 // one and the running calls: they began before it, or before its pause.
 bool join_recording(ThreadState* state, Recording* recording) noexcept;
-// Turns the gates off and waits until no thread is inside a hook; false: one still was after 100 ms,
-// or this one is.
+// Turns the gates off and waits until no thread is inside a hook; false: one still was after 100
+// ms, or this one is.
 bool quiesce() noexcept;
 // Likewise, but keeps the gate of a pause open. Every thread joins the recording again.
 bool quiesce_for_pause() noexcept;
