@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from memtrace.finalise import finalise
 from memtrace.finalise.compaction import Compaction
 from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.convert import recover
+from memtrace.finalise.process_files import work_folder
 from program_runs import wait_for_finaliser
 
 TRAINING = Path(__file__).parents[1] / "programs" / "compaction" / "training.py"
@@ -79,6 +81,18 @@ def test_one_that_cannot_go_on_is_as_if_it_had_not_begun(
     monkeypatch.setattr(compaction, "finish", fail)
     finalise(broken, compactions={key_of(spool): compaction})
     assert all_rows(broken) == all_rows(whole)
+
+
+def test_another_finaliser_was_at_work_meanwhile(spool: Path, tmp_path: Path) -> None:
+    """It failed, and took away what it, and we, had written."""
+    whole, shared = tmp_path / "whole.memtrace", tmp_path / "shared.memtrace"
+    copied(spool, whole)
+    finalise(whole)
+    compaction = Compaction(key_of(spool), copied(spool, shared), shared)
+    compaction.step()
+    shutil.rmtree(work_folder(shared, key_of(spool)))
+    finalise(shared, compactions={key_of(spool): compaction})
+    assert all_rows(shared) == all_rows(whole)
 
 
 def test_a_program_is_compacted_while_it_runs(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memtrace import _core
+from memtrace.errors import MemtraceError
 from memtrace.finalise.background import BackgroundWriter
 from memtrace.finalise.process_files import (
     BATCH_ROWS,
@@ -92,6 +93,8 @@ class Compaction:
                     for batch in self._conversion.advance(ended=True, most_ns=_MOST_STEP_NS):
                         files.write(batch, background)
             rows = files.finish(spool)
+        if not (self._work / "events").is_dir():
+            raise MemtraceError(f"{self._work} was taken away")  # by another finaliser, that failed
         totals = self._conversion.totals()
         if files.thinner is not None:
             self._keep_to_limit()
