@@ -54,7 +54,7 @@ def per_event(program: Path, tracker: str, folder: Path) -> float:
 
 
 def measure(*trackers: str) -> list[float]:
-    """Instructions per event of each tracker: one that does nothing, the floor, memtrace's, that in a pause."""
+    """Instructions per event of each: `nothing`, the `floor`, memtrace's, `paused`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = build(folder)
