@@ -16,7 +16,7 @@ constexpr size_t kStride = 1024;
 Conversion::Conversion(const SpoolReader& reader, size_t batch_rows, size_t part_rows)
     : rows_(reader.text(), reader.tick_scale(), std::max(batch_rows, kStride), part_rows) {
   rows_.begin(reader);
-  merge_.emplace(reader);
+  merge_ = std::make_unique<RecordMerge>(reader);
 }
 
 std::vector<Batch> Conversion::advance() {

@@ -13,7 +13,7 @@
 #include "store/spool_reader.h"
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,7 +33,7 @@ class Conversion {
 
  private:
   DatasetRows rows_;
-  std::optional<RecordMerge> merge_; // begins when all others have let go of the chunks
+  std::unique_ptr<RecordMerge> merge_; // begins when all others have let go of the chunks
   bool finished_ = false;
 };
 

@@ -104,7 +104,7 @@ std::string start(const py::capsule& capsule, bool cpu, bool operators, bool sta
   forget_steps();
   g_kept_recording.store(recording, std::memory_order_release);
   g_recording.store(recording, std::memory_order_release);
-  g_installed = {g_stacks && !module_class.is_none(), operators, cpu};
+  g_installed = {g_stacks != nullptr && !module_class.is_none(), operators, cpu};
   if (g_installed.root_calls)
     install_root_calls(module_class.ptr(), tensor_class.ptr());
   if (operators)

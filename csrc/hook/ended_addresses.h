@@ -31,7 +31,7 @@ class EndedAddresses {
   bool clear() noexcept {
     std::fill_n(places_, capacity_, uint64_t{0});
     count_ = 0;
-    return places_ || grow();
+    return places_ != nullptr || grow();
   }
 
  private:

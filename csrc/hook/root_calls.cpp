@@ -184,7 +184,7 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
 
 bool resume_root_calls() {
   g_look_due_ns = 0;
-  return g_classes.module &&
+  return g_classes.module != nullptr &&
          watch_outermost_calls(reinterpret_cast<PyObject*>(g_classes.module), on_root_call);
 }
 

@@ -99,12 +99,12 @@ struct ThreadState {
   uint32_t thread = 0; // id in text.log
   uint32_t last_call = 0;
   EndedNode ended_node{-1, 0, kNoCall, kNoGraphTask};
-  int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
   // The innermost one is calls[depth]. The first stands for none, so that each has one around it.
   OperatorCall calls[kMaxDepth + 1];
   NameSet names[1U << kNameSetBits]; // with a schema, by pointer
   NameSet texts[1U << kNameSetBits]; // without, by text
   NameSlot spare_name;               // of a name that is not kept
+  int32_t graph_task = kNoGraphTask; // the last one that this thread ran a node of
   // What the log says last of the marked step that the thread is in (0: none), and when that was
   // found out (marked_step.h).
   uint32_t marked_step = 0;

@@ -5,14 +5,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <optional>
+#include <string_view>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -50,6 +52,8 @@ bool write_at(int fd, const uint8_t* bytes, size_t size, size_t offset) {
   return true;
 }
 
+constexpr std::string_view kPrefix = "packed-";
+
 std::string path_of(const std::string& directory, uint32_t file) {
   return directory + "/packed-" + std::to_string(file) + ".bin";
 }
@@ -60,9 +64,12 @@ std::optional<uint32_t> first_from(const std::string& directory, uint32_t least)
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kPrefix))
+      continue;
     uint32_t number = 0;
-    if (std::sscanf(name.c_str(), "packed-%u.bin", &number) == 1 && number >= least &&
-        path_of(directory, number) == directory + "/" + name)
+    const char* end = name.data() + name.size();
+    const auto [rest, failed] = std::from_chars(name.data() + kPrefix.size(), end, number);
+    if (failed == std::errc{} && std::string_view(rest, end) == ".bin" && number >= least)
       first = std::min(first.value_or(number), number);
   }
   return first;
@@ -81,7 +88,7 @@ uint64_t check_of(std::span<const uint8_t> bytes) {
 
 } // namespace
 
-PackedFiles::PackedFiles(const std::string& directory) : directory_(directory) {
+PackedFiles::PackedFiles(std::string directory) : directory_(std::move(directory)) {
   file_ = first_from(directory_, 0).value_or(0);
   read_on();
 }

@@ -42,7 +42,7 @@ class PackedFiles {
   };
 
   // There may be none (yet).
-  explicit PackedFiles(const std::string& directory);
+  explicit PackedFiles(std::string directory);
 
   // Lists what was written since.
   void read_on();

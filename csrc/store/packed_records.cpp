@@ -76,15 +76,16 @@ const uint8_t* get(const uint8_t* at, const uint8_t* end, uint64_t& number) {
 
 void pack(std::span<const Record> records, std::vector<uint8_t>& packed) {
   Predictor predictor;
-  std::array<uint8_t, 3 + kFields * kMostBytes> bytes;
+  std::array<uint8_t, 3 + kFields * kMostBytes> bytes{};
   for (const Record& record : records) {
-    Fields fields;
+    Fields fields{};
     std::memcpy(&fields, &record, sizeof fields);
     const auto number = static_cast<size_t>(record.event.tail.action) % kSlots;
     Predictor::Slot& slot = predictor.slot(number);
     uint16_t mask = 0;
     for (size_t i = 0; i < kFields; ++i)
-      mask |= static_cast<uint16_t>((field(fields, i) != field(slot.fields, i)) << i);
+      if (field(fields, i) != field(slot.fields, i))
+        mask |= static_cast<uint16_t>(1U << i);
     uint8_t* at = bytes.data();
     *at++ = static_cast<uint8_t>(number | (mask == slot.mask ? kSameMask : 0));
     if (mask != slot.mask) {

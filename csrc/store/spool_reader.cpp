@@ -184,13 +184,14 @@ TickScale SpoolReader::tick_scale() const {
 void SpoolReader::release(const ChunkRecords& chunk) const {
   if (chunk.records >= unpacked_ && chunk.records < unpacked_ + unpacked_count_) {
     // Pages that it shares with its neighbours stay.
-    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto start = (reinterpret_cast<uintptr_t>(chunk.records) + page - 1) / page * page;
-    const auto end = reinterpret_cast<uintptr_t>(chunk.records + chunk.count) / page * page;
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const auto place = static_cast<size_t>(chunk.records - unpacked_) * sizeof(Record);
+    const size_t start = (place + page - 1) / page * page;
+    const size_t end = (place + chunk.count * sizeof(Record)) / page * page;
     const auto after = std::ranges::upper_bound(packed_places_, chunk.records);
     is_unpacked_[static_cast<size_t>(after - packed_places_.begin()) - 1] = false;
     if (start < end)
-      madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+      madvise(reinterpret_cast<char*>(unpacked_) + start, end - start, MADV_DONTNEED);
     return;
   }
   if (!records_file_.holds(chunk.records)) // a window: one of few
