@@ -102,7 +102,7 @@ test-tsan: $(VENV)/.torch
 test-fuzz: $(VENV)/.installed
 	FUZZ_CXX=$(FUZZ_CXX) tools/install_test_tools fuzzer
 	$(call configure,fuzz) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
-	$(BIN)/cmake --build --preset fuzz --target fuzz_spool fuzz_json fuzz_settings
+	$(BIN)/cmake --build --preset fuzz --target fuzz_spool fuzz_packed fuzz_json fuzz_settings
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/readers.py .build/fuzz/tests/fuzz --seconds $(FUZZ_SECONDS)
 
 # The same C++ on another processor, which has no time stamp counter that we know of.
@@ -160,12 +160,22 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/record/whole_program.py
 	$(BIN)/python benchmarks/record/event_instructions.py
 	$(BIN)/python benchmarks/record/stack_walk.py
-	$(BIN)/python benchmarks/finalise/throughput.py
+	$(BIN)/python benchmarks/record/threads.py
+	$(BIN)/python benchmarks/record/host_memory.py
+	$(BIN)/python benchmarks/record/soak.py
+	$(BIN)/python benchmarks/record/long_run.py
+	$(BIN)/python benchmarks/gate/gate.py
+	$(BIN)/python benchmarks/finalise/throughput.py --millions 10
 	$(BIN)/python benchmarks/attribute/attribution.py
+	$(BIN)/python benchmarks/attribute/confusion.py
+	$(BIN)/python benchmarks/attribute/unattributed.py
 	$(BIN)/python benchmarks/analyse/leaks.py
 	$(BIN)/python benchmarks/sample/core_share.py
+	$(BIN)/python benchmarks/live/following.py
+	$(BIN)/python benchmarks/frameworks/asgi.py
 	$(BIN)/python benchmarks/analyse/reading.py
 	$(BIN)/python benchmarks/export/perfetto.py
+	$(BIN)/python benchmarks/export/snapshots.py
 	$(BIN)/python benchmarks/page/large_page.py
 	$(BIN)/python benchmarks/replay/speed.py
 	$(BIN)/python benchmarks/fit/held_cases.py

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
@@ -49,7 +50,18 @@ def recorded_end(trace: Path) -> bool:
         return True
 
 
-def follow(process: subprocess.Popen[bytes], trace: Path) -> tuple[list[int], float]:
+def cpu_s(pid: int) -> float:
+    """That a process has used; 0 when it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def follow(
+    process: subprocess.Popen[bytes], trace: Path, look: Callable[[], object] = int
+) -> tuple[list[int], float]:
     """The disk's bytes every second while it runs, and how long its end took."""
     taken: list[int] = []
     ended_s = None
@@ -59,8 +71,10 @@ def follow(process: subprocess.Popen[bytes], trace: Path) -> tuple[list[int], fl
         if now_s - looked_s > 1:
             looked_s = now_s
             taken.append(disk_bytes(trace))
-        if ended_s is None and recorded_end(trace):
-            ended_s = now_s
+        if ended_s is None:
+            look()
+            if recorded_end(trace):
+                ended_s = now_s
         time.sleep(0.2)
     return taken, time.monotonic() - (ended_s or time.monotonic())
 
@@ -77,7 +91,11 @@ def main() -> None:
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-        taken, end_s = follow(process, trace)
+        finaliser = finaliser_of(trace)
+        used: list[tuple[float, float]] = []
+        taken, end_s = follow(
+            process, trace, lambda: used.append((cpu_s(finaliser), cpu_s(process.pid)))
+        )
         (found,) = open_trace(trace).process_list
         events = found.row["events"]
         shown = [taken[len(taken) * i // _SAMPLES] // MIB for i in range(min(_SAMPLES, len(taken)))]
@@ -86,6 +104,8 @@ def main() -> None:
             f"{max(taken) / MIB:.0f}, then {disk_bytes(trace) / MIB:.0f}; "
             f"its end took {end_s:.1f} s"
         )
+        ours, programs = used[-1]
+        print(f"  the finaliser used {ours:.1f} s of CPU while the program used {programs:.1f} s")
         print(f"  lost {found.row['lost_total']}, left out {found.row['dropped']}")
         trace = Path(folder) / "afterwards.memtrace"
         process = start(trace, PROGRAM, str(arguments.steps))

@@ -19,8 +19,8 @@
 namespace memtrace {
 namespace {
 
-// Of a chunk; so no damaged header makes us reserve more than such a chunk takes.
-constexpr uint32_t kMostRecords = 1U << 24;
+// Of a chunk; so no damaged header makes us reserve more.
+constexpr uint32_t kMostRecords = 1U << 20;
 
 size_t size_of(int fd) {
   struct stat status{};
@@ -103,8 +103,8 @@ void PackedFiles::read_on() {
     while (listed_bytes_ + sizeof header <= size &&
            read_at(fd, &header, sizeof header, listed_bytes_)) {
       const size_t offset = listed_bytes_ + sizeof header;
-      if (header.magic != kPackedMagic || header.log == 0 || header.records > kMostRecords ||
-          header.bytes > size - offset)
+      if (header.magic != kPackedMagic || header.log == 0 || header.bytes > size - offset ||
+          header.records > std::min(header.bytes, kMostRecords)) // each takes a byte or more
         break;
       chunks_.push_back({header, file_, offset});
       listed_bytes_ = offset + header.bytes;

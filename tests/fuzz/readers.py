@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from fuzz.seeds import spool_seeds
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-READERS = ("spool", "json", "settings")
+READERS = ("spool", "packed", "json", "settings")
 _LONGEST_INPUT_BYTES = 8_192
 _LIMITS = ("-rss_limit_mb=2048", "-timeout=20", f"-max_len={_LONGEST_INPUT_BYTES}")
 
