@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_who_held_the_peak_is_known_to_the_byte(traces: tuple[Path, Path]) -> No
             answer.pop(key, None)
     text = [json.dumps(answer, sort_keys=True) for answer in answers]
     assert text[0].replace(str(traces[0]), "T") == text[1].replace(str(traces[1]), "T")
+
+
+@pytest.mark.parametrize("command", ["summary", "peak", "tree", "stages", "leaks", "diff"])
+def test_every_answer_says_it(traces: tuple[Path, Path], command: str) -> None:
+    more = [str(traces[1])] if command == "diff" else []
+    shown = run_memtrace(command, str(traces[1]), *more)
+    assert shown.status == 0
+    assert b"left out to stay within --max-disk 4.00 MiB" in shown.out
+
+
+def test_it_can_be_attributed_again(traces: tuple[Path, Path], tmp_path: Path) -> None:
+    again = tmp_path / "again.memtrace"
+    shutil.copytree(traces[1], again)
+    assert run_memtrace("attribute", str(again)).status == 0
+    assert all_rows(again) == all_rows(traces[1])
 
 
 def test_it_is_said_in_the_output_and_a_replay_is_refused(traces: tuple[Path, Path]) -> None:

@@ -31,7 +31,9 @@ _MOST_STEP_NS = _NS // 4
 _SETTLE_NS = 10 * _NS
 _SETTLE_NS_ON_LITTLE_DISK = _NS
 _LITTLE_DISK_BYTES = 4 << 30
-_AIM = 0.75  # of the limit, when it was reached
+# Of the limit: what is aimed at when it was reached; what rows may have whatever else there is; and
+# what a round of thinning must bring, which reads and writes many rows.
+_AIM, _LEAST_OF_ROWS, _LEAST_ROUND = 0.75, 0.25, 0.02
 
 
 class Compaction:
@@ -119,12 +121,16 @@ class Compaction:
             if self._used_bytes() <= aim:
                 return
             path.unlink()
+        # What else there is (names, marks, what is not read yet) must not cost all rows.
+        rows = sum(map(_disk_bytes, self._files.thinned_parts()))
+        to_free = min(self._used_bytes() - aim, rows - int(limit * _LEAST_OF_ROWS))
+        if to_free < limit * _LEAST_ROUND:
+            return
         # Nothing that speaks of the rows that go is to stay behind where it cannot be reached.
         for batch in self._conversion.take_all():
             self._files.write(batch)
         self._files.end_parts()
-        while self._used_bytes() > aim and thinner.thin(self._used_bytes() - aim):
-            pass
+        thinner.thin(to_free)
 
     def _used_bytes(self) -> int:
         """Of the disk, when attribution writes `allocations` anew."""

@@ -13,7 +13,7 @@ from memtrace.finalise.background import BackgroundWriter
 from memtrace.finalise.parquet import encoded, to_table
 from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import Spool
-from memtrace.finalise.thinning import Thinner
+from memtrace.finalise.thinning import THINNED, Thinner
 from memtrace.run.output import UNFINISHED
 from memtrace.schema import SCHEMAS
 
@@ -85,6 +85,10 @@ class ProcessFiles:
         for name, table in self._outside.tables(spool):
             self._writers[name].write(encoded(table))
         return {name: writer.rows for name, writer in self._writers.items()}
+
+    def thinned_parts(self) -> list[Path]:
+        """The files whose rows may go."""
+        return [path for name in THINNED for path in self._closed_parts(name)]
 
     def _closed_parts(self, dataset: str) -> list[Path]:
         return self._writers[dataset].closed_parts()

@@ -77,8 +77,8 @@ class Thinner:
         self.peaks = Peaks()
         self.dropped = Dropped()
 
-    def thin(self, bytes_to_free: int) -> bool:
-        """About so much of the disk. False: there is nothing that may go.
+    def thin(self, bytes_to_free: int) -> None:
+        """About so much of the disk, as far as there are rows that may go.
 
         Raises:
             OSError, pyarrow.ArrowException: the files cannot be read or written.
@@ -88,17 +88,16 @@ class Thinner:
         bytes_of_row = self._bytes_of_allocation(parts)
         ids: list[Int64s] = []
         freed = 0.0
-        for _ in old:
+        barren = 0  # parts in a row in which nothing may go
+        while old and freed < bytes_to_free and barren < len(old):
             part = old[self._next % len(old)]
             self._next += 1
             ids.append(self._thin_allocations(part))
             freed += len(ids[-1]) * bytes_of_row
-            if freed >= bytes_to_free:
-                break
+            barren = 0 if len(ids[-1]) else barren + 1
         gone = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.int64)
         if len(gone):
             self._thin_others(gone)
-        return len(gone) > 0
 
     def _bytes_of_allocation(self, parts: Sequence[Path]) -> float:
         """That a row of `allocations` takes together with all that hangs on it."""
