@@ -5,6 +5,7 @@
 #include "hook/outermost_call.h"
 #include "hook/python_context.h"
 #include "hook/python_stack.h"
+#include "hook/walk_gate.h"
 
 #include <time.h>
 
@@ -290,6 +291,12 @@ PyObject* watch_calls(PyObject*, PyObject* arguments) {
   return PyBool_FromLong(watch_outermost_calls(module_class, log_call));
 }
 
+// How many calls of modules this thread is in, as far as they are kept.
+PyObject* known_calls(PyObject*, PyObject*) {
+  const FrozenFrames* const frozen = t_walk_mark ? &t_walk_mark->frozen : nullptr;
+  return PyLong_FromLong(frozen ? frozen->innermost - frozen->calls : 0);
+}
+
 PyObject* unwatch_calls(PyObject*, PyObject*) {
   unwatch_outermost_calls();
   Py_RETURN_NONE;
@@ -346,6 +353,7 @@ PyMethodDef g_methods[] = {{"start", start, METH_VARARGS, nullptr},
                            {"innermost_module", innermost_module, METH_O, nullptr},
                            {"watch_calls", watch_calls, METH_VARARGS, nullptr},
                            {"unwatch_calls", unwatch_calls, METH_NOARGS, nullptr},
+                           {"known_calls", known_calls, METH_NOARGS, nullptr},
                            {"attributes", attributes, METH_O, nullptr},
                            {"attribute", attribute, METH_VARARGS, nullptr},
                            {"take_at_c_exit", take_at_c_exit, METH_NOARGS, nullptr},
