@@ -22,7 +22,7 @@ import fake_module
 import pytest
 from fake_module import Module
 
-DEEP = 80  # more calls in each other than are kept
+DEEP = 68  # more calls in each other than are kept
 
 
 @pytest.fixture
@@ -67,11 +67,18 @@ class Check(Module):
         self.call_here = functools.partial(self._call_impl)
 
     def take(self) -> None:
+        cut = self.stacks.counts()["lost"]
         stack, expected = self.stacks.take(), shown(sys._getframe())
         taken = [
             (*row[:3], self.stacks.module_text(row[3]) if row[3] else None)
             for row in self.stacks.frames(stack)
         ]
+        if self.stacks.counts()["lost"] > cut:
+            # More frames than a stack keeps: from 3.12 on, the entry frames of C calls count too.
+            # Whose call the outermost one is, the next would say.
+            assert len(taken) > 150
+            taken.pop()
+            expected = expected[: len(taken)]
         assert taken == expected
 
     def forward(self, work: Callable[[Check], None]) -> None:
