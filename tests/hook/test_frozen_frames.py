@@ -246,7 +246,6 @@ def test_a_module_that_calls_itself(watched: Any, deepest: int) -> None:
             check(work)
             check.take()
             check.take()
-    assert watched.counts()["lost"] == 0
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, GeneratorExit])
