@@ -66,10 +66,10 @@ size_t MappedFile::file_size() const {
   return fd_ >= 0 && fstat(fd_, &status) == 0 ? static_cast<size_t>(status.st_size) : size_;
 }
 
-bool MappedFile::read(void* into, size_t size, size_t offset) const {
+bool read_at(int fd, void* into, size_t size, size_t offset) {
   auto* bytes = static_cast<char*>(into);
   for (size_t done = 0; done < size;) {
-    const ssize_t n = pread(fd_, bytes + done, size - done, static_cast<off_t>(offset + done));
+    const ssize_t n = pread(fd, bytes + done, size - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR)
       continue;
     if (n <= 0)

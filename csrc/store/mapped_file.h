@@ -10,6 +10,9 @@
 
 namespace memtrace {
 
+// All of it, from there on; false: the file does not reach so far, or cannot be read.
+bool read_at(int fd, void* into, size_t size, size_t offset);
+
 class MappedFile {
  public:
   enum class Missing { refuse, empty };
@@ -29,7 +32,9 @@ class MappedFile {
   bool grow();
   size_t file_size() const; // of what is mapped of it and what is not
   // Copies from the file, of which nothing need be mapped; false: it does not reach so far.
-  bool read(void* into, size_t size, size_t offset) const;
+  bool read(void* into, size_t size, size_t offset) const {
+    return read_at(fd_, into, size, offset);
+  }
   bool holds(const void* place) const {
     const auto* byte = static_cast<const uint8_t*>(place);
     return byte >= data_ && byte < data_ + size_;

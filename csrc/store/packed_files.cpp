@@ -1,5 +1,6 @@
 #include "store/packed_files.h"
 
+#include "store/mapped_file.h"
 #include "store/packed_records.h"
 #include "store/spool_error.h"
 
@@ -25,19 +26,6 @@ constexpr uint32_t kMostRecords = 1U << 20;
 size_t size_of(int fd) {
   struct stat status{};
   return fd >= 0 && fstat(fd, &status) == 0 ? static_cast<size_t>(status.st_size) : 0;
-}
-
-bool read_at(int fd, void* into, size_t size, size_t offset) {
-  auto* bytes = static_cast<char*>(into);
-  for (size_t done = 0; done < size;) {
-    const ssize_t n = pread(fd, bytes + done, size - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return false;
-    done += static_cast<size_t>(n);
-  }
-  return true;
 }
 
 bool write_at(int fd, const uint8_t* bytes, size_t size, size_t offset) {
