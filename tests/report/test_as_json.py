@@ -56,7 +56,7 @@ PROCESS = {
     "python_version", "driver_version", "hook_error", "argv", "duration_ns", "events",
     "allocations", "lost_events", "lost_total", "unmatched_frees", "unrecorded_children",
     "unscanned_models", "reconciled", "mismatch_bytes", "reconcile_note", "rss_peak_bytes",
-    "rss_peak_ns", "devices",
+    "rss_peak_ns", "paused_intervals_ns", "paused_peak_bytes", "devices",
 }  # fmt: skip
 DEVICE = {
     "device", "name", "device_total_bytes", "allocated", "active", "reserved",

@@ -33,9 +33,13 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_as_psutil_has_it(child: subprocess.Popen[bytes]) -> None:
     folder = process.open_folder(child.pid)
-    expected = psutil.Process(child.pid).memory_full_info()
-    assert process.resident_bytes(folder) == expected.rss > 64 * MIB
-    shares = process.share_bytes(folder)
+    for _ in range(10):  # a page of it may come or go between two looks
+        expected = psutil.Process(child.pid).memory_full_info()
+        resident, shares = process.resident_bytes(folder), process.share_bytes(folder)
+        again = psutil.Process(child.pid).memory_full_info()
+        if again == expected:
+            break
+    assert resident == expected.rss > 64 * MIB
     assert shares == {"pss": expected.pss, "uss": expected.uss}
     assert 64 * MIB < shares["uss"] <= shares["pss"] <= expected.rss
     os.close(folder)
