@@ -16,7 +16,8 @@ namespace {
 using Records = std::vector<Record>;
 
 bool same(const Records& a, const Records& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Record)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(Record)) == 0);
 }
 
 // Whatever its bytes are.
