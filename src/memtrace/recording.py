@@ -84,8 +84,10 @@ class Recording:
         self._container: Container | None = None
         spool = os.path.join(trace_dir, "spool", f"process={self.key}")
         os.mkdir(spool, 0o700)
+        # First: a child that is killed as it begins leaves no spool that does not say whose it is.
+        facts = process_facts(options, key=self.key, parent=parent, start_method=start_method)
         self.recorder = _core.Recorder(spool)
-        self.note(process_facts(options, key=self.key, parent=parent, start_method=start_method))
+        self.note(facts)
         self.follow_pauses()
 
     @property

@@ -246,6 +246,8 @@ def test_a_module_that_calls_itself(watched: Any, deepest: int) -> None:
             check(work)
             check.take()
             check.take()
+    if sys.version_info < (3, 12):  # from there on the entry frames of C calls count too
+        assert watched.counts()["lost"] == 0
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, GeneratorExit])
