@@ -5,6 +5,8 @@
 //     control.bin   one page: who writes, the clock, losses, how it ended
 //     windows.bin   the chunks that threads are writing to at this moment, shared mappings
 //     records.bin   chunks that were full, appended; each belongs to one log
+//     packed-N.bin  of a long recording, what a finaliser has read of records.bin and taken out
+//                   there (store/packed_files.h)
 //     text.log      frames: names, stacks, modules, threads, pools, and JSON notes
 //
 // Everything is little-endian. A reader needs nothing but these files.

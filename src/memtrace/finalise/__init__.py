@@ -1,8 +1,9 @@
 """From the raw spool of a recording to the datasets of FORMAT.md.
 
 Runs in a process of its own, after the watched program ended (or when a reader finds the spool of
-a killed one). Everything is written under a temporary name first: whatever goes wrong, the spool
-is still there and can be converted again.
+a killed one); of a long recording most is done while the program runs (compactor.py). Everything is
+written under a temporary name first: whatever goes wrong, the spool is still there and can be
+converted again.
 
 Importing this package is cheap. The process is started together with the program, whose start it
 must not slow down: pyarrow is imported when the conversion begins.

@@ -5,15 +5,14 @@ Short ones are left alone: until a spool is large nothing is read of it, and not
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memtrace.finalise import use_little_memory
+from memtrace.finalise.spools import held
 
 if TYPE_CHECKING:
     from memtrace.finalise.compaction import Compaction
@@ -67,8 +66,8 @@ class Compactor:
         compaction = self._compactions.get(key)
         if key in self._given_up or (compaction is None and not self._is_large(folder)):
             return True
-        with _held_if_free(folder) as held:
-            if not held:
+        with held(folder, wait=False) as is_ours:
+            if not is_ours:
                 return True
             try:
                 if compaction is None:
@@ -94,24 +93,3 @@ class Compactor:
         from memtrace.finalise.compaction import Compaction
 
         return Compaction(key, folder, self._trace_dir, max_disk_bytes=self._max_disk_bytes)
-
-
-@contextmanager
-def _held_if_free(spool_dir: Path) -> Iterator[bool]:
-    """Keeps others off the spool for this moment; False: one of them is at work on it."""
-    try:
-        fd = os.open(spool_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            pass
-        yield True
-    finally:
-        os.close(fd)

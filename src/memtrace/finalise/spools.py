@@ -53,10 +53,10 @@ def spool_dirs(trace_dir: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def held(spool_dir: Path) -> Iterator[bool]:
-    """Keeps other finalisers off a spool; waits for one that is at work on it.
+def held(spool_dir: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keeps other finalisers off a spool; waits for one that is at work on it, if it is to wait.
 
-    False when the spool is gone: the other one has done it.
+    False when the spool is gone, for the other one has done it; or when that is still at work.
     """
     try:
         fd = os.open(spool_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,9 +64,14 @@ def held(spool_dir: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        with suppress(OSError):  # a file system without locks: then without
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield spool_dir.exists()
+        free = True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks: then without
+            pass
+        yield free and spool_dir.exists()
     finally:
         os.close(fd)
 
