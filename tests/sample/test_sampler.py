@@ -244,6 +244,7 @@ def test_what_takes_its_time_is_done_less_often(
         return shares(folder)
 
     monkeypatch.setattr(sampler_module, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(sampler_module, "thread_time", lambda: clock_s[0])
     monkeypatch.setattr(process, "resident_bytes", slow)
     monkeypatch.setattr(process, "share_bytes", slower)
     sampler = Sampler(str(tmp_path))
@@ -253,6 +254,26 @@ def test_what_takes_its_time_is_done_less_often(
     assert min(b - a for a, b in pairwise(dear_s)) >= 200 * 0.05 * 0.999
     assert len(cheap_s) >= 20
     assert len(dear_s) >= 3
+    sampler.close()
+
+
+def test_what_only_waits_is_done_as_often(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children.append(Child(tmp_path, "host-1-a"))
+    clock_s = [1000.0]
+    resident = process.resident_bytes
+
+    def preempted(folder: int) -> int:
+        clock_s[0] += 0.05
+        return resident(folder)
+
+    monkeypatch.setattr(sampler_module, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(process, "resident_bytes", preempted)
+    sampler = Sampler(str(tmp_path))
+    while clock_s[0] < 1003:
+        clock_s[0] += sampler.step()
+    assert len(children[0].samples("rss")) >= 15
     sampler.close()
 
 

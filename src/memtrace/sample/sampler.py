@@ -3,14 +3,15 @@
 Each process is looked at ten times a second at first, then ever less often: the pause grows with
 the time that it has been watched, so the number of samples grows with the logarithm of that, and
 is some 600 in a minute, 3,000 in an hour, 5,000 in a day. What is dear (shares of pages, whether
-the process uses a GPU) is looked at a tenth as often. And whatever takes its time: the sampler
-sleeps fifty times as long, and two hundred times as long until the next dear look.
+the process uses a GPU) is looked at a tenth as often. And whatever takes its CPU time: the sampler
+sleeps fifty times as long, and two hundred times as long until the next dear look. (The wall time
+of a look says little: on a busy machine, where samples are wanted most, it is mostly waiting.)
 """
 
 from __future__ import annotations
 
 import os
-from time import monotonic, monotonic_ns
+from time import monotonic, monotonic_ns, thread_time
 
 from memtrace import _core
 from memtrace.sample import process
@@ -77,10 +78,10 @@ class Sampler:
         Returns:
             Seconds until it should be called again.
         """
-        began_s = monotonic()
+        began_s = thread_time()
         self._dear_s = 0.0
+        now_s = monotonic()
         self._look_for_processes()
-        now_s = began_s
         for name, watched in self._watched.items():
             if watched is not None and watched.due_s <= now_s:
                 try:
@@ -88,7 +89,7 @@ class Sampler:
                 except OSError:  # it is gone
                     watched.close()
                     self._watched[name] = None
-        took_s = monotonic() - began_s - self._dear_s
+        took_s = thread_time() - began_s - self._dear_s
         dues = [watched.due_s for watched in self._watched.values() if watched is not None]
         until_s = min(dues, default=0.0) - monotonic()
         # New processes are looked for at every step, so it is not put off for long.
@@ -159,11 +160,11 @@ class Sampler:
         readings = [_host("rss", resident)]
         dear = watched.dear_due_s <= now_s
         if dear:
-            began_s = monotonic()
+            began_s = thread_time()
             readings += self._dear(watched, resident)
             if watched.uses_cuda:
                 self._find_gpus()
-            took_s = monotonic() - began_s
+            took_s = thread_time() - began_s
             self._dear_s += took_s
             pause_s = max(min(_DEAR_PERIOD_S, age_s), PERIOD_S, age_s / _DEAR_PERIODS)
             watched.dear_due_s = now_s + max(pause_s, _DEAR_IDLE_FACTOR * took_s)
