@@ -4,7 +4,9 @@
 
 Two workloads: one operator per allocation (torch.empty at a Python stack 30 deep), and tiny GPT-2
 decoding, all costs included. The variants take turns; thread CPU time; added time = variant less
-nothing in the same round, divided by the allocator's events. On a real GPU it runs as it is.
+nothing in the same round, divided by the allocator's events. Each variant warms up first, as in a
+program that serves for hours: names, stacks and pages that are seen for the first time are not
+counted, of neither side. On a real GPU it runs as it is.
 
 A tracker cannot be detached from torch's allocator, so from the first recording on "nothing" still
 pays for torch's TraceEntry and our closed gate. That part is measured on its own, before and after
@@ -35,6 +37,8 @@ from record.recording import HooksOn
 from record.workloads import tiny
 
 DEPTH = 30
+WARM_UP = 4  # iterations
+MEASURED = 8
 
 
 class TorchHistory:
@@ -81,10 +85,11 @@ def events(workload: Callable[[], None]) -> int:
     return 3 * (torch.cuda.memory_stats()["allocation.all.allocated"] - before)
 
 
-def measure(workload: Callable[[], None]) -> int:
+def measure(workload: Callable[[], None], times: int = 1) -> float:
     start = time.thread_time_ns()
-    workload()
-    return time.thread_time_ns() - start
+    for _ in range(times):
+        workload()
+    return (time.thread_time_ns() - start) / times
 
 
 def added_ns(workload: Callable[[], None], rounds: int) -> dict[str, list[float]]:
@@ -93,11 +98,11 @@ def added_ns(workload: Callable[[], None], rounds: int) -> dict[str, list[float]
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, variant in VARIANTS.items():
-            nothing = measure(workload)
+            nothing = measure(workload, MEASURED // 2)
             with variant():
-                for _ in range(2):  # the first pays for first sights of names and stacks
-                    with_variant = measure(workload)
-            nothing = (nothing + measure(workload)) / 2
+                measure(workload, WARM_UP)
+                with_variant = measure(workload, MEASURED)
+            nothing = (nothing + measure(workload, MEASURED // 2)) / 2
             found[name].append((with_variant - nothing) / per_iteration)
     return found
 
