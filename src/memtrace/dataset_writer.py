@@ -13,7 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from memtrace.footer import seal
-from memtrace.schema import SCHEMAS
+from memtrace.schema import NEVER_NULL, SCHEMAS
 
 # pyarrow.compute registers its functions when it is imported, which pyarrow itself does at the
 # first cast. A thread that looks one up meanwhile, as writing a dictionary does, may not find it
@@ -51,6 +51,15 @@ def _encodings(dataset: str) -> tuple[list[str], dict[str, str]]:
     dictionary = [name for name in names if name not in others]
     # A list's values are addressed by their place in the file.
     return ["shape.list.element" if name == "shape" else name for name in dictionary], others
+
+
+def _bounded(dataset: str) -> list[str]:
+    """The columns of which a footer says the least and the largest: those that readers look for.
+
+    Of words nobody does, and to compare them takes as long as to write them.
+    """
+    never_null = NEVER_NULL.get(dataset, ())
+    return [f.name for f in SCHEMAS[dataset] if f.type != pa.string() or f.name in never_null]
 
 
 class _Writer:
@@ -94,7 +103,7 @@ class PartWriter(_Writer):
             use_dictionary=dictionary,
             column_encoding=encodings,
             store_schema=False,
-            write_statistics=True,
+            write_statistics=_bounded(dataset),
             write_page_checksum=True,  # a flipped bit is an error, never another figure
         )
 
