@@ -12,6 +12,7 @@ must not slow down: pyarrow is imported when the conversion begins.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,8 +25,20 @@ def use_little_memory() -> None:
     """For a process of the finaliser's own: pyarrow, once imported, gives back what it frees.
 
     By default it keeps much of it, for each thread that allocated. This costs some 5 % of the time.
+    Nor does it import pandas, which it does at the first list of words, where that is installed.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if _WithoutPandas not in sys.meta_path:
+        sys.meta_path.insert(0, _WithoutPandas)
+
+
+class _WithoutPandas:
+    """Finds that it is not installed."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def __getattr__(name: str) -> Any:
