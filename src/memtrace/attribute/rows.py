@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from memtrace.attribute.stages import (
     stage_rows,
 )
 from memtrace.attribute.steps import INFERENCE, TRAINING
+from memtrace.attribute.threads import AT_A_TIME, in_order
 from memtrace.attribute.timeline import COLUMNS as OF_TIMELINE
 from memtrace.attribute.timeline import METRIC, CategoryOf, category_rows
 from memtrace.categories import CATEGORIES
@@ -45,7 +45,7 @@ _READ = tuple(dict.fromkeys([*OF_CATEGORIES, *OF_OWNERS, *OF_TIMELINE, "alloc_se
 
 
 def attribute_rows(
-    folder: FolderOf, target: FolderOf, end: Place, *, parts: int = 2
+    folder: FolderOf, target: FolderOf, end: Place, *, parts: int = AT_A_TIME
 ) -> dict[str, int]:
     """Writes DATASETS, each file under the name that it has, into empty folders.
 
@@ -116,16 +116,12 @@ class _Attribution:
         modules = ParameterModules(facts, self._parts["stacks"])
         shared = _Shared(facts, stages, modules, CategoryOf(_largest_id(parts)))
         target = self._target("allocations")
-        if at_a_time == 1:
-            for part in parts:
-                _write_part(part, target / part.path.name, shared)
-            return shared.category_of
-        with ThreadPoolExecutor(at_a_time, "memtrace-attribute") as pool:
-            written = [
-                pool.submit(_write_part, part, target / part.path.name, shared) for part in parts
-            ]
-            for future in written:
-                future.result()
+
+        def write(part: Part) -> None:
+            _write_part(part, target / part.path.name, shared)
+
+        for _ in in_order(write, parts, at_a_time=at_a_time):
+            pass
         return shared.category_of
 
     def _with_kind(self, table: pa.Table) -> pa.Table:
