@@ -183,7 +183,7 @@ def _bins(
         return columns, _Changes.of(columns, category_of)
 
     for columns, all_changes in in_order(read, row_groups_of(events)):
-        changes = all_changes.without_second_ends(freed)
+        changes = all_changes.without_ended(freed)
         if len(ends.seq):
             changes = changes.with_ends(ends, columns, category_of)
         for device, rows in changes.by_device():
@@ -207,7 +207,7 @@ class _Changes:
 
     @classmethod
     def of(cls, columns: Columns, category_of: CategoryOf) -> _Changes:
-        """By each event, also where an allocation has two ends: a request and a completion."""
+        """Of the first of its events here that end an allocation: a request, or a completion."""
         action = columns.codes("action", _ACTIONS)
         ids = columns.numbers("allocation_id")
         chosen = np.flatnonzero((action != NONE) & (ids != NEVER))
@@ -215,6 +215,9 @@ class _Changes:
         counted = category != _UNCOUNTED
         chosen, category = chosen[counted], category[counted]
         is_end = action[chosen] >= _FIRST_FREE
+        keeps = ~is_end
+        keeps[is_end] = _are_first(ids[chosen[is_end]])
+        chosen, category, is_end = chosen[keeps], category[keeps], is_end[keeps]
         block_bytes = columns.numbers("block_bytes")[chosen]
         block_bytes = np.where(block_bytes == NEVER, 0, block_bytes)
         devices, words = columns.words("device")
@@ -229,10 +232,12 @@ class _Changes:
             words,
         )
 
-    def without_second_ends(self, freed: Flags) -> _Changes:
-        """With the first end of each allocation only; `freed`: by now, and then by these."""
-        keeps = ~self.is_end
-        keeps[self.is_end] = _new(self.id[self.is_end], freed)
+    def without_ended(self, freed: Flags) -> _Changes:
+        """Without ends of what is `freed` already, which then has these, too."""
+        keeps = ~(self.is_end & freed[self.id])
+        freed[self.id[self.is_end]] = True
+        if keeps.all():
+            return self
         return _Changes(
             self.seq[keeps],
             self.id[keeps],
@@ -270,13 +275,11 @@ class _Changes:
             yield self.words[code] if code != NONE else "", rows
 
 
-def _new(ids: Int64s, freed: Flags) -> Flags:
-    """Which frees end *allocated*: the request, and a completion that none came before."""
-    new = np.zeros(len(ids), np.bool_)
-    new[np.unique(ids, return_index=True)[1]] = True
-    new &= ~freed[ids]
-    freed[ids] = True
-    return new
+def _are_first(ids: Int64s) -> Flags:
+    """Which of them did not come before."""
+    first = np.zeros(len(ids), np.bool_)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first
 
 
 def _table(devices: dict[str, Bins]) -> pa.Table:
