@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("click", "numpy", "psutil", "pyarrow", "rich", "torch")
 
@@ -24,6 +26,23 @@ def test_what_converts_is_there_when_asked_for() -> None:
 
 
 def test_functions_are_registered_before_a_second_thread_looks_for_one() -> None:
-    code = "import memtrace.finalise.background, sys; print('pyarrow._compute' in sys.modules)"
+    code = "import memtrace.finalise.process_files, sys; print('pyarrow._compute' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_pandas_is_left_alone_where_it_is_installed(tmp_path: Path) -> None:
+    """pyarrow imports it at the first list of words: as long as the rest of a short ending."""
+    (tmp_path / "pandas.py").write_text("print('imported'); __version__ = '3.0.0'")
+    words = "import pyarrow; pyarrow.array(['a'])"
+    found = []
+    for code in (words, f"from memtrace.finalise import use_little_memory as f; f(); f(); {words}"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        )
+        found.append("imported" in done.stdout)
+        assert "memtrace" not in code or done.returncode == 0, done.stderr
+    assert found == [True, False]
