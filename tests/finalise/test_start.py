@@ -36,7 +36,9 @@ def test_pandas_is_left_alone_where_it_is_installed(tmp_path: Path) -> None:
     (tmp_path / "pandas.py").write_text("print('imported'); __version__ = '3.0.0'")
     words = "import pyarrow; pyarrow.array(['a'])"
     found = []
-    for code in (words, f"from memtrace.finalise import use_little_memory as f; f(); f(); {words}"):
+    command = "import sys; sys.argv[1:] = ['--version']; from memtrace.__main__ import main; main()"
+    finaliser = "from memtrace.finalise import use_little_memory as use; use(); use()"
+    for code in (words, f"{finaliser}; {words}", f"{command}; {words}"):
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -45,4 +47,4 @@ def test_pandas_is_left_alone_where_it_is_installed(tmp_path: Path) -> None:
         )
         found.append("imported" in done.stdout)
         assert "memtrace" not in code or done.returncode == 0, done.stderr
-    assert found == [True, False]
+    assert found == [True, False, False]

@@ -18,16 +18,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memtrace.finalise.convert import FinaliseResult, finalise, recover
 
-__all__ = ["FinaliseResult", "finalise", "recover", "use_little_memory"]
+__all__ = ["FinaliseResult", "finalise", "recover", "use_little_memory", "use_no_pandas"]
 
 
 def use_little_memory() -> None:
     """For a process of the finaliser's own: pyarrow, once imported, gives back what it frees.
 
     By default it keeps much of it, for each thread that allocated. This costs some 5 % of the time.
-    Nor does it import pandas, which it does at the first list of words, where that is installed.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    use_no_pandas()
+
+
+def use_no_pandas() -> None:
+    """For a process of ours: pyarrow imports pandas, if installed, at the first list of words.
+
+    That takes 0.2 s, a quarter of what a short command needs, and nothing here asks for it.
+    """
     if _WithoutPandas not in sys.meta_path:
         sys.meta_path.insert(0, _WithoutPandas)
 
