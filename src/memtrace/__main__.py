@@ -22,7 +22,8 @@ def main() -> int:
         from memtrace.cli import main as cli_main
         from memtrace.finalise import use_no_pandas
 
-        use_no_pandas()
+        if sys.argv[1:2] != ["mlflow"]:  # mlflow itself needs it
+            use_no_pandas()
         return cli_main()
     except MemtraceError as error:
         sys.stderr.write(f"memtrace: {error}\n")
