@@ -54,7 +54,7 @@ PYTHON = {
     "footer": BASE,
     "dataset": BASE | {"footer"},
     "dataset_writer": BASE | {"footer"},
-    "attribute": BASE | {"dataset", "dataset_writer", "run"},
+    "attribute": BASE | {"dataset", "dataset_writer", "footer", "run"},
     "trace": BASE | {"dataset", "finalise", "analyse", "sql", "shown", "report"},
     "sql": BASE | {"dataset", "trace"},
     "analyse": BASE | {"dataset", "trace", "shown", "report"},

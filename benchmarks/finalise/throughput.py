@@ -10,10 +10,14 @@ addresses and sizes, their times jitter. Given traces, only the sizes of theirs 
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from spool_writer import CHUNK_BYTES, CHUNK_MAGIC, RECORD_BYTES, SpoolWriter
 
 MIB = 1 << 20
+ITERATIONS_AT_A_TIME = 200
 BASE = 1 << 40
 ALLOC, FREE_REQUESTED, FREE_COMPLETED, SEGMENT_ALLOC, SPAN = 1, 2, 3, 4, 32
 
@@ -71,7 +76,8 @@ def iteration(spool: SpoolWriter, random: np.random.Generator) -> list[tuple[int
     return steps
 
 
-def records(spool: SpoolWriter, events: int) -> Records:
+def records(spool: SpoolWriter, events: int) -> Iterator[Records]:
+    """All records, some hundred iterations at a time."""
     random = np.random.default_rng(1)
     # Each 4096-byte place is a block of its own: blocks around them are held for good.
     prologue = [(SEGMENT_ALLOC, BASE, 2 * MIB, 0, 0, 0, 0)]
@@ -82,28 +88,42 @@ def records(spool: SpoolWriter, events: int) -> Records:
         for action in (FREE_REQUESTED, FREE_COMPLETED)
     ]
     step = iteration(spool, random)
-    per_step = sum(row[0] != SPAN for row in step)
-    repeats = max(1, events // per_step)
     first, one = _template(prologue), _template(step)
-    rows = np.concatenate([first, np.tile(one, repeats)])
-    # Calls count on from iteration to iteration.
-    numbers = np.repeat(np.arange(repeats, dtype=np.uint32), len(one)) * np.uint32(1200)
-    rest = rows[len(first) :]
-    rest["call"] = np.where(rest["call"] != 0, rest["call"] + numbers, 0)
-    spans = rest["action"] == SPAN
-    # Of a span the fourth word is (name, stack), and `stack` is its parent's number.
-    parents = rest["stack"] != 0
-    rest["stack"] = np.where(spans & parents, rest["stack"] + numbers, rest["stack"])
-    gaps = random.lognormal(7.5, 0.7, len(rows)).astype(np.uint64) + np.uint64(60)
-    rows["ticks"] = np.cumsum(gaps)
-    all_spans = rows["action"] == SPAN
-    rows["address"][all_spans] = rows["ticks"][all_spans] - np.uint64(3000)  # start_ticks
-    rows["size"][all_spans] = np.uint64(2**64 - 1)  # no sequence number
-    is_event = ~all_spans
-    rows["order"][is_event] = np.arange(1, is_event.sum() + 1, dtype=np.uint32)
-    rows["thread"] = 1
-    rows["device"] = np.where(is_event, 1, 0)
-    return rows
+    repeats = max(1, events // sum(row[0] != SPAN for row in step))
+    order = _Order(random)
+    yield order.of(first)
+    for begin in range(0, repeats, ITERATIONS_AT_A_TIME):
+        numbers = np.arange(begin, min(begin + ITERATIONS_AT_A_TIME, repeats), dtype=np.uint32)
+        rows = np.tile(one, len(numbers))
+        # Calls count on from iteration to iteration.
+        calls = np.repeat(numbers, len(one)) * np.uint32(1200)
+        rows["call"] = np.where(rows["call"] != 0, rows["call"] + calls, 0)
+        # Of a span the fourth word is (name, stack), and `stack` is its parent's number.
+        children = (rows["action"] == SPAN) & (rows["stack"] != 0)
+        rows["stack"] = np.where(children, rows["stack"] + calls, rows["stack"])
+        yield order.of(rows)
+
+
+class _Order:
+    """Gives records their times and the allocator's numbers, which go on from call to call."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._ticks, self._events = np.uint64(0), 0
+
+    def of(self, rows: Records) -> Records:
+        gaps = self._random.lognormal(7.5, 0.7, len(rows)).astype(np.uint64) + np.uint64(60)
+        rows["ticks"] = self._ticks + np.cumsum(gaps)
+        self._ticks = rows["ticks"][-1]
+        spans = rows["action"] == SPAN
+        rows["address"][spans] = rows["ticks"][spans] - np.uint64(3000)  # start_ticks
+        rows["size"][spans] = np.uint64(2**64 - 1)  # no sequence number
+        events = int((~spans).sum())
+        rows["order"][~spans] = np.arange(self._events + 1, self._events + events + 1)
+        self._events += events
+        rows["thread"] = 1
+        rows["device"] = np.where(spans, 0, 1)
+        return rows
 
 
 def _template(steps: list[tuple[int, ...]]) -> Records:
@@ -121,15 +141,25 @@ def _template(steps: list[tuple[int, ...]]) -> Records:
 def write_spool(trace_dir: Path, events: int) -> None:
     spool = SpoolWriter(trace_dir, end=(1 << 60, 1 << 60))
     spool.process(devices=[{"device": "cuda:0", "total_bytes": 1 << 34}])
-    rows = records(spool, events)
+    pieces = records(spool, events)
+    left = next(pieces)  # by now the spool has all names
     path = spool.finish()
     per_chunk = CHUNK_BYTES // RECORD_BYTES - 1
+    chunks = 0
     with (path / "records.bin").open("wb") as file:
-        for index, at in enumerate(range(0, len(rows), per_chunk)):
-            part = rows[at : at + per_chunk]
-            ticks = int(part[0]["ticks"])
-            header = struct.pack("<IIQQQ4Q", CHUNK_MAGIC, 1, index, ticks, ticks, *[0] * 4)
-            file.write((header + part.tobytes()).ljust(CHUNK_BYTES, b"\0"))
+        for rows in chain(pieces, [None]):
+            whole = len(left) if rows is None else len(left) // per_chunk * per_chunk
+            for at in range(0, whole, per_chunk):
+                file.write(_chunk(chunks, left[at : min(at + per_chunk, whole)]))
+                chunks += 1
+            if rows is not None:
+                left = np.concatenate([left[whole:], rows])
+
+
+def _chunk(index: int, rows: Records) -> bytes:
+    ticks = int(rows[0]["ticks"])
+    header = struct.pack("<IIQQQ4Q", CHUNK_MAGIC, 1, index, ticks, ticks, *[0] * 4)
+    return (header + rows.tobytes()).ljust(CHUNK_BYTES, b"\0")
 
 
 _MEASURED = """
@@ -160,6 +190,27 @@ def measure(trace_dir: Path) -> str:
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.rstrip()
 
 
+_PEAK = """
+import contextlib, runpy, sys
+from pathlib import Path
+sys.argv = ["memtrace", "peak", sys.argv[1]]
+with contextlib.suppress(SystemExit):
+    runpy.run_module("memtrace", run_name="__main__")
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) // 1024, file=sys.stderr)
+"""
+
+
+def measure_peak(trace_dir: Path) -> str:
+    """`memtrace peak` of the finished trace, the start of the interpreter included."""
+    start_s, start = time.perf_counter(), os.times()
+    argv = [sys.executable, "-c", _PEAK, str(trace_dir)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    wall_s, end = time.perf_counter() - start_s, os.times()
+    cpu_s = end.children_user + end.children_system - start.children_user - start.children_system
+    return f"memtrace peak: {wall_s:.2f} s, {cpu_s:.2f} s CPU, {done.stderr.split()[-1]} MiB"
+
+
 def print_sizes(trace_dir: Path) -> None:
     folders = sorted(path for path in trace_dir.iterdir() if path.is_dir())
     sizes = {
@@ -187,6 +238,7 @@ def main() -> None:
         trace_dir = arguments.keep or Path(temporary) / "t.memtrace"
         write_spool(trace_dir, int(arguments.millions * 1e6))
         print(measure(trace_dir))
+        print(measure_peak(trace_dir))
         print_sizes(trace_dir)
 
 

@@ -20,7 +20,10 @@ def main() -> int:
 
             return run_command(sys.argv[2:])
         from memtrace.cli import main as cli_main
+        from memtrace.finalise import use_no_pandas
 
+        if sys.argv[1:2] != ["mlflow"]:  # mlflow itself needs it
+            use_no_pandas()
         return cli_main()
     except MemtraceError as error:
         sys.stderr.write(f"memtrace: {error}\n")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -58,11 +59,12 @@ class RowGroup:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """These columns, strings as dictionaries; a column that an older trace lacks is null."""
-        present = [name for name in columns if name in self.part.columns]
-        try:
-            table = self.part.reader.read_row_group(self.index, columns=present)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(self.part.path, error) from error
+        with self.part.lock:
+            present = [name for name in columns if name in self.part.columns]
+            try:
+                table = self.part.reader.read_row_group(self.index, columns=present)
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(self.part.path, error) from error
         schema = SCHEMAS[self.part.dataset]
         for name in columns:
             if name not in self.part.columns:
@@ -80,6 +82,8 @@ class Part:
         self.dataset = dataset
         self.path = path
         self._mapped = mapped
+        # pyarrow ends the process, or waits for ever, when two threads read of the same file.
+        self.lock = Lock()
 
     def _open(self) -> pa.NativeFile:
         name = os.fsencode(self.path)  # pyarrow takes no str that is not UTF-8

@@ -13,7 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from memtrace.footer import seal
-from memtrace.schema import SCHEMAS
+from memtrace.schema import NEVER_NULL, SCHEMAS
 
 # pyarrow.compute registers its functions when it is imported, which pyarrow itself does at the
 # first cast. A thread that looks one up meanwhile, as writing a dictionary does, may not find it
@@ -53,6 +53,15 @@ def _encodings(dataset: str) -> tuple[list[str], dict[str, str]]:
     return ["shape.list.element" if name == "shape" else name for name in dictionary], others
 
 
+def _bounded(dataset: str) -> list[str]:
+    """The columns of which a footer says the least and the largest: those that readers look for.
+
+    Of words nobody does, and to compare them takes as long as to write them.
+    """
+    never_null = NEVER_NULL.get(dataset, ())
+    return [f.name for f in SCHEMAS[dataset] if f.type != pa.string() or f.name in never_null]
+
+
 class _Writer:
     """Closed when its `with` block ends, abandoned when that raises."""
 
@@ -77,26 +86,37 @@ class _Writer:
             self.abandon()
 
 
+def parquet_writer(
+    sink: pa.NativeFile | pa.BufferOutputStream, dataset: str, schema: pa.Schema
+) -> pq.ParquetWriter:
+    """Writes columns of the dataset, all or some, as every trace has them."""
+    dictionary, encodings = _encodings(dataset)
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression=_COMPRESSION,
+        compression_level=_COMPRESSION_LEVEL,
+        use_dictionary=dictionary,
+        column_encoding=encodings,
+        store_schema=False,
+        write_statistics=_bounded(dataset),
+        write_page_checksum=True,  # a flipped bit is an error, never another figure
+    )
+
+
+def new_file(path: Path) -> int:
+    """Makes it, private from its first byte on; the descriptor to write it by."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+
+
 class PartWriter(_Writer):
     """One new Parquet file; each table that is written is a row group of it."""
 
     def __init__(self, path: Path, dataset: str, schema: pa.Schema) -> None:
-        # Made first, so that it is private from its first byte on.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(new_file(path))
         self._path = path
-        dictionary, encodings = _encodings(dataset)
         self._file = pa.OSFile(os.fsencode(path), "wb")  # pyarrow takes no str that is not UTF-8
-        self._writer = pq.ParquetWriter(
-            self._file,
-            schema,
-            compression=_COMPRESSION,
-            compression_level=_COMPRESSION_LEVEL,
-            use_dictionary=dictionary,
-            column_encoding=encodings,
-            store_schema=False,
-            write_statistics=True,
-            write_page_checksum=True,  # a flipped bit is an error, never another figure
-        )
+        self._writer = parquet_writer(self._file, dataset, schema)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("click", "numpy", "psutil", "pyarrow", "rich", "torch")
 
@@ -24,6 +26,27 @@ def test_what_converts_is_there_when_asked_for() -> None:
 
 
 def test_functions_are_registered_before_a_second_thread_looks_for_one() -> None:
-    code = "import memtrace.finalise.background, sys; print('pyarrow._compute' in sys.modules)"
+    code = "import memtrace.finalise.process_files, sys; print('pyarrow._compute' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_pandas_is_left_alone_where_it_is_installed(tmp_path: Path) -> None:
+    """pyarrow imports it at the first list of words: as long as the rest of a short ending."""
+    (tmp_path / "pandas.py").write_text("print('imported'); __version__ = '3.0.0'")
+    words = "import pyarrow; pyarrow.array(['a'])"
+    found = []
+    finaliser = "from memtrace.finalise import use_little_memory as use; use(); use()"
+    command = "import sys; sys.argv[1:] = [{}]; from memtrace.__main__ import main; main()"
+    peak, mlflow = command.format("'peak', '--help'"), command.format("'mlflow', '--help'")
+    for before in ("pass", mlflow, finaliser, peak):
+        code = f"{before}; {words}"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        )
+        found.append("imported" in done.stdout)
+        assert found[-1] or done.returncode == 0, done.stderr
+    assert found == [True, True, False, False]

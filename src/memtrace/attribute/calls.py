@@ -15,7 +15,7 @@ from memtrace.dataset import Part, RowGroup, row_groups_of
 _GROUPS_KEPT = 8
 #: Calls nest less deeply, unless the rows are damaged.
 _MOST_DEEP = 512
-_COLUMNS = ("call_id", "parent_call_id", "end_time_ns", "start_seq")
+_COLUMNS = ("call_id", "parent_call_id", "end_time_ns")
 
 
 class Calls:
@@ -33,7 +33,7 @@ class Calls:
         self._lock = Lock()
 
     def find(self, ids: Int64s) -> dict[str, Int64s]:
-        """Of each id (sorted): parent_call_id, end_time_ns, start_seq; NEVER where not known."""
+        """Of each id (sorted): parent_call_id, end_time_ns; NEVER where not known."""
         found = {name: np.full(len(ids), NEVER, np.int64) for name in _COLUMNS[1:]}
         for i in range(len(self._groups)):
             first = np.searchsorted(ids, self._low[i], side="left")

@@ -16,8 +16,9 @@ from memtrace.attribute.columns import NEVER, NONE, Columns, Flags, Int64s, plac
 from memtrace.attribute.intervals import Intervals, read_intervals
 from memtrace.attribute.names import Names, read_names
 from memtrace.attribute.steps import Steps, read_steps
+from memtrace.attribute.threads import in_order
 from memtrace.attribute.workspaces import Candidates
-from memtrace.dataset import Part, parts_in, row_groups_of
+from memtrace.dataset import Part, RowGroup, parts_in, row_groups_of
 
 PHASES = ("forward", "backward", "optimizer")
 FORWARD, BACKWARD, OPTIMIZER = range(3)
@@ -97,9 +98,12 @@ def _graph_pools(marks: list[Part]) -> frozenset[str]:
 def _survey(parts: list[Part], names: Names, steps: Steps, candidates: Candidates) -> Births:
     weights = np.union1d(names.of("weight"), names.of("buffer"))
     births = [np.empty((2, 0), np.int64)]
-    for group in row_groups_of(parts):
+
+    def read(group: RowGroup) -> Columns:
         wanted = ["allocation_id", "alloc_seq", "free_seq", "phase", "step"]
-        columns = Columns.read(group, [*wanted, "alloc_time_ns", "origin", *candidates.columns])
+        return Columns.read(group, [*wanted, "alloc_time_ns", "origin", *candidates.columns])
+
+    for columns in in_order(read, row_groups_of(parts)):
         ids = columns.numbers("allocation_id")
         if len(steps):
             _survey_steps(columns, ids, names, steps)

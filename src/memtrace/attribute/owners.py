@@ -19,6 +19,9 @@ _OF_MODULES = tuple(
 _OF = " of "
 _GRAPH = "graph:"
 
+#: Columns of `allocations` that are looked at.
+COLUMNS = ("allocation_id", "alloc_seq", "pool", "step", "module", "module_class")
+
 
 def labels(columns: Columns, verdict: Verdict, facts: Facts) -> tuple[Int32s, list[str]]:
     """The column label as codes and words (categories.py has the rule)."""

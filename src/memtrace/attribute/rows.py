@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from memtrace.attribute.categories import COLUMNS as OF_CATEGORIES
 from memtrace.attribute.categories import PROOFS, categorise
 from memtrace.attribute.columns import NEVER, NONE, Columns, word_column
 from memtrace.attribute.facts import Facts, FolderOf, read_facts
+from memtrace.attribute.owners import COLUMNS as OF_OWNERS
 from memtrace.attribute.owners import ParameterModules, labels
+from memtrace.attribute.replaced_columns import replace_columns
 from memtrace.attribute.stages import (
     AUTO,
     AUTO_NAMES,
@@ -27,9 +28,11 @@ from memtrace.attribute.stages import (
     stage_rows,
 )
 from memtrace.attribute.steps import INFERENCE, TRAINING
+from memtrace.attribute.threads import AT_A_TIME, in_order
+from memtrace.attribute.timeline import COLUMNS as OF_TIMELINE
 from memtrace.attribute.timeline import METRIC, CategoryOf, category_rows
 from memtrace.categories import CATEGORIES
-from memtrace.dataset import Part, parts_in, row_groups_of
+from memtrace.dataset import Part, RowGroup, parts_in, row_groups_of
 from memtrace.dataset_writer import PartWriter
 from memtrace.schema import SCHEMAS
 
@@ -37,10 +40,12 @@ from memtrace.schema import SCHEMAS
 DATASETS = ("allocations", "steps", "stages", "timeline")
 # Of `allocations`, which the rules look at together: what they need meanwhile stays small.
 _ROWS_AT_A_TIME = 65_536
+# Of `allocations`.
+_READ = tuple(dict.fromkeys([*OF_CATEGORIES, *OF_OWNERS, *OF_TIMELINE, "alloc_seq", "stage"]))
 
 
 def attribute_rows(
-    folder: FolderOf, target: FolderOf, end: Place, *, parts: int = 2
+    folder: FolderOf, target: FolderOf, end: Place, *, parts: int = AT_A_TIME
 ) -> dict[str, int]:
     """Writes DATASETS, each file under the name that it has, into empty folders.
 
@@ -111,16 +116,12 @@ class _Attribution:
         modules = ParameterModules(facts, self._parts["stacks"])
         shared = _Shared(facts, stages, modules, CategoryOf(_largest_id(parts)))
         target = self._target("allocations")
-        if at_a_time == 1:
-            for part in parts:
-                _write_part(part, target / part.path.name, shared)
-            return shared.category_of
-        with ThreadPoolExecutor(at_a_time, "memtrace-attribute") as pool:
-            written = [
-                pool.submit(_write_part, part, target / part.path.name, shared) for part in parts
-            ]
-            for future in written:
-                future.result()
+
+        def write(part: Part) -> None:
+            _write_part(part, target / part.path.name, shared)
+
+        for _ in in_order(write, parts, at_a_time=at_a_time):
+            pass
         return shared.category_of
 
     def _with_kind(self, table: pa.Table) -> pa.Table:
@@ -138,7 +139,7 @@ class _Attribution:
             if is_training is not None:
                 found[row] = len(words) - 1 if is_training else len(words) - 2
         kind = word_column(found, words)
-        return _replaced(table, {"kind": kind})
+        return table.set_column(table.column_names.index("kind"), "kind", kind)
 
     def _write(
         self, dataset: str, change: Callable[[pa.Table], pa.Table], more: pa.Table | None = None
@@ -185,30 +186,31 @@ def _largest_id(parts: list[Part]) -> int:
 
 
 def _write_part(part: Part, path: Path, shared: _Shared) -> None:
-    with ExitStack() as stack:
-        writer: PartWriter | None = None
-        for group in row_groups_of([part]):
-            table = _attributed(group.read(SCHEMAS["allocations"].names), shared)
-            if writer is None:
-                writer = stack.enter_context(PartWriter(path, "allocations", table.schema))
-            writer.write(table)
-        if writer is None:
-            stack.enter_context(PartWriter(path, "allocations", SCHEMAS["allocations"]))
+    groups = list(row_groups_of([part]))
+    if groups:
+        tables = (_attributed(group, shared) for group in groups)
+        replace_columns(part.path, "allocations", path, tables)
+    else:
+        _write_tables(path, "allocations", [])
     pa.default_memory_pool().release_unused()  # else it keeps a part's worth for each thread
 
 
-def _attributed(table: pa.Table, shared: _Shared) -> pa.Table:
-    """The rows with their columns of meaning; all others as they are, strings as dictionaries."""
+def _attributed(group: RowGroup, shared: _Shared) -> pa.Table:
+    """The columns of meaning, strings as dictionaries, and those that an older trace lacks."""
+    table = group.read(_READ)
     pieces = [
         _meaning(Columns(table.slice(at, _ROWS_AT_A_TIME)), shared)
         for at in range(0, max(table.num_rows, 1), _ROWS_AT_A_TIME)
     ]
-    changed = {
-        # One dictionary for the row group: Parquet writes the words themselves where there are two.
+    # One dictionary for the row group: Parquet writes the words themselves where there are two.
+    columns: dict[str, Any] = {
         name: pa.chunked_array([piece[name] for piece in pieces]).unify_dictionaries()
         for name in pieces[0]
     }
-    return _replaced(table, changed)
+    for field in SCHEMAS["allocations"]:
+        if field.name not in group.part.columns and field.name not in columns:
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+    return pa.table(columns)
 
 
 def _meaning(columns: Columns, shared: _Shared) -> dict[str, pa.Array[Any]]:
@@ -233,11 +235,3 @@ def _stage(columns: Columns, stages: StageOf) -> pa.Array[Any]:
     found = np.where(found == NONE, NONE, found + len(words))
     codes = np.where(stages.is_users(codes, words, born), codes, found)
     return word_column(codes, [*words, *AUTO_NAMES])
-
-
-def _replaced(
-    table: pa.Table, changed: Mapping[str, pa.Array[Any] | pa.ChunkedArray[Any]]
-) -> pa.Table:
-    for name, column in changed.items():
-        table = table.set_column(table.column_names.index(name), name, column)
-    return table

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memtrace.attribute.columns import NEVER, NONE, Columns, Flags, Int64s, places_of
+from memtrace.attribute.threads import in_order
 from memtrace.categories import CATEGORIES
-from memtrace.dataset import Part, row_groups_of
+from memtrace.dataset import Part, RowGroup, row_groups_of
 from memtrace.schema import SCHEMAS
 
 METRIC = "category"
@@ -176,9 +177,13 @@ def _bins(
     """The bins of every device, and which allocations events said to be freed."""
     devices: dict[str, Bins] = {}
     freed = category_of.nobody_freed()
-    for group in row_groups_of(events):
+
+    def read(group: RowGroup) -> tuple[Columns, _Changes]:
         columns = Columns.read(group, COLUMNS_OF_EVENTS)
-        changes = _Changes.of(columns, category_of, freed)
+        return columns, _Changes.of(columns, category_of)
+
+    for columns, all_changes in in_order(read, row_groups_of(events)):
+        changes = all_changes.without_ended(freed)
         if len(ends.seq):
             changes = changes.with_ends(ends, columns, category_of)
         for device, rows in changes.by_device():
@@ -192,6 +197,8 @@ class _Changes:
     """Changes of *allocated*, in the order of events."""
 
     seq: Int64s
+    id: Int64s
+    is_end: Flags
     time_ns: Int64s
     category: Int64s
     delta: Int64s
@@ -199,27 +206,47 @@ class _Changes:
     words: list[str]
 
     @classmethod
-    def of(cls, columns: Columns, category_of: CategoryOf, freed: Flags) -> _Changes:
+    def of(cls, columns: Columns, category_of: CategoryOf) -> _Changes:
+        """Of the first of its events here that end an allocation: a request, or a completion."""
         action = columns.codes("action", _ACTIONS)
         ids = columns.numbers("allocation_id")
         chosen = np.flatnonzero((action != NONE) & (ids != NEVER))
         category = category_of(ids[chosen])
         counted = category != _UNCOUNTED
         chosen, category = chosen[counted], category[counted]
-        is_free = action[chosen] >= _FIRST_FREE
-        keeps = ~is_free
-        keeps[is_free] = _new(ids[chosen[is_free]], freed)
-        chosen, category, is_free = chosen[keeps], category[keeps], is_free[keeps]
+        is_end = action[chosen] >= _FIRST_FREE
+        keeps = ~is_end
+        keeps[is_end] = _are_first(ids[chosen[is_end]])
+        chosen, category, is_end = chosen[keeps], category[keeps], is_end[keeps]
         block_bytes = columns.numbers("block_bytes")[chosen]
         block_bytes = np.where(block_bytes == NEVER, 0, block_bytes)
         devices, words = columns.words("device")
         return cls(
             columns.numbers("seq")[chosen],
+            ids[chosen],
+            is_end,
             columns.numbers("time_ns")[chosen],
             category.astype(np.int64),
-            np.where(is_free, -block_bytes, block_bytes),
+            np.where(is_end, -block_bytes, block_bytes),
             devices[chosen].astype(np.int64),
             words,
+        )
+
+    def without_ended(self, freed: Flags) -> _Changes:
+        """Without ends of what is `freed` already, which then has these, too."""
+        keeps = ~(self.is_end & freed[self.id])
+        freed[self.id[self.is_end]] = True
+        if keeps.all():
+            return self
+        return _Changes(
+            self.seq[keeps],
+            self.id[keeps],
+            self.is_end[keeps],
+            self.time_ns[keeps],
+            self.category[keeps],
+            self.delta[keeps],
+            self.device[keeps],
+            self.words,
         )
 
     def with_ends(self, ends: _Ends, columns: Columns, category_of: CategoryOf) -> _Changes:
@@ -232,6 +259,8 @@ class _Changes:
         time_ns = columns.numbers("time_ns")[np.searchsorted(seqs, seq)]
         return _Changes(
             np.insert(self.seq, at, seq),
+            np.insert(self.id, at, ids),
+            np.insert(self.is_end, at, True),
             np.insert(self.time_ns, at, time_ns),
             np.insert(self.category, at, category_of(ids)),
             np.insert(self.delta, at, -ends.block_bytes[first:last]),
@@ -246,13 +275,11 @@ class _Changes:
             yield self.words[code] if code != NONE else "", rows
 
 
-def _new(ids: Int64s, freed: Flags) -> Flags:
-    """Which frees end *allocated*: the request, and a completion that none came before."""
-    new = np.zeros(len(ids), np.bool_)
-    new[np.unique(ids, return_index=True)[1]] = True
-    new &= ~freed[ids]
-    freed[ids] = True
-    return new
+def _are_first(ids: Int64s) -> Flags:
+    """Which of them did not come before."""
+    first = np.zeros(len(ids), np.bool_)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first
 
 
 def _table(devices: dict[str, Bins]) -> pa.Table:

@@ -1,40 +1,37 @@
-"""Parquet is written by a second thread while the native code prepares the next batch."""
+"""Rows are written by a second thread while the native code prepares the next batch."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
-import pyarrow as pa
-
-from memtrace.dataset_writer import DatasetWriter
+from memtrace import _core
 
 # Batches that may wait: enough to keep both threads busy, few enough to bound memory.
 _MOST_WAITING = 3
 
-_Job = tuple[DatasetWriter, pa.Table, bool]
-
 
 class BackgroundWriter:
-    """Writes tables in the order they come; an error shows at the next call or at the end."""
+    """Hands batches to `write` in the order they come; an error shows at the next or at the end."""
 
-    def __init__(self) -> None:
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(_MOST_WAITING)
+    def __init__(self, write: Callable[[_core.Batch], None]) -> None:
+        self._write = write
+        self._batches: queue.Queue[_core.Batch | None] = queue.Queue(_MOST_WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="memtrace-write", daemon=True)
 
-    def write(self, writer: DatasetWriter, table: pa.Table, ends_part: bool) -> None:
+    def write(self, batch: _core.Batch) -> None:
         self._raise()
-        self._jobs.put((writer, table, ends_part))
+        self._batches.put(batch)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (batch := self._batches.get()) is not None:
             if self._error is not None:
                 continue  # keeps taking, so that nobody waits for room
-            writer, table, ends_part = job
             try:
-                writer.write(table, ends_part=ends_part)
+                self._write(batch)
             except BaseException as error:  # handed to the caller's thread
                 self._error = error
 
@@ -52,7 +49,7 @@ class BackgroundWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._jobs.put(None)
+        self._batches.put(None)
         self._thread.join()
         if error is None:
             self._raise()

@@ -90,10 +90,10 @@ class Compaction:
     def finish(self, spool: Spool) -> tuple[dict[str, Any], dict[str, int]]:
         """The process has ended: the rest. The totals of the conversion, the numbers of rows."""
         with self._files as files:
-            with BackgroundWriter() as background:
+            with BackgroundWriter(files.write) as background:
                 while not self._conversion.finished:
                     for batch in self._conversion.advance(ended=True, most_ns=_MOST_STEP_NS):
-                        files.write(batch, background)
+                        background.write(batch)
             rows = files.finish(spool)
         if not (self._work / "events").is_dir():
             raise MemtraceError(f"{self._work} was taken away")  # by another finaliser, that failed

@@ -270,10 +270,10 @@ def _write_events(
         advance = stack.enter_context(
             progress_bar("writing the trace", total=spool.reader.records, shown=progress)
         )
-        with BackgroundWriter() as background:
+        with BackgroundWriter(files.write) as background:
             while not conversion.finished:
                 for batch in conversion.advance():
-                    files.write(batch, background)
+                    background.write(batch)
                 advance(conversion.consumed - consumed)
                 consumed = conversion.consumed
         rows = files.finish(spool)

@@ -9,7 +9,6 @@ from types import TracebackType
 
 from memtrace import _core
 from memtrace.dataset_writer import DatasetWriter
-from memtrace.finalise.background import BackgroundWriter
 from memtrace.finalise.parquet import encoded, to_table
 from memtrace.finalise.samples import OutsideSamples
 from memtrace.finalise.spools import Spool
@@ -62,17 +61,13 @@ class ProcessFiles:
         }
         self.thinner = Thinner(self._closed_parts) if thinned else None
 
-    def write(self, batch: _core.Batch, background: BackgroundWriter | None = None) -> None:
-        """Writes the rows now, or has them written."""
+    def write(self, batch: _core.Batch) -> None:
         self._outside.look(batch)
         writer = self._writers[batch.dataset]
         table = to_table(batch.dataset, list(batch.columns))
         if self.thinner is not None and batch.dataset == "events":
             self.thinner.peaks.look(table)
-        if background is None:
-            writer.write(table, ends_part=batch.ends_part)
-        else:
-            background.write(writer, table, batch.ends_part)
+        writer.write(table, ends_part=batch.ends_part)
 
     def end_parts(self) -> None:
         """What was written can be read, and written anew."""
