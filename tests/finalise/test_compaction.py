@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,6 +98,51 @@ def test_another_finaliser_was_at_work_meanwhile(spool: Path, tmp_path: Path) ->
     shutil.rmtree(work_folder(shared, key_of(spool)))
     finalise(shared, compactions={key_of(spool): compaction})
     assert all_rows(shared) == all_rows(whole)
+
+
+def test_it_goes_on_when_a_spool_could_not_be_opened(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors are short now and then."""
+    trace = tmp_path / "t.memtrace"
+    copied(spool, trace)
+    held, refused = compactors.held, []
+
+    @contextmanager
+    def refusing(spool_dir: Path, *, wait: bool = True) -> Iterator[bool]:
+        if not refused:
+            refused.append(spool_dir)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        with held(spool_dir, wait=wait) as is_ours:
+            yield is_ours
+
+    monkeypatch.setattr(compactors, "held", refusing)
+    monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
+    compactor = Compactor(trace)
+    compactor._large_bytes = 1
+    compactor.start()
+    deadline_s = time.monotonic() + 60
+    while not compactor._compactions and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    begun = compactor.stop()
+    assert refused
+    assert list(begun) == [key_of(spool)]
+
+
+def test_the_finaliser_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        process = start(tmp_path / "t.memtrace", TRAINING, "1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    finaliser = finaliser_of(tmp_path / "t.memtrace")
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (256, hard)
+    deadline_s = time.monotonic() + 30  # it begins with little priority
+    while resource.prlimit(finaliser, resource.RLIMIT_NOFILE) != (hard, hard):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    process.communicate(b"\n")
 
 
 def test_a_program_is_compacted_while_it_runs(

@@ -55,9 +55,10 @@ class Compactor:
         period_s = _PERIOD_S if self._max_disk_bytes is None else _PERIOD_ON_LITTLE_DISK_S
         while not self._stopping.is_set():
             idle = True
-            for folder in self._trace_dir.glob("spool/process=*"):
-                if not self._stopping.is_set():
-                    idle = self._step(folder) and idle
+            with suppress(OSError):  # no descriptors are left: perhaps there are some later
+                for folder in self._trace_dir.glob("spool/process=*"):
+                    if not self._stopping.is_set():
+                        idle = self._step(folder) and idle
             if idle:
                 self._stopping.wait(period_s)
 
