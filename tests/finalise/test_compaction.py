@@ -129,6 +129,26 @@ def test_it_goes_on_when_a_spool_could_not_be_opened(
     assert list(begun) == [key_of(spool)]
 
 
+@pytest.mark.parametrize("max_disk_bytes", [None, 1 << 30])
+def test_only_without_a_limit_it_has_the_lowest_priority(
+    tmp_path: Path, max_disk_bytes: int | None
+) -> None:
+    """What it has not read yet takes disk: within a limit it must keep up on a busy machine."""
+    compactor = Compactor(tmp_path, max_disk_bytes=max_disk_bytes)
+    compactor.start()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    wanted = own if max_disk_bytes else 19
+    deadline_s = time.monotonic() + 10
+    while (
+        os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) != wanted
+        and time.monotonic() < deadline_s
+    ):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) == wanted
+    compactor.stop()
+
+
 def test_the_finaliser_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
