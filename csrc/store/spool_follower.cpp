@@ -213,12 +213,16 @@ bool SpoolFollower::take_appended(uint32_t number, Log& log) {
   auto found = log.appended.find(log.chunk);
   if (found == log.appended.end())
     return false;
-  if (!found->second.packed && !take_raw(number, log, found->second.at)) {
+  if (!found->second.packed) {
+    if (take_raw(number, log, found->second.at))
+      return true;
     list_packed(); // it was packed before it was taken out
     found = log.appended.find(log.chunk);
   }
   if (found->second.packed)
     take_packed(log, found->second.at);
+  else
+    ++missing_chunks_; // packed, and given up
   return true;
 }
 

@@ -43,13 +43,12 @@ bool any_byte_set(const uint8_t* data, size_t size) {
 SpoolReader::SpoolReader(const std::string& directory)
     : control_(read_control(directory + "/control.bin")),
       windows_file_(directory + "/windows.bin", MappedFile::Missing::empty),
-      records_file_(directory + "/records.bin"), packed_files_(directory),
-      text_(directory + "/text.log") {
-  // The windows come first: of a chunk found in two files, theirs is the whole copy.
+      packed_files_(directory), text_(directory + "/text.log") {
   ChunksByLog by_log;
   collect_chunks(windows_file_, by_log);
-  collect_chunks(records_file_, by_log);
-  packed_files_.read_on(); // what was taken out of records.bin meanwhile
+  records_file_ = std::make_unique<MappedFile>(directory + "/records.bin");
+  collect_chunks(*records_file_, by_log);
+  packed_files_.read_on();
   collect_packed(by_log);
   chain_chunks(by_log);
 }
@@ -152,15 +151,18 @@ void SpoolReader::unpack(const ChunkRecords& chunk) const {
     ++bad_chunks_;
 }
 
-// The chunks of each log in their order.
+// The chunks of each log in their order. One that is found twice may be cut short in either place:
+// its window was looked at before it was full, or the disk was full when it was appended.
 void SpoolReader::chain_chunks(ChunksByLog& by_log) {
   for (auto& [log, chunks] : by_log) {
-    std::ranges::stable_sort(chunks, {}, &Chunk::index);
+    std::ranges::stable_sort(chunks, [](const Chunk& a, const Chunk& b) {
+      return a.index != b.index ? a.index < b.index : a.records.count > b.records.count;
+    });
     LogRecords records;
     uint64_t expected = 0;
     for (const Chunk& chunk : chunks) {
       if (chunk.index < expected)
-        continue; // the window's copy was taken
+        continue; // the longer copy was taken
       missing_chunks_ += chunk.index - expected;
       expected = chunk.index + 1;
       records_count_ += chunk.records.count;
@@ -194,11 +196,11 @@ void SpoolReader::release(const ChunkRecords& chunk) const {
       madvise(reinterpret_cast<char*>(unpacked_) + start, end - start, MADV_DONTNEED);
     return;
   }
-  if (!records_file_.holds(chunk.records)) // a window: one of few
+  if (!records_file_->holds(chunk.records)) // a window: one of few
     return;
   const auto* start = reinterpret_cast<const uint8_t*>(chunk.records - 1); // its header
-  records_file_.release(static_cast<size_t>(start - records_file_.data()),
-                        (chunk.count + 1) * kRecordBytes);
+  records_file_->release(static_cast<size_t>(start - records_file_->data()),
+                         (chunk.count + 1) * kRecordBytes);
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> SpoolReader::damage() const {

@@ -12,6 +12,7 @@
 #include "store/tick_scale.h"
 
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -71,8 +72,10 @@ class SpoolReader {
   void unpack(const ChunkRecords& chunk) const;
 
   Control control_;
-  MappedFile windows_file_, records_file_;
-  PackedFiles packed_files_; // opened after records.bin: what has left that is in this
+  // Each is opened, or listed on, after the one before: what has left that is in this.
+  MappedFile windows_file_;
+  std::unique_ptr<const MappedFile> records_file_;
+  PackedFiles packed_files_;
   TextTable text_;
   // Addresses for all records that are packed, and which of its chunks are unpacked there.
   Record* unpacked_ = nullptr;

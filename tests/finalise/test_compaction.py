@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,10 @@ def disk_bytes(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
+def packed_bytes(spool: Path) -> int:
+    return sum(map(disk_bytes, spool.glob("packed-*.bin")))
+
+
 def test_the_rows_are_those_of_a_conversion_afterwards(spool: Path, tmp_path: Path) -> None:
     whole, followed = tmp_path / "whole.memtrace", tmp_path / "followed.memtrace"
     copied(spool, whole)
@@ -48,7 +56,7 @@ def test_the_rows_are_those_of_a_conversion_afterwards(spool: Path, tmp_path: Pa
     records = _core.SpoolReader(spool).records
     assert compaction.records == records
     assert disk_bytes(place / "records.bin") < 5 << 20  # the last of it stays as it is
-    assert sum(map(disk_bytes, place.glob("packed-*.bin"))) * 4 < records * 64
+    assert packed_bytes(place) * 4 < records * 64
     finalise(followed, compactions={key_of(spool): compaction})
     assert all_rows(followed) == all_rows(whole)
     assert not list(followed.glob(".*"))
@@ -96,48 +104,116 @@ def test_another_finaliser_was_at_work_meanwhile(spool: Path, tmp_path: Path) ->
     assert all_rows(shared) == all_rows(whole)
 
 
+def test_it_goes_on_when_a_spool_could_not_be_opened(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors are short now and then."""
+    trace = tmp_path / "t.memtrace"
+    copied(spool, trace)
+    held, refused = compactors.held, []
+
+    @contextmanager
+    def refusing(spool_dir: Path, *, wait: bool = True) -> Iterator[bool]:
+        if not refused:
+            refused.append(spool_dir)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        with held(spool_dir, wait=wait) as is_ours:
+            yield is_ours
+
+    monkeypatch.setattr(compactors, "held", refusing)
+    monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
+    compactor = Compactor(trace)
+    compactor._large_bytes = 1
+    compactor.start()
+    deadline_s = time.monotonic() + 60
+    while not compactor._compactions and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    begun = compactor.stop()
+    assert refused
+    assert list(begun) == [key_of(spool)]
+
+
+@pytest.mark.parametrize("max_disk_bytes", [None, 1 << 30])
+def test_only_without_a_limit_it_has_the_lowest_priority(
+    tmp_path: Path, max_disk_bytes: int | None
+) -> None:
+    """What it has not read yet takes disk: within a limit it must keep up on a busy machine."""
+    compactor = Compactor(tmp_path, max_disk_bytes=max_disk_bytes)
+    compactor.start()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    wanted = own if max_disk_bytes else 19
+    deadline_s = time.monotonic() + 10
+    while (
+        os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) != wanted
+        and time.monotonic() < deadline_s
+    ):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) == wanted
+    compactor.stop()
+
+
+def test_the_finaliser_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        program = start(tmp_path / "t.memtrace", TRAINING, "1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with program as process:
+        finaliser = finaliser_of(tmp_path / "t.memtrace")
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (256, hard)
+        deadline_s = time.monotonic() + 30  # it begins with little priority
+        while resource.prlimit(finaliser, resource.RLIMIT_NOFILE) != (hard, hard):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+
+
 def test_a_program_is_compacted_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the finaliser beside it; short recordings are left alone until their end."""
     trace = tmp_path / "t.memtrace"
-    process = start(trace, TRAINING, "1500", options=("--max-disk", "10GiB"))
-    (spool,) = (trace / "spool").glob("process=*")
-    finaliser = finaliser_of(trace)
-    os.kill(finaliser, signal.SIGSTOP)  # its work is ours
     compactor = Compactor(trace)
     monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
     monkeypatch.setattr(compactions, "_SETTLE_NS", 200_000_000)
     compactor._large_bytes = 1 << 20
-    assert process.stdin is not None
-    compactor.start()
-    time.sleep(0.3)
-    assert not list(trace.glob(".*"))
-    process.stdin.write(b"\n")
-    process.stdin.flush()
-    deadline_s = time.monotonic() + 60
-    while not list(spool.glob("packed-*.bin")) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    packed = list(spool.glob("packed-*.bin"))
-    late = _core.SpoolReader(spool)  # whoever looks at it now sees it whole
-    assert late.records > 0
-    assert late.damage()["missing_chunks"] == 0
-    live = _core.Live(str(spool))
-    while not live.advance(ended=False, most_ns=1_000_000_000):
-        pass
-    assert packed
-    process.stdin.close()
-    # The program ends its recording, and waits for an answer that we give.
-    while not _core.SpoolReader(spool).control["complete"]:
-        time.sleep(0.05)
-    begun = compactor.stop()
-    assert list(begun) == [key_of(spool)]
-    assert begun[key_of(spool)].records > 10_000
-    finalise(trace, compactions=begun)
-    os.kill(finaliser, signal.SIGCONT)
-    assert process.wait() == 0
-    assert process.stdout is not None
-    process.stdout.close()
+    with ExitStack() as stack:  # what fails here leaves no process for other tests to hear of
+        options = ("--max-disk", "10GiB")
+        process = stack.enter_context(start(trace, TRAINING, "1500", options=options))
+        (spool,) = (trace / "spool").glob("process=*")
+        finaliser = finaliser_of(trace)
+        os.kill(finaliser, signal.SIGSTOP)  # its work is ours
+        stack.callback(os.kill, finaliser, signal.SIGCONT)
+        stack.callback(compactor.stop)
+        compactor.start()
+        time.sleep(0.3)
+        assert not list(trace.glob(".*"))
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        deadline_s = time.monotonic() + 60
+        while not packed_bytes(spool) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert packed_bytes(spool)
+        late = _core.SpoolReader(spool)  # whoever looks at it now sees it whole
+        assert late.records > 0
+        assert late.damage()["missing_chunks"] == 0
+        live = _core.Live(str(spool))
+        while not live.advance(ended=False, most_ns=1_000_000_000):
+            pass
+        # The program ends its recording, and waits for an answer that we give: until then it is
+        # compacted, on a busy machine mostly after its end.
+        while not _core.SpoolReader(spool).control["complete"]:
+            time.sleep(0.05)
+        compaction = compactor._compactions[key_of(spool)]
+        while compaction.records <= 10_000 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        begun = compactor.stop()
+        assert begun == {key_of(spool): compaction}
+        assert compaction.records > 10_000
+        finalise(trace, compactions=begun)
+    assert process.returncode == 0
     wait_for_finaliser(trace)
     row = all_rows(trace)["processes"].to_pylist()[0]
     assert row["lost_total"] == 0

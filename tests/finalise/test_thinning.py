@@ -132,6 +132,27 @@ def test_who_held_the_peak_is_known_to_the_byte(traces: tuple[Path, Path]) -> No
     assert text[0].replace(str(traces[0]), "T") == text[1].replace(str(traces[1]), "T")
 
 
+def test_what_stages_held_at_most_and_at_their_end_is_exact(traces: tuple[Path, Path]) -> None:
+    """Those of the program, and those that are found afterwards: load, idle, training."""
+    told = [json.loads(run_memtrace("stages", str(trace), "--json").out) for trace in traces]
+    stages = [answer["devices"][0]["stages"] for answer in told]
+    assert {stage["name"] for stage in stages[0]} >= {"load", "idle", "training", "stage 1"}
+    for whole, thinned in zip(*stages, strict=True):
+        for moment in ("peak", "end"):
+            held = [
+                [line["bytes"] for line in stage[moment]["lines"] if line["name"] == "tensors"]
+                for stage in (whole, thinned)
+            ]
+            assert held[0] == held[1], (whole["name"], moment)
+
+
+def test_a_peak_that_only_all_rows_give_is_refused(traces: tuple[Path, Path]) -> None:
+    shown = run_memtrace("peak", str(traces[1]), "--of", "requested")
+    assert shown.status == 1
+    assert b"the peak of what was requested is not known" in shown.err
+    assert shown.err.count(b"\n") == 1
+
+
 @pytest.mark.parametrize("command", ["summary", "peak", "tree", "stages", "leaks", "diff"])
 def test_every_answer_says_it(traces: tuple[Path, Path], command: str) -> None:
     more = [str(traces[1])] if command == "diff" else []
@@ -149,7 +170,8 @@ def test_it_can_be_attributed_again(traces: tuple[Path, Path], tmp_path: Path) -
 
 def test_it_is_said_in_the_output_and_a_replay_is_refused(traces: tuple[Path, Path]) -> None:
     shown = run_memtrace("peak", str(traces[1]))
-    assert b"left out to stay within --max-disk 4.00 MiB: totals and peaks have them" in shown.out
+    said = b"out to stay within --max-disk 4.00 MiB: totals, peaks and ends of stages have them"
+    assert said in shown.out
     assert b"left out" not in run_memtrace("peak", str(traces[0])).out
     with pytest.raises(MemtraceError, match="its requests cannot be replayed"):
         read_requests(open_trace(traces[1]))

@@ -292,16 +292,24 @@ def cut_windows(path: Path, random: Random, chunk_bytes: int) -> dict[int, int]:
     return left
 
 
+def killed(
+    trace_dir: Path, random: Random, happenings: int
+) -> tuple[list[Happening], SpoolWriter, int]:
+    """A stream, the spool of its process, which did not come to its end, and bytes of a chunk."""
+    stream = random_stream(random, happenings=happenings, to_be_cut=True)
+    chunk_bytes = _RECORD_BYTES * random.choice([3, 17, 128])
+    spool = SpoolWriter(trace_dir, chunk_bytes=chunk_bytes, end=None, exit_status=None)
+    write(stream, StreamWriter(spool, 3, lambda at: _NS_PER_PLACE * at))
+    return stream, spool, chunk_bytes
+
+
 @_SETTINGS
 @given(seed=st.integers(0, 1 << 32), happenings=st.integers(1, 300))
 def test_of_a_killed_process_all_that_is_whole_is_there(
     tmp_path: Path, seed: int, happenings: int
 ) -> None:
     trace_dir, random = fresh(tmp_path), Random(seed)
-    stream = random_stream(random, happenings=happenings, to_be_cut=True)
-    chunk_bytes = _RECORD_BYTES * random.choice([3, 17, 128])
-    spool = SpoolWriter(trace_dir, chunk_bytes=chunk_bytes, end=None, exit_status=None)
-    write(stream, StreamWriter(spool, 3, lambda at: _NS_PER_PLACE * at))
+    stream, spool, chunk_bytes = killed(trace_dir, random, happenings)
     path = spool.finish(last_chunks_in_windows=True)
     kept = {**whole_records(stream), **cut_windows(path, random, chunk_bytes)}
     left = surviving(stream, kept)
@@ -314,10 +322,7 @@ def test_of_a_file_that_was_cut_all_that_is_whole_is_there_and_the_rest_is_count
     tmp_path: Path, seed: int, happenings: int
 ) -> None:
     trace_dir, random = fresh(tmp_path), Random(seed)
-    stream = random_stream(random, happenings=happenings, to_be_cut=True)
-    chunk_bytes = _RECORD_BYTES * random.choice([3, 17, 128])
-    spool = SpoolWriter(trace_dir, chunk_bytes=chunk_bytes, end=None, exit_status=None)
-    write(stream, StreamWriter(spool, 3, lambda at: _NS_PER_PLACE * at))
+    stream, spool, chunk_bytes = killed(trace_dir, random, happenings)
     path = spool.finish()
     data = (path / "records.bin").read_bytes()
     end = random.randrange(len(data) + 1) if data else 0

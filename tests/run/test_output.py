@@ -97,7 +97,8 @@ def test_force_deletes_no_file_that_memtrace_did_not_write() -> None:
     "events/notes.txt", "events/mine/notes.txt", "events/process=a-99999999-b/notes.txt",
     "events/process=a-1-b/mine/part-00000.parquet", "events/part-00000.parquet",
     "spool/notes.txt", "spool/process=a-99999999-b/notes.txt", "spool/mine/text.log",
-    "spool/unrecorded/notes.txt", "steps/mine",
+    "spool/unrecorded/notes.txt", "steps/mine", "events/process=a-1-b/part-00000.thinned",
+    ".finalising-a-1-b/events/mine/part-00000.parquet",
 ])  # fmt: skip
 def test_force_deletes_no_file_inside_a_dataset_either(place: str) -> None:
     file = Path(create_trace("x", "unused", force=False), place)
@@ -114,7 +115,9 @@ def test_force_replaces_all_that_memtrace_leaves() -> None:
     for place in (
         "events/process=a-1-b/part-00000.parquet", "spool/process=a-99999999-b/control.bin",
         "spool/process=a-99999999-b/text.log", "spool/.done-process=a-1-b/records.bin",
-        "spool/unrecorded/12", "spool/end.fifo",
+        "spool/unrecorded/12", "spool/end.fifo", ".finalising-a-1-b/events/part-00000.parquet",
+        ".finalising-a-1-b/allocations/part-00003.thinned",
+        ".finalising-a-1-b/attributed/allocations/part-00000.parquet",
     ):  # fmt: skip
         (trace / place).parent.mkdir(parents=True, exist_ok=True)
         (trace / place).touch()

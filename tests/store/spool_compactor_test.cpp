@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <doctest/doctest.h>
+#include <filesystem>
 #include <fstream>
 #include <sys/stat.h>
 #include <thread>
@@ -150,4 +151,25 @@ TEST_CASE("a follower that is behind finds what another one packed") {
   seen.insert(seen.end(), rest.begin(), rest.end());
   CHECK(seen == all);
   CHECK(behind.missing_chunks() == 0);
+}
+
+TEST_CASE("what was packed and given up before it was read is counted") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  uint64_t number = 0;
+  for (size_t i = 0; i < 160 * kRecordsPerChunk; ++i)
+    append(log, ++number);
+  SpoolFollower behind(spool.path()), ahead(spool.path());
+  behind.look(false);
+  size_t seen = 0;
+  while (behind.next())
+    ++seen;
+  SpoolCompactor compactor(spool.path());
+  followed(ahead);
+  REQUIRE(compactor.compact(ahead));
+  REQUIRE(std::filesystem::remove(spool.path() + "/packed-0.bin"));
+  seen += followed(behind).size();
+  CHECK(behind.missing_chunks() > 0);
+  CHECK(seen + behind.missing_chunks() * kRecordsPerChunk == number);
 }

@@ -64,6 +64,17 @@ TEST_CASE("of a chunk in both files the window's copy is the whole one") {
   CHECK(all_damage(reader) == 0);
 }
 
+TEST_CASE("of a window that was copied before it was full the appended copy is the whole one") {
+  SpoolBuilder spool;
+  const auto record = [](uint64_t ticks) { return event_record(ticks, Action::alloc); };
+  spool.records = SpoolBuilder::chunk(1, 0, {record(1), record(2), record(3)});
+  spool.windows =
+      SpoolBuilder::chunk(1, 0, {record(1)}) + SpoolBuilder::chunk(1, 1, {record(4), record(5)});
+  const SpoolReader reader(spool.write());
+  CHECK(reader.records() == 5);
+  CHECK(all_damage(reader) == 0);
+}
+
 TEST_CASE("a file cut within a record keeps the records before it") {
   SpoolBuilder spool;
   const Record record = event_record(1, Action::alloc);

@@ -121,6 +121,11 @@ def _by_upper_bound(
 
 def _highest_requested(trace: Trace, process: str, device: str) -> Highest | None:
     """Requested bytes have no running total in the events: they are summed from lifetimes."""
+    if any(found.key == process and found.dropped for found in trace.process_list):
+        raise MemtraceError(
+            f"{trace.path}: small allocations were left out (run --max-disk): the peak of what was "
+            "requested is not known, that of allocated, active and reserved bytes is"
+        )
     # As torch counts them: a CUDA block's request lasts until its free is completed.
     end = "free_seq" if device == "cpu" else "release_seq"
     starts, ends, sizes = [], [], []

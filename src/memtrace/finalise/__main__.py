@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import select
 import signal
 import sys
@@ -42,6 +43,7 @@ def main() -> int:
     arguments = _parse()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _take_all_descriptors()
     trace_dir = Path(arguments.trace)
     shown = arguments.shown or str(trace_dir)
     finished = False
@@ -90,6 +92,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--max-disk", type=int)  # bytes
     return parser.parse_args()
+
+
+def _take_all_descriptors() -> None:
+    # Of each process that is compacted some ten files are open, and a program may have hundreds.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Sampling:

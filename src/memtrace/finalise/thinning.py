@@ -4,8 +4,9 @@ Rows go in rounds. In a part of `allocations`, the oldest parts first, the small
 go; with them their events, their names, and the operator calls of which then nobody speaks. What is
 older has been through more rounds, so it is known by ever larger allocations only. Always kept: who
 was live at a peak of a device, whatever is no plain allocation (segments, failures, what was there
-before), the highest events of every few hundred, so that a curve keeps its peaks. Each event that
-is left has the device's sums, which count all: totals and peaks stay exact.
+before), and the events that show what was held at most and at the end, of a stage and of every few
+hundred events. Each event that is left has the device's sums, which count all: totals and peaks
+stay exact. (Of a block that is open while rows go, it is not known yet where it began.)
 """
 
 from __future__ import annotations
@@ -21,17 +22,15 @@ import pyarrow as pa
 from memtrace.attribute.columns import NEVER, NONE, Columns
 from memtrace.dataset import Part, RowGroup, row_groups_of
 from memtrace.dataset_writer import PartWriter
+from memtrace.finalise.landmarks import METRICS, ClosedParts, bounds_of_stages, landmarks
 from memtrace.schema import SCHEMAS
 
 Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-ClosedParts = Callable[[str], Sequence[Path]]
 
-METRICS = ("allocated_bytes", "active_bytes", "reserved_bytes")
 #: The datasets that lose rows.
 THINNED = ("allocations", "events", "operators", "names")
 _OF_ALLOCATIONS = ("alloc", "free_requested", "free_completed")
-_EVENTS_PER_PEAK = 512
 _OLD = 3 / 4  # of the parts: the newest are not thinned
 
 
@@ -50,6 +49,8 @@ class Peaks:
             rows = np.flatnonzero(codes == code)
             for metric in METRICS if len(rows) else ():
                 values = columns.numbers(metric)[rows]
+                if values[0] == NEVER:  # the device has no such total
+                    continue
                 at = int(values.argmax())
                 if int(values[at]) > self._best.get((device, metric), (-1, 0))[0]:
                     self._best[device, metric] = int(values[at]), int(seqs[rows[at]])
@@ -133,6 +134,7 @@ class Thinner:
     def _thin_others(self, gone: Int64s) -> None:
         calls_gone: list[Int64s] = []
         calls_kept: list[Int64s] = []
+        bounds = bounds_of_stages(self._closed_parts)
 
         def speaks_of(group: RowGroup) -> bool:
             bounds = group.bounds("allocation_id")
@@ -146,7 +148,8 @@ class Thinner:
         def keeps_event(columns: Columns) -> Flags:
             plain = columns.codes("action", _OF_ALLOCATIONS) != NONE
             kept: Flags = ~(plain & _is_in(columns.numbers("allocation_id"), gone))
-            kept |= np.isin(columns.numbers("seq"), self.peaks.seqs) | _highest(columns)
+            kept |= np.isin(columns.numbers("seq"), self.peaks.seqs)
+            kept |= landmarks(columns, bounds)
             calls = columns.numbers("operator_call_id")
             calls_gone.append(np.unique(calls[~kept]))
             calls_kept.append(np.unique(calls[kept]))
@@ -213,18 +216,3 @@ def _is_in(ids: Int64s, chosen: Int64s) -> Flags:
     places = np.minimum(np.searchsorted(chosen, ids), len(chosen) - 1)
     found: Flags = chosen[places] == ids
     return found
-
-
-def _highest(events: Columns) -> Flags:
-    """Of every few hundred events of a device the one after which it held most, by each metric."""
-    codes, words = events.words("device")
-    chosen = np.zeros(len(codes), np.bool_)
-    for code in range(len(words)):
-        rows = np.flatnonzero(codes == code)
-        for metric in METRICS if len(rows) else ():
-            values = events.numbers(metric)[rows]
-            whole = -(-len(rows) // _EVENTS_PER_PEAK) * _EVENTS_PER_PEAK
-            padded = np.pad(values, (0, whole - len(rows)), constant_values=-1)
-            best = padded.reshape(-1, _EVENTS_PER_PEAK).argmax(axis=1)
-            chosen[rows[best + np.arange(len(best)) * _EVENTS_PER_PEAK]] = True
-    return chosen

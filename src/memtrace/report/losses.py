@@ -54,7 +54,8 @@ def dropped_text(process: Process) -> str:
         return ""
     return (
         f"{count(dropped.allocations, 'allocation')} of up to {size(dropped.largest_bytes)} left "
-        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: totals and peaks have them"
+        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: totals, peaks and ends of "
+        "stages have them, other moments may not"
     )
 
 

@@ -172,14 +172,17 @@ def _is_own_file(within: list[str], name: str) -> bool:
         if below == ["unrecorded"]:
             return name.isdigit()
         return len(below) == 1 and "process=" in below[0] and name.endswith((".bin", ".log"))
-    if not top.startswith("."):  # else .finalising-KEY/DATASET: a finaliser was stopped
+    if not top.startswith("."):
         below = [word for word in below if not word.startswith("process=")]
-        return len(within) == 2 and not below and _is_part(name)
-    return len(below) == 1 and _is_part(name)
+        return len(within) == 2 and not below and _is_part(name, ".parquet")
+    # .finalising-KEY/DATASET: a finaliser was stopped, perhaps while it wrote some rows anew.
+    if below[:1] == ["attributed"]:
+        del below[0]
+    return len(below) == 1 and _is_part(name, (".parquet", ".thinned"))
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith("part-") and name.endswith(".parquet")
+def _is_part(name: str, ends: str | tuple[str, ...]) -> bool:
+    return name.startswith("part-") and name.endswith(ends)
 
 
 def is_trace(path: str) -> bool:
