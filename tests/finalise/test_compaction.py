@@ -16,16 +16,20 @@ import pytest
 
 from finalise.recorded_spools import all_rows, copied, finaliser_of, leave_spool, start
 from memtrace import _core
+from memtrace.errors import MemtraceError
 from memtrace.finalise import compaction as compactions
 from memtrace.finalise import compactor as compactors
 from memtrace.finalise import finalise
 from memtrace.finalise.compaction import Compaction
 from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.convert import recover
-from memtrace.finalise.process_files import work_folder
-from program_runs import wait_for_finaliser
+from memtrace.finalise.process_files import make_anew, work_folder
+from memtrace.finalise.spools import open_spool
+from program_runs import memtrace as run
+from program_runs import processes, wait_for_finaliser
 
-TRAINING = Path(__file__).parents[1] / "programs" / "compaction" / "training.py"
+PROGRAMS = Path(__file__).parents[1] / "programs" / "compaction"
+TRAINING, LEFT_BEHIND = PROGRAMS / "training.py", PROGRAMS / "left_behind.py"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,62 @@ def test_another_finaliser_was_at_work_meanwhile(spool: Path, tmp_path: Path) ->
     assert all_rows(shared) == all_rows(whole)
 
 
+def test_another_finaliser_has_begun_meanwhile(spool: Path, tmp_path: Path) -> None:
+    """What it writes is neither mixed with ours nor taken away."""
+    compaction = Compaction(key_of(spool), copied(spool, tmp_path), tmp_path)
+    compaction.step()
+    work = work_folder(tmp_path, key_of(spool))
+    make_anew(work)
+    (work / "events").mkdir()
+    with pytest.raises(MemtraceError, match="was taken away"):
+        compaction.step()
+    with pytest.raises(MemtraceError, match="was taken away"):
+        compaction.finish(open_spool(key_of(spool), spool))
+    compaction.abandon()
+    assert [file.name for file in work.iterdir()] == ["events"]
+
+
+def test_what_was_begun_goes_on_after_a_stop(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program has ended, a child of it not yet."""
+    monkeypatch.setattr(compactions, "_MOST_STEP_NS", 1_000_000)
+    copied(spool, tmp_path)
+    work = work_folder(tmp_path, key_of(spool))
+    compactor = Compactor(tmp_path)
+    compactor._large_bytes = 1
+    compactor.start()
+    deadline_s = time.monotonic() + 60
+    while not compactor._compactions and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    (begun,) = compactor.stop().values()
+    read = begun.records
+    assert read < _core.SpoolReader(spool).records
+    compactor.start()
+    while begun.records == read and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert list(compactor.stop().values()) == [begun]
+    assert begun.records > read
+    assert work.exists()
+    compactor.abandon()
+    assert not work.exists()
+
+
+def test_within_a_limit_the_finaliser_stays_as_long_as_a_child(tmp_path: Path) -> None:
+    """What it gave up of the child's records is in its tables alone."""
+    trace = tmp_path / "t.memtrace"
+    assert run("run", "--quiet", "--max-disk", "64MiB", "-o", trace, LEFT_BEHIND).status == 0
+    deadline_s = time.monotonic() + 60
+    while (trace / "spool").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    assert not (trace / "spool").exists()
+    main, child = processes(trace)
+    assert main["start_method"] == "main"
+    assert child["complete"] is True
+    assert child["events"] >= 200_000
+    assert child["lost_total"] == 0
+
+
 def test_it_goes_on_when_a_spool_could_not_be_opened(
     spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,12 +204,12 @@ def test_only_without_a_limit_it_has_the_lowest_priority(
     wanted = own if max_disk_bytes else 19
     deadline_s = time.monotonic() + 10
     while (
-        os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) != wanted
+        os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id) != wanted
         and time.monotonic() < deadline_s
     ):
         time.sleep(0.01)
     time.sleep(0.2)
-    assert os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id or 0) == wanted
+    assert os.getpriority(os.PRIO_PROCESS, compactor._thread.native_id) == wanted
     compactor.stop()
 
 

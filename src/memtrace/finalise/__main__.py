@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import resource
 import select
@@ -18,7 +19,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memtrace import _core
 from memtrace.finalise import use_little_memory
@@ -27,13 +27,11 @@ from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
 from memtrace.run.output import pid_of_key
 from memtrace.sample.sampler import Sampler
 
-if TYPE_CHECKING:
-    from memtrace.finalise.compaction import Compaction
-
-_POLL_S = 0.5  # only where the kernel has no pidfd
+_POLL_S = 0.5
 # The answer waits this long for children that end at the same time as the program, and this long
 # the finaliser stays for those that end because the program is gone: multiprocessing's fork server,
-# DataLoader workers of a killed program. What lives longer is left for `recover`.
+# DataLoader workers of a killed program. What lives longer is left for `recover`; but not where a
+# limit of disk space goes on to hold, for which records were given up that are in tables alone.
 _CHILDREN_S = 0.5
 _ORPHANS_S = 10.0
 
@@ -55,7 +53,7 @@ def main() -> int:
             end = _wait_for_end(arguments, Sampling(arguments.trace))
             _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
             seal_main(trace_dir, arguments.pid, end)
-        _convert(trace_dir, quiet=arguments.quiet, compactions=compactor.stop())
+        _convert(trace_dir, compactor, quiet=arguments.quiet)
         if not arguments.quiet:
             _print_summary(trace_dir, shown)
         finished = True
@@ -73,9 +71,12 @@ def main() -> int:
     beside_the_program = arguments.pid and arguments.ended is None
     if finished and beside_the_program and any((trace_dir / "spool").glob("process=*")):
         _let_go_of_standard_error()
-        _wait_for_children(trace_dir, arguments.pid, _ORPHANS_S)
         with contextlib.suppress(Exception):  # every reader tries again
-            _convert(trace_dir, quiet=True)
+            compactor.start()
+            orphans_s = _ORPHANS_S if arguments.max_disk is None else math.inf
+            _wait_for_children(trace_dir, arguments.pid, orphans_s)
+            _convert(trace_dir, compactor, quiet=True)
+    compactor.abandon()
     _remove_fifos(trace_dir)
     return 0 if finished else 1
 
@@ -147,13 +148,13 @@ def _wait_for_end(arguments: argparse.Namespace, sampling: Sampling) -> ProcessE
 
 
 def _wait_for_children(trace_dir: Path, main_pid: int, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
+    began_s = time.monotonic()
+    while (waited_s := time.monotonic() - began_s) < limit_s:
         spools = (trace_dir / "spool").glob("process=*")
         children = (spool for spool in spools if pid_of_key(spool.name) != main_pid)
         if all(_core.writer_life(str(child)) != "running" for child in children):
             return
-        time.sleep(0.02)
+        time.sleep(max(0.02, min(waited_s / 50, _POLL_S)))
 
 
 def _is_running(pid: int) -> bool:
@@ -164,14 +165,13 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
 
 
-def _convert(
-    trace_dir: Path, *, quiet: bool, compactions: dict[str, Compaction] | None = None
-) -> None:
+def _convert(trace_dir: Path, compactor: Compactor, *, quiet: bool) -> None:
     use_little_memory()
     from memtrace.finalise import finalise
 
     progress = not quiet and sys.stderr.isatty()
-    finalise(trace_dir, progress=progress, compactions=compactions)
+    compactions = compactor.stop()
+    compactor.forget(finalise(trace_dir, progress=progress, compactions=compactions).keys)
 
 
 def _print_summary(trace_dir: Path, shown: str) -> None:

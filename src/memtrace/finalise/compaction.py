@@ -9,8 +9,10 @@ goes wrong here, it is converted from its beginning, as if this had never been. 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from memtrace import _core
@@ -31,6 +33,7 @@ _MOST_STEP_NS = _NS // 4
 _SETTLE_NS = 10 * _NS
 _SETTLE_NS_ON_LITTLE_DISK = _NS
 _LITTLE_DISK_BYTES = 4 << 30
+_FULL_DISK_S = 60.0  # until it is tried again to pack
 # Of the limit: what is aimed at when it was reached; what rows may have whatever else there is; and
 # what a round of thinning must bring, which reads and writes many rows.
 _AIM, _LEAST_OF_ROWS, _LEAST_ROUND = 0.75, 0.25, 0.02
@@ -65,13 +68,14 @@ class Compaction:
             spool_dir, batch_rows=BATCH_ROWS, part_rows=PART_ROWS, settle_ns=settle_ns
         )
         make_anew(self._work)
+        self._folder = os.open(self._work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files = ProcessFiles(
             self._work,
             spool_dir,
             origin_ns=spool.control["start_monotonic_ns"],
             thinned=max_disk_bytes is not None,
         )
-        self._packs = True
+        self._packs_from_s = 0.0
 
     @property
     def records(self) -> int:
@@ -80,23 +84,25 @@ class Compaction:
 
     def step(self) -> bool:
         """Works for a moment; True: there is nothing more to do for now."""
+        self._check_folder()
         for batch in self._conversion.advance(ended=False, most_ns=_MOST_STEP_NS):
             self._files.write(batch)
         # Where it cannot be packed (no holes in files, a full disk) the spool grows as ever.
-        self._packs = self._packs and self._conversion.compact()
+        if monotonic() >= self._packs_from_s and not self._conversion.compact():
+            self._packs_from_s = monotonic() + _FULL_DISK_S
         self._keep_to_limit()
         return self._conversion.idle
 
     def finish(self, spool: Spool) -> tuple[dict[str, Any], dict[str, int]]:
         """The process has ended: the rest. The totals of the conversion, the numbers of rows."""
+        self._check_folder()
         with self._files as files:
             with BackgroundWriter(files.write) as background:
                 while not self._conversion.finished:
                     for batch in self._conversion.advance(ended=True, most_ns=_MOST_STEP_NS):
                         background.write(batch)
             rows = files.finish(spool)
-        if not (self._work / "events").is_dir():
-            raise MemtraceError(f"{self._work} was taken away")  # by another finaliser, that failed
+        self._check_folder()
         totals = self._conversion.totals()
         if files.thinner is not None:
             self._keep_to_limit()
@@ -105,11 +111,30 @@ class Compaction:
             if any(dropped.rows.values()):
                 told = {"max_disk_bytes": self._max_disk_bytes, **dropped.rows}
                 totals["dropped"] = json.dumps({**told, "largest_bytes": dropped.largest_bytes})
+        self._let_go()
         return totals, rows
 
     def abandon(self) -> None:
         """Takes away what was written; the spool stays."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        if self._has_folder():
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._let_go()
+
+    def _check_folder(self) -> None:
+        if not self._has_folder():
+            raise MemtraceError(f"{self._work} was taken away")
+
+    def _has_folder(self) -> bool:
+        """No other finaliser was at work meanwhile: it would have made the folder anew."""
+        try:
+            return os.path.samestat(self._work.stat(), os.fstat(self._folder))
+        except OSError:
+            return False
+
+    def _let_go(self) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
 
     def _keep_to_limit(self) -> None:
         limit, thinner = self._max_disk_bytes, self._files.thinner

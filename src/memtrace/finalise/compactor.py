@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,18 +41,32 @@ class Compactor:
         self._compactions: dict[str, Compaction] = {}
         self._given_up: set[str] = set()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to look at the spools."""
+        """Begin to look at the spools, or go on with them."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
         self._thread.start()
 
     def stop(self) -> dict[str, Compaction]:
         """End within a moment; what was begun, by the keys of the spools, to be finished."""
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._stopping.set()
             self._thread.join()
-        return self._compactions
+            self._thread = None
+        return dict(self._compactions)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Those are finished."""
+        for key in keys:
+            self._compactions.pop(key, None)
+
+    def abandon(self) -> None:
+        """Stop, and take away what was written of processes that run on: their spools stay."""
+        for compaction in self.stop().values():
+            compaction.abandon()
+        self._compactions.clear()
 
     def _run(self) -> None:
         if self._max_disk_bytes is None:

@@ -76,16 +76,14 @@ def finalise(
     Args:
         trace_dir: The trace.
         progress: Show a bar when it takes long and stderr is a terminal.
-        compactions: What was written already while processes ran, by the keys of their spools.
+        compactions: What was written already while processes ran, by the keys of their spools. Of
+            those that are not among the result's the processes run on.
 
     Raises:
         MemtraceError: nothing could be converted, for the reason of the first spool.
     """
     conversion = _Conversion(trace_dir, trace_dir, progress=progress, compactions=compactions or {})
     result = conversion.run()
-    for key, compaction in (compactions or {}).items():
-        if key not in result.keys:  # its process runs on, or its spool is gone
-            compaction.abandon()
     if result.refused and not result.keys and not result.running:
         raise MemtraceError(result.refused[0])
     return result
