@@ -126,14 +126,14 @@ test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools
 	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
-# One wheel for each Python, with hooks for every torch whose headers are in TORCH_HEADERS. The tools are
-# where they were: scikit-build-core throws away what was compiled by others, as those that pip brings.
+# One wheel for each Python, with hooks for every torch whose headers are in TORCH_HEADERS. Its tools
+# stay where they are: for new ones, as pip's own are each time, scikit-build-core compiles everything again.
 wheel:
 	$(PYTHON) cmake/torch_headers.py fetch $(TORCH_HEADERS) $(TORCHES)
 	set -e; for python in $(PYTHONS); do \
 	  made_in=.build/wheel-$$($$python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
-	  test -x $$made_in/bin/python || $$python -m venv --clear $$made_in; \
-	  $$made_in/bin/python -m pip install --quiet $(BUILD_TOOLS); \
+	  test -e $$made_in/.tools || { $$python -m venv --clear $$made_in; \
+	    $$made_in/bin/python -m pip install --quiet $(BUILD_TOOLS); touch $$made_in/.tools; }; \
 	  $$made_in/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist \
 	    --config-settings=build-dir='build/{wheel_tag}' \
 	    --config-settings=cmake.define.MEMTRACE_TORCH_HEADERS=$(abspath $(TORCH_HEADERS)) .; done
