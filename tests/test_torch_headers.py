@@ -94,22 +94,31 @@ def test_a_torch_that_is_not_in_the_list(
     assert not (tmp_path / "headers").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (["WARNING: old", "ERROR: No matching", "WARNING: new"], "ERROR: No matching"),
+        (["ERROR: Exception:", "Traceback", "OSError: disk full"], "OSError: disk full"),
+        (["killed"], "killed"),
+    ],
+)
 def test_headers_that_cannot_be_had(
     torch_headers: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    written: list[str],
+    said: str,
 ) -> None:
     (tmp_path / "cuda").mkdir()
 
     def refuses(*words: str) -> None:
-        says = "import sys; sys.exit('WARNING: old\\nERROR: No matching distribution\\n')"
+        says = f"import sys; sys.exit({chr(10).join(written)!r})"
         torch_headers._run([sys.executable, "-c", says, words[-1]])
 
     monkeypatch.setattr(torch_headers, "_pip", refuses)
     assert torch_headers.main(["fetch", str(tmp_path), "2.8.0"]) == 1
-    said = "torch_headers: torch==2.8.0: ERROR: No matching distribution\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == f"torch_headers: torch==2.8.0: {said}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"cuda"}
 
 
