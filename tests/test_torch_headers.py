@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -54,6 +55,27 @@ def test_the_list_of_torches(torch_headers: ModuleType, tmp_path: Path) -> None:
     assert {"2.8.0", "2.11.0", "2.13.0", "2.15.0"} <= set(abis)
     of_3_10 = {torch.version for torch in torch_headers.known_torches(tmp_path, (3, 10))}
     assert set(abis) - of_3_10 == {"2.15.0"}
+
+
+def test_the_page_has_each_torch_and_each_python(torch_headers: ModuleType, tmp_path: Path) -> None:
+    """docs/which-torch.md: a row for each torch and ABI of the list, a column for each Python."""
+    page = (ROOT / "docs/which-torch.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    project = (ROOT / "pyproject.toml").read_text()
+    pythons = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    assert head == ["torch", "C++11 ABI", *(f"Python {python}" for python in pythons)]
+    everything = torch_headers.known_torches(tmp_path, (99,))
+    assert [row[:2] for row in rows] == [
+        [torch.version, str(int(torch.cxx11_abi))] for torch in everything
+    ]
+    for column, python in enumerate(pythons, 2):
+        known = torch_headers.known_torches(tmp_path, tuple(map(int, python.split("."))))
+        there = {(torch.version, torch.cxx11_abi) for torch in known}
+        for torch, row in zip(everything, rows, strict=True):
+            exists = (torch.version, torch.cxx11_abi) in there
+            assert (row[column] != "no such torch") == exists, (python, row)
+            assert row[column] in {"ran", "compiled", "not tried", "no such torch"}
 
 
 def test_what_is_kept_of_a_wheel(torch_headers: ModuleType, tmp_path: Path) -> None:
