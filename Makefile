@@ -126,12 +126,17 @@ test-cuda-sim: $(CUDA_VENV)/.installed
 	tools/install_test_tools
 	$(CUDA_BIN)/python -m pytest -m cuda_sim $$(grep -rl cuda_sim tests --include=test_*.py)
 
-# One wheel for each Python, with hooks for every torch whose headers are in TORCH_HEADERS.
+# One wheel for each Python, with hooks for every torch whose headers are in TORCH_HEADERS. Its tools
+# stay where they are: for new ones, as pip's own are each time, scikit-build-core compiles everything again.
 wheel:
 	$(PYTHON) cmake/torch_headers.py fetch $(TORCH_HEADERS) $(TORCHES)
-	for python in $(PYTHONS); do \
-	  $$python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir='build/{wheel_tag}' \
-	    --config-settings=cmake.define.MEMTRACE_TORCH_HEADERS=$(abspath $(TORCH_HEADERS)) . || exit 1; done
+	set -e; for python in $(PYTHONS); do \
+	  made_in=.build/wheel-$$($$python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
+	  test -e $$made_in/.tools || { $$python -m venv --clear $$made_in; \
+	    $$made_in/bin/python -m pip install --quiet $(BUILD_TOOLS); touch $$made_in/.tools; }; \
+	  $$made_in/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist \
+	    --config-settings=build-dir='build/{wheel_tag}' \
+	    --config-settings=cmake.define.MEMTRACE_TORCH_HEADERS=$(abspath $(TORCH_HEADERS)) .; done
 
 # Each wheel in dist/ with each torch, installed where there is no compiler.
 test-matrix:

@@ -88,7 +88,9 @@ def _run(argv: list[str], environ: dict[str, str] | None = None) -> None:
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        errors = [line for line in lines if line.startswith("ERROR")]
+        # Below "Exception:" is a traceback of pip's own, as for a full disk: its last line tells.
+        crash = "ERROR: Exception:"
+        errors = [line for line in lines if line.startswith("ERROR") and line != crash]
         raise FetchError(f"{argv[-1]}: {(errors or lines)[-1]}")
 
 

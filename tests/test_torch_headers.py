@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -56,6 +57,27 @@ def test_the_list_of_torches(torch_headers: ModuleType, tmp_path: Path) -> None:
     assert set(abis) - of_3_10 == {"2.15.0"}
 
 
+def test_the_page_has_each_torch_and_each_python(torch_headers: ModuleType, tmp_path: Path) -> None:
+    """docs/which-torch.md: a row for each torch and ABI of the list, a column for each Python."""
+    page = (ROOT / "docs/which-torch.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    project = (ROOT / "pyproject.toml").read_text()
+    pythons = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    assert head == ["torch", "C++11 ABI", *(f"Python {python}" for python in pythons)]
+    everything = torch_headers.known_torches(tmp_path, (99,))
+    assert [row[:2] for row in rows] == [
+        [torch.version, str(int(torch.cxx11_abi))] for torch in everything
+    ]
+    for column, python in enumerate(pythons, 2):
+        known = torch_headers.known_torches(tmp_path, tuple(map(int, python.split("."))))
+        there = {(torch.version, torch.cxx11_abi) for torch in known}
+        for torch, row in zip(everything, rows, strict=True):
+            exists = (torch.version, torch.cxx11_abi) in there
+            assert (row[column] != "no such torch") == exists, (python, row)
+            assert row[column] in {"ran", "compiled", "not tried", "no such torch"}
+
+
 def test_what_is_kept_of_a_wheel(torch_headers: ModuleType, tmp_path: Path) -> None:
     torch_headers.fetch(tmp_path, ["2.8.0"])
     libraries = {f"lib/{name}" for name in torch_headers.HOOK_LIBRARIES}
@@ -94,22 +116,31 @@ def test_a_torch_that_is_not_in_the_list(
     assert not (tmp_path / "headers").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (["WARNING: old", "ERROR: No matching", "WARNING: new"], "ERROR: No matching"),
+        (["ERROR: Exception:", "Traceback", "OSError: disk full"], "OSError: disk full"),
+        (["killed"], "killed"),
+    ],
+)
 def test_headers_that_cannot_be_had(
     torch_headers: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    written: list[str],
+    said: str,
 ) -> None:
     (tmp_path / "cuda").mkdir()
 
     def refuses(*words: str) -> None:
-        says = "import sys; sys.exit('WARNING: old\\nERROR: No matching distribution\\n')"
+        says = f"import sys; sys.exit({chr(10).join(written)!r})"
         torch_headers._run([sys.executable, "-c", says, words[-1]])
 
     monkeypatch.setattr(torch_headers, "_pip", refuses)
     assert torch_headers.main(["fetch", str(tmp_path), "2.8.0"]) == 1
-    said = "torch_headers: torch==2.8.0: ERROR: No matching distribution\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == f"torch_headers: torch==2.8.0: {said}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"cuda"}
 
 

@@ -1,12 +1,15 @@
 """A step of training whose memory is known to the byte: prints what is live at its peak.
 
-On a GPU, where torch holds memory of its own as well, the peak is what torch's counter says.
+On a GPU, where torch holds memory of its own as well, the peak is what torch's counter says. There
+torch 2.15's thread of the backward pass asks for the GIL once more when the pass has ended: that is
+waited for, since a Python that has ended by then makes it end the program (`terminate called`).
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 
 import torch
 
@@ -22,3 +25,5 @@ size = sum(tensor.nbytes for tensor in live)
 peak = size if device == "cpu" else torch.cuda.max_memory_allocated()
 held = sum(tensor.nbytes for tensor in weights)
 print(json.dumps({"peak": peak, "weight": held, "gradient": held}))
+if device != "cpu":
+    time.sleep(0.5)

@@ -90,7 +90,7 @@ class Environment:
         if "cuda: Optional[str] = '12." in (torch / "version.py").read_text():
             home = self._cuda_12(home / "include" / "crt")
         environ = {**os.environ, "CUDA_HOME": str(home)}
-        script = [str(self.python), str(ROOT / "tests/simcuda/build.py"), str(self.folder / "cuda")]
+        script = [str(self.python), str(ROOT / "tests/simcuda/build.py"), str(self.folder.parent)]
         built = self._run("build simcuda", script, environ).strip()
         self.variables["LD_PRELOAD"] = f"{built}/libsimcuda-all.so"
 
@@ -114,7 +114,8 @@ class Environment:
         return done.stdout + (done.stderr if errors else "")
 
 
-_INSTALL = ("install", "-q", "--no-compile")  # nor is each file of torch compiled for one run
+# For one run: nothing of it is kept, nor is each file of torch compiled.
+_INSTALL = ("install", "-q", "--no-compile", "--no-cache-dir")
 _TAG = "import sys; print('cp%d%d' % sys.version_info[:2])"
 _FACTS = (
     "import json, torch; print(json.dumps([torch._C._GLIBCXX_USE_CXX11_ABI, torch.version.cuda]))"
