@@ -1,6 +1,8 @@
 // Instructions per CUDA event with operators and stacks off, beyond a tracker that does nothing.
 //
-//     event_instructions nothing|floor|record|paused EVENTS SPOOL
+//     event_instructions nothing|floor|record|stacks|paused EVENTS SPOOL
+//
+// With `stacks` an allocation asks for one, which costs nothing here: the way to it is counted.
 //
 // Run under callgrind for two numbers of EVENTS; benchmarks/record/event_instructions.py does. The
 // entry has the members of torch's TraceEntry; the code measured is the hook's own.
@@ -94,6 +96,8 @@ int main(int argc, char** argv) {
   std::function<void(const Entry&)> tracker = [](const Entry& entry) { record_cuda_event(entry); };
   if (std::strcmp(argv[1], "nothing") == 0)
     tracker = [](const Entry&) {};
+  if (std::strcmp(argv[1], "stacks") == 0)
+    recording.stack_min_bytes = 0;
   if (std::strcmp(argv[1], "paused") == 0) {
     g_recording.store(nullptr);
     pause_cuda_device(g_cuda_devices[0], recording);

@@ -54,7 +54,7 @@ def per_event(program: Path, tracker: str, folder: Path) -> float:
 
 
 def measure(*trackers: str) -> list[float]:
-    """Instructions per event of each: `nothing`, the `floor`, memtrace's, `paused`."""
+    """Instructions per event: `nothing`, `floor`, memtrace's `record`, `stacks`, `paused`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = build(folder)
@@ -62,11 +62,13 @@ def measure(*trackers: str) -> list[float]:
 
 
 def main() -> None:
-    nothing, floor, record, paused = measure("nothing", "floor", "record", "paused")
+    trackers = ("nothing", "floor", "record", "stacks", "paused")
+    nothing, floor, record, stacks, paused = measure(*trackers)
     print(f"a tracker that does nothing  {nothing:6.1f} instructions per event")
     print(f"the clock and a record       {floor:6.1f}")
     print(f"memtrace's                   {record:6.1f}")
     print(f"beyond nothing               {record - nothing:6.1f}   (goal: at most 60)")
+    print(f"with stacks, without a walk  {stacks - nothing:6.1f}")
     print(f"beyond nothing, in a pause   {paused - nothing:6.1f}")
 
 

@@ -195,7 +195,7 @@ template <class TraceEntry>
   std::atomic_signal_fence(std::memory_order_seq_cst); // see HookScope
   ThreadLog* log = state->log;
   if (g_recording.load(std::memory_order_relaxed) != recording ||
-      entry.size_ >= recording->stack_min_bytes ||
+      (entry.size_ >= recording->stack_min_bytes && entry.action_ == TraceEntry::ALLOC) ||
       (pool_of(entry).first | pool_of(entry).second) != 0 ||
       entry.action_ >= TraceEntry::SNAPSHOT || log->cursor == log->end) [[unlikely]] {
     state->busy.store(0, std::memory_order_release);
