@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import torch
 
 import memtrace
+
+_REST_S = 1.2  # a shorter one is not called idle
 
 
 class Net(torch.nn.Module):
@@ -23,6 +26,7 @@ class Net(torch.nn.Module):
 def train(steps: int, *, stages: bool) -> None:
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters())
+    time.sleep(_REST_S)
     for step in range(steps):
         optimizer.zero_grad()
         model(torch.randn(8, 16)).sum().backward()
