@@ -49,6 +49,15 @@ def packed_bytes(spool: Path) -> int:
     return sum(map(disk_bytes, spool.glob("packed-*.bin")))
 
 
+def begun_by(compactor: Compactor) -> dict[str, Compaction]:
+    """What it has begun when it is stopped at once after the first."""
+    compactor.start()
+    deadline_s = time.monotonic() + 60
+    while not compactor._compactions and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return compactor.stop()
+
+
 def test_the_rows_are_those_of_a_conversion_afterwards(spool: Path, tmp_path: Path) -> None:
     whole, followed = tmp_path / "whole.memtrace", tmp_path / "followed.memtrace"
     copied(spool, whole)
@@ -132,14 +141,11 @@ def test_what_was_begun_goes_on_after_a_stop(
     work = work_folder(tmp_path, key_of(spool))
     compactor = Compactor(tmp_path)
     compactor._large_bytes = 1
-    compactor.start()
-    deadline_s = time.monotonic() + 60
-    while not compactor._compactions and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    (begun,) = compactor.stop().values()
+    (begun,) = begun_by(compactor).values()
     read = begun.records
     assert read < _core.SpoolReader(spool).records
     compactor.start()
+    deadline_s = time.monotonic() + 60
     while begun.records == read and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert list(compactor.stop().values()) == [begun]
@@ -184,11 +190,7 @@ def test_it_goes_on_when_a_spool_could_not_be_opened(
     monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
     compactor = Compactor(trace)
     compactor._large_bytes = 1
-    compactor.start()
-    deadline_s = time.monotonic() + 60
-    while not compactor._compactions and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    begun = compactor.stop()
+    begun = begun_by(compactor)
     assert refused
     assert list(begun) == [key_of(spool)]
 

@@ -42,6 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _take_all_descriptors()
+    use_little_memory()
     trace_dir = Path(arguments.trace)
     shown = arguments.shown or str(trace_dir)
     finished = False
@@ -166,7 +167,6 @@ def _is_running(pid: int) -> bool:
 
 
 def _convert(trace_dir: Path, compactor: Compactor, *, quiet: bool) -> None:
-    use_little_memory()
     from memtrace.finalise import finalise
 
     progress = not quiet and sys.stderr.isatty()

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memtrace.finalise import use_little_memory
 from memtrace.finalise.spools import held
 
 if TYPE_CHECKING:
@@ -110,7 +109,6 @@ class Compactor:
             return False
 
     def _begin(self, key: str, folder: Path) -> Compaction:
-        use_little_memory()
         from memtrace.finalise.compaction import Compaction
 
         return Compaction(key, folder, self._trace_dir, max_disk_bytes=self._max_disk_bytes)

@@ -76,8 +76,8 @@ def finalise(
     Args:
         trace_dir: The trace.
         progress: Show a bar when it takes long and stderr is a terminal.
-        compactions: What was written already while processes ran, by the keys of their spools. Of
-            those that are not among the result's the processes run on.
+        compactions: What was written already while processes ran, by the keys of their spools.
+            Those that are not among the result's are the caller's still: to go on, or to abandon.
 
     Raises:
         MemtraceError: nothing could be converted, for the reason of the first spool.
