@@ -250,6 +250,22 @@ def test_a_module_that_calls_itself(watched: Any, deepest: int) -> None:
         assert watched.counts()["lost"] == 0
 
 
+def test_the_outermost_of_many_calls_tells_stacks_apart(watched: Any) -> None:
+    """What is far out stays in the hash, however many calls are in each other."""
+    modules = [Check(watched) for _ in range(200)]
+    seen: set[int] = set()
+
+    def work(of: Check, depth: int = 1) -> None:
+        if depth == 64:
+            seen.add(watched.take())
+        else:
+            modules[0].call_here(lambda inner: work(inner, depth + 1))
+
+    for module in modules:
+        module(work)
+    assert len(seen) == len(modules)
+
+
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, GeneratorExit])
 def test_calls_that_raise(watched: Any, error: type[BaseException]) -> None:
     check, outer = Check(watched), Check(watched)
