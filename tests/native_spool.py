@@ -83,10 +83,12 @@ class _ThreadRecords:
 class NativeSpool(SpoolWriter):
     """The first log is the recorder's own, for notes; each further one a thread's."""
 
-    def __init__(self, trace_dir: Path, key: str = "host-1-start") -> None:
+    def __init__(
+        self, trace_dir: Path, key: str = "host-1-start", *, most_records_bytes: int = 0
+    ) -> None:
         super().__init__(trace_dir, key)
         self.path.mkdir(parents=True)
-        self.recorder = _core.Recorder(self.path)
+        self.recorder = _core.Recorder(self.path, most_records_bytes=most_records_bytes)
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
         table = get(self.recorder.api, b"memtrace.recorder.1")

@@ -38,8 +38,8 @@ RecorderApi make_api(Recorder* recorder) {
 // be inside a hook that still looks at them; about a kilobyte per recording (Recorder::close).
 class PyRecorder {
  public:
-  explicit PyRecorder(const std::string& directory)
-      : recorder_(new Recorder(directory, PY_VERSION_HEX)),
+  PyRecorder(const std::string& directory, uint64_t most_records_bytes)
+      : recorder_(new Recorder(directory, PY_VERSION_HEX, most_records_bytes)),
         api_(new RecorderApi(make_api(recorder_))) {}
 
   py::capsule api() const { return py::capsule(api_, kRecorderCapsule); }
@@ -112,11 +112,14 @@ template <class Enum> void constant(py::module_& module, const char* name, Enum 
 
 void register_record(py::module_& module) {
   py::class_<PyRecorder>(module, "Recorder", "The spool that this process writes.")
-      .def(py::init([](const std::filesystem::path& spool_dir) {
-             return std::make_unique<PyRecorder>(spool_dir.string());
+      .def(py::init([](const std::filesystem::path& spool_dir, uint64_t most_records_bytes) {
+             return std::make_unique<PyRecorder>(spool_dir.string(), most_records_bytes);
            }),
-           py::arg("spool_dir"))
+           py::arg("spool_dir"), py::kw_only(), py::arg("most_records_bytes") = 0)
       .def_property_readonly("api", &PyRecorder::api)
+      .def_property_readonly(
+          "most_records_bytes",
+          [](const PyRecorder& self) { return self.recorder().most_records_bytes(); })
       .def("intern",
            [](PyRecorder& self, const std::string& text) { return self.recorder().intern(text); })
       .def("text",

@@ -31,8 +31,8 @@ std::atomic<Recorder*> g_ended = nullptr;
 
 } // namespace
 
-Recorder::Recorder(const std::string& directory, uint32_t python_hex)
-    : serial_(++g_recorders), pid_(getpid()) {
+Recorder::Recorder(const std::string& directory, uint32_t python_hex, uint64_t most_records_bytes)
+    : serial_(++g_recorders), pid_(getpid()), most_records_bytes_(most_records_bytes) {
   SpoolFile control_file;
   control_file.create(directory + "/control.bin");
   windows_file_.create(directory + "/windows.bin");
@@ -162,10 +162,12 @@ void Recorder::append_window(void* window) noexcept {
   size_t written = 0;
   {
     std::lock_guard lock(records_mutex_); // the kernel takes the file's own lock for a write anyway
-    reserve_records_ahead();
-    written = records_file_.write_at(window, kChunkBytes, static_cast<off_t>(records_size_)) /
-              kRecordBytes;
-    records_size_ += kChunkBytes;
+    if (may_append(*static_cast<const ChunkHeader*>(window))) {
+      reserve_records_ahead();
+      written = records_file_.write_at(window, kChunkBytes, static_cast<off_t>(records_size_)) /
+                kRecordBytes;
+      records_size_ += kChunkBytes;
+    }
   }
   auto* records = static_cast<Record*>(window);
   for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // the disk is full
@@ -176,6 +178,12 @@ void Recorder::append_window(void* window) noexcept {
 #pragma GCC unroll 8
   for (size_t i = 1; i <= kRecordsPerChunk; ++i) // a record without a tail does not exist
     records[i].event.tail = {};
+}
+
+// Under records_mutex_. The notes are few, and without them the rest says less.
+bool Recorder::may_append(const ChunkHeader& header) noexcept {
+  return most_records_bytes_ == 0 || (note_log_ && header.log == note_log_->number) ||
+         records_file_.disk_bytes() < most_records_bytes_;
 }
 
 // Under records_mutex_. A write into reserved space costs two thirds of one that has to find it. As

@@ -27,11 +27,15 @@ namespace memtrace {
 class Recorder {
  public:
   // Creates the three files in an existing, empty directory. Throws std::runtime_error (with the
-  // path and the reason) when they cannot be made: the only place that throws.
-  Recorder(const std::string& directory, uint32_t python_hex);
+  // path and the reason) when they cannot be made: the only place that throws. While records.bin
+  // takes `most_records_bytes` of the disk (or what was reserved ahead, more), records are lost as
+  // if it were full; a reader that takes out what it has read makes room again. 0: no such limit.
+  Recorder(const std::string& directory, uint32_t python_hex, uint64_t most_records_bytes = 0);
   ~Recorder();
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
+
+  uint64_t most_records_bytes() const noexcept { return most_records_bytes_; }
 
   ThreadLog* acquire_log() noexcept;
   void release_log(ThreadLog* log) noexcept;
@@ -67,6 +71,7 @@ class Recorder {
   bool next_window(ThreadLog* log) noexcept;
   void* map_window() noexcept;
   void append_window(void* window) noexcept;
+  bool may_append(const ChunkHeader& header) noexcept;
   void reserve_records_ahead() noexcept;
   void unmap_control() noexcept;
   template <class Kind> void write_slowly(const Kind& record, Loss loss) noexcept;
@@ -93,6 +98,7 @@ class Recorder {
   ThreadLog* note_log_ = nullptr;
 
   Control* control_ = nullptr;
+  const uint64_t most_records_bytes_;
   uint64_t records_size_ = 0;  // under records_mutex_
   uint64_t records_ahead_ = 0; // space is reserved up to here; likewise
   SpoolFile windows_file_;     // used under logs_mutex_

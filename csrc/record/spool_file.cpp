@@ -132,6 +132,14 @@ void SpoolFile::trim() noexcept {
     static_cast<void>(ftruncate(fd, status.st_size));
 }
 
+uint64_t SpoolFile::disk_bytes() noexcept {
+  constexpr uint64_t kBlockBytes = 512; // whatever the file system's are
+  const int fd = descriptor();
+  struct stat status{};
+  return fd >= 0 && fstat(fd, &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * kBlockBytes
+                                            : 0;
+}
+
 void SpoolFile::close() noexcept {
   if (is_ours(fd_))
     ::close(fd_);

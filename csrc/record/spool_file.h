@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <sys/types.h>
 
@@ -32,6 +33,8 @@ class SpoolFile {
   void reserve_ahead(off_t offset, off_t size) noexcept;
   // Gives back what was reserved behind the end of the file.
   void trim() noexcept;
+  // Of the disk, without the holes; 0: not known.
+  uint64_t disk_bytes() noexcept;
   // Closes the descriptor if it is still ours.
   void close() noexcept;
 

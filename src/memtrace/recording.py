@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+# What is recorded and not read yet may take as much again as the trace, and at least so much: more
+# than ten million events.
+_LEAST_UNREAD_BYTES = 1 << 30
+
 # Guards starting and stopping. Made anew in a forked child: another thread may have held it.
 lock = RLock()
 _current: Recording | None = None
@@ -86,7 +90,9 @@ class Recording:
         os.mkdir(spool, 0o700)
         # First: a child that is killed as it begins leaves no spool that does not say whose it is.
         facts = process_facts(options, key=self.key, parent=parent, start_method=start_method)
-        self.recorder = _core.Recorder(spool)
+        limit = options.max_disk_bytes
+        unread = max(limit, _LEAST_UNREAD_BYTES) if limit else 0
+        self.recorder = _core.Recorder(spool, most_records_bytes=unread)
         self.note(facts)
         self.follow_pauses()
 

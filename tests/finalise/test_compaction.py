@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -25,8 +26,10 @@ from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.convert import recover
 from memtrace.finalise.process_files import make_anew, work_folder
 from memtrace.finalise.spools import open_spool
+from native_spool import NativeSpool
 from program_runs import memtrace as run
 from program_runs import processes, wait_for_finaliser
+from spool_writer import CHUNK_BYTES
 
 PROGRAMS = Path(__file__).parents[1] / "programs" / "compaction"
 TRAINING, LEFT_BEHIND = PROGRAMS / "training.py", PROGRAMS / "left_behind.py"
@@ -168,6 +171,57 @@ def test_within_a_limit_the_finaliser_stays_as_long_as_a_child(tmp_path: Path) -
     assert child["complete"] is True
     assert child["events"] >= 200_000
     assert child["lost_total"] == 0
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads it", "it is read"])
+def test_records_that_are_not_read_take_no_more_than_allowed(tmp_path: Path, is_read: bool) -> None:
+    allowed_bytes, pairs = 12 << 20, 200_000  # of which some 98,000 fit
+    trace = tmp_path / "t.memtrace"
+    spool = NativeSpool(trace, most_records_bytes=allowed_bytes)
+    spool.process(devices=[{"index": None, "kind": "cpu", "name": "cpu"}])
+    spool.log()
+    thread = spool.log(1)
+    compaction = Compaction("host-1-start", spool.path, trace, settle_ns=0)
+    for pair in range(pairs):
+        thread.alloc(spool.recorder.ticks(), 0x1000 + 64 * (pair % 999), 64)
+        thread.free(spool.recorder.ticks(), 0x1000 + 64 * (pair % 999))
+        while is_read and pair % 20_000 == 0 and not compaction.step():
+            pass
+    assert disk_bytes(spool.path / "records.bin") <= allowed_bytes + CHUNK_BYTES
+    path = spool.finish()
+    compactions = {"host-1-start": compaction} if is_read else {}
+    if not is_read:
+        compaction.abandon()
+    finalise(trace, compactions=compactions)
+    assert not path.exists()
+    (process,) = processes(trace)
+    lost = json.loads(process["lost_events"])["event_no_space"]
+    assert process["events"] + lost == 2 * pairs
+    assert (lost == 0) == is_read
+    assert process["lost_total"] == lost
+
+
+def test_a_limit_holds_in_the_program_and_its_children(tmp_path: Path) -> None:
+    """Each leaves as much again to what is not read yet, and at least 1 GiB."""
+    told = (
+        "import os, sys, subprocess\n"
+        "from memtrace.recording import current\n"
+        "print(current().recorder.most_records_bytes, flush=True)\n"
+        "if len(sys.argv) == 1:\n"
+        "    subprocess.run([sys.executable, '-c', sys.orig_argv[2], 'child'], check=True)\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        print(current().recorder.most_records_bytes, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(pid, 0)\n"
+    )
+    for number, (limit, bytes_left) in enumerate(
+        [((), 0), (("--max-disk", "64MiB"), 1 << 30), (("--max-disk", "3GiB"), 3 << 30)]
+    ):
+        trace = tmp_path / f"{number}.memtrace"
+        done = run("run", "--quiet", *limit, "-o", trace, "-c", told)
+        assert done.status == 0, done.err
+        assert [int(line) for line in done.out.split()] == [bytes_left] * 3
 
 
 def test_it_goes_on_when_a_spool_could_not_be_opened(

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
@@ -85,6 +86,41 @@ TEST_CASE("space is reserved ahead of the records and given back at the end") {
   recorder.close(true);
   CHECK(file_bytes(path).size() == kChunks * kChunkBytes);
   CHECK(taken_bytes() <= kChunks * kChunkBytes + 64 * 1024);
+}
+
+TEST_CASE("what nobody reads takes no more of the disk than was allowed, and losses are counted") {
+  TemporaryDirectory spool;
+  const std::string path = spool.path() + "/records.bin";
+  constexpr uint64_t kMostChunks = 8; // with what is reserved ahead: reached after four
+  Recorder recorder(spool.path(), 0, kMostChunks * kChunkBytes);
+  ThreadLog* log = recorder.acquire_log();
+  uint64_t appended = 0;
+  const auto append_chunks = [&](uint64_t chunks) {
+    for (uint64_t i = 0; i < chunks * kRecordsPerChunk; ++i)
+      REQUIRE(append(log, ++appended));
+  };
+  append_chunks(20);
+  recorder.flush(log);
+  const uint64_t kept = file_bytes(path).size() / kChunkBytes;
+  CHECK(kept >= kMostChunks / 2);
+  CHECK(kept <= kMostChunks);
+  CHECK(recorder.lost(Loss::event_no_space) == (19 - kept) * kRecordsPerChunk);
+  CHECK(read_log(spool.path(), log->number).size() == (kept + 1) * kRecordsPerChunk);
+
+  for (uint64_t i = 0; i <= 2 * kRecordsPerChunk; ++i) // notes are kept all the same
+    recorder.note(Note{});
+  CHECK(recorder.lost(Loss::record_no_space) == 0);
+  CHECK(file_bytes(path).size() == (kept + 1) * kChunkBytes);
+
+  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC); // a reader takes out what it has read
+  REQUIRE(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                    static_cast<off_t>(kept * kChunkBytes)) == 0);
+  close(file);
+  const uint64_t lost = recorder.lost(Loss::event_no_space);
+  append_chunks(3);
+  recorder.flush(log);
+  CHECK(recorder.lost(Loss::event_no_space) == lost);
+  CHECK(file_bytes(path).size() == (kept + 4) * kChunkBytes);
 }
 
 TEST_CASE("a log of a thread that ended goes to the next thread") {

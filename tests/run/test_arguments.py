@@ -42,14 +42,15 @@ def test_options() -> None:
     parsed = parse(words.split())
     assert parsed is not None
     assert parsed.output == "dir"
-    text = parsed.options.to_text()
-    assert text == "argv=0,cpu=0,operators=0,paused=1,quiet=0,stack_min_bytes=4096,stacks=1"
+    assert parsed.options.to_text() == (
+        "argv=0,cpu=0,max_disk_bytes=0,operators=0,paused=1,quiet=0,stack_min_bytes=4096,stacks=1"
+    )
 
 
 def test_the_disk_that_a_trace_may_take() -> None:
     parsed = parse(["--max-disk", "2GiB", "a.py"])
     assert parsed is not None
-    assert parsed.max_disk_bytes == 2 << 30
+    assert parsed.options.max_disk_bytes == 2 << 30
 
 
 @pytest.mark.parametrize("words", [

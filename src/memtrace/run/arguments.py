@@ -35,12 +35,11 @@ _LEAST_DISK_BYTES = 64 << 20
 class RunArguments:
     """What `memtrace run` was asked to do."""
 
-    __slots__ = ("force", "kind", "max_disk_bytes", "options", "output", "program", "what")
+    __slots__ = ("force", "kind", "options", "output", "program", "what")
 
     def __init__(self) -> None:
         self.output: str | None = None
         self.force = False
-        self.max_disk_bytes: int | None = None
         self.options = Options()
         self.program: list[str] = []  # as it was typed: ["-m", "pkg", "arg"], ["--", "-x.py"]
         self.kind = ""  # "-m", "-c", "-" or "script"
@@ -97,7 +96,7 @@ def parse(words: list[str]) -> RunArguments | None:
         if option in ("-o", "--output"):
             parsed.output = take_value(option, attached)
         elif option == "--max-disk":
-            parsed.max_disk_bytes = _size(option, take_value(option, attached))
+            parsed.options.max_disk_bytes = _size(option, take_value(option, attached))
         elif option == "--stack-min-bytes":
             parsed.options.stack_min_bytes = _whole_number(option, take_value(option, attached))
         elif attached is not None or option not in _FLAGS:

@@ -36,7 +36,7 @@ def run_command(words: list[str]) -> int:
     finaliser_pid = 0
     try:
         finaliser_pid = finaliser.start(
-            trace_dir, quiet=parsed.options.quiet, max_disk_bytes=parsed.max_disk_bytes
+            trace_dir, quiet=parsed.options.quiet, max_disk_bytes=parsed.options.max_disk_bytes
         )
         _become_program(argv, _program_environment(trace_dir, parsed.options))
     except (MemtraceError, OSError) as error:

@@ -17,7 +17,10 @@ SITE_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 class Options:
     """How to record; the same for all processes of one trace."""
 
-    __slots__ = ("argv", "cpu", "operators", "paused", "quiet", "stack_min_bytes", "stacks")
+    __slots__ = (
+        "argv", "cpu", "max_disk_bytes", "operators", "paused", "quiet", "stack_min_bytes",
+        "stacks",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class Options:
         argv: bool = True,
         quiet: bool = False,
         paused: bool = False,
+        max_disk_bytes: int = 0,
     ) -> None:
         self.cpu = cpu
         self.operators = operators
@@ -37,6 +41,7 @@ class Options:
         self.argv = argv  # False: arguments of the program are left out of the trace
         self.quiet = quiet  # nothing is printed at the end
         self.paused = paused  # until memtrace.resume(), in each process
+        self.max_disk_bytes = max_disk_bytes  # that the trace is to take; 0: as much as it needs
 
     def to_text(self) -> str:
         """The options as they travel in the environment."""
@@ -73,6 +78,7 @@ def read() -> Inherited | None:
         argv=words.get("argv") != "0",
         quiet=words.get("quiet") == "1",
         paused=words.get("paused") == "1",
+        max_disk_bytes=int(words.get("max_disk_bytes") or 0),
     )
     return Inherited(
         trace_dir, options, main_pid=int(words.get("main") or 0), parent=words.get("parent")

@@ -46,7 +46,7 @@ def recover_hint(trace_dir: str) -> str:
     )
 
 
-def start(trace_dir: str, *, quiet: bool, max_disk_bytes: int | None = None) -> int:
+def start(trace_dir: str, *, quiet: bool, max_disk_bytes: int = 0) -> int:
     """Start it for this process, which goes on to become the program.
 
     Returns:
@@ -56,7 +56,7 @@ def start(trace_dir: str, *, quiet: bool, max_disk_bytes: int | None = None) -> 
         MemtraceError: the trace's file system or the system's limits do not allow it.
     """
     if _core.adopts_orphans():
-        if max_disk_bytes is not None:
+        if max_disk_bytes:
             raise MemtraceError(
                 "run: --max-disk needs a process beside the program, which the first process of a "
                 "container cannot have: start the container with an init (docker run --init)"
@@ -70,7 +70,7 @@ def start(trace_dir: str, *, quiet: bool, max_disk_bytes: int | None = None) -> 
             *_command(trace_dir, quiet=quiet),
             *("--pid", str(os.getpid()), "--pid-fd", str(pid_fd)),
             *("--end-fd", str(end_fd), "--done-fd", str(done_fd)),
-            *([] if max_disk_bytes is None else ["--max-disk", str(max_disk_bytes)]),
+            *(["--max-disk", str(max_disk_bytes)] if max_disk_bytes else []),
         ]
         return _spawn(argv, keep=keep)
     except OSError as error:
