@@ -182,7 +182,7 @@ void Recorder::append_window(void* window) noexcept {
 
 // Under records_mutex_. The notes are few, and without them the rest says less.
 bool Recorder::may_append(const ChunkHeader& header) noexcept {
-  return most_records_bytes_ == 0 || (note_log_ && header.log == note_log_->number) ||
+  return most_records_bytes_ == 0 || (note_log_ != nullptr && header.log == note_log_->number) ||
          records_file_.disk_bytes() < most_records_bytes_;
 }
 
