@@ -20,6 +20,7 @@ import memtrace
 from memtrace.dataset import Part, row_groups_of
 from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
+from memtrace.report.losses import paused_text
 from memtrace.schema import SCHEMAS
 from memtrace.trace import device_order, open_trace
 from trace_builder import ORIGIN_NS, TraceBuilder, serving_trace, write_dataset
@@ -180,6 +181,25 @@ def test_a_part_too_many_is_named(tmp_path: Path) -> None:
 def test_an_older_trace_does_not_say_how_many_rows_it_has(tmp_path: Path) -> None:
     path = several_parts(tmp_path / "x.memtrace", dataset_rows=None)
     assert open_trace(path).peak("cpu").total_bytes == 36
+
+
+@pytest.mark.parametrize(
+    ("intervals", "peaks", "shown"),
+    [
+        ("[[0, 5000000000], [7000000000, null]]", '{"cuda:0": 2048}', ([(0, 5 * 10**9)], 2048)),
+        ('[["0", 5], [1], [1, 2, 3], [true, 4], {}, 7]', '{"cuda:0": "2048"}', ([], None)),
+        ('{"0": 1}', "[2048]", ([], None)),
+        ("[[0, ", "{", ([], None)),
+    ],
+)
+def test_pauses_that_make_no_sense_are_none(
+    tmp_path: Path, intervals: str, peaks: str, shown: tuple[list[tuple[int, int]], int | None]
+) -> None:
+    path = several_parts(tmp_path / "x.memtrace", paused_intervals=intervals, paused_peaks=peaks)
+    process = open_trace(path).process_list[0]
+    assert process.paused_intervals[:1] == shown[0]
+    assert process.paused_peaks.get("cuda:0") == shown[1]
+    assert ("recording was paused" in paused_text(process)) == bool(shown[0])
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))

@@ -93,10 +93,21 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
   }
 }
 
+// While it lives, each device that this thread takes a snapshot of goes on recording there.
+struct ListingScope {
+  ListingScope() noexcept { t_listing = 0; }
+  ~ListingScope() { t_listing = -1; }
+  ListingScope(const ListingScope&) = delete;
+  ListingScope& operator=(const ListingScope&) = delete;
+};
+
+auto snapshot_of(CCA::CUDAAllocator* allocator) {
+  const ListingScope scope;
+  return allocator->snapshot();
+}
+
 void list_live_blocks(CCA::CUDAAllocator* allocator, Recording& recording, Listing listing) {
-  t_listing = 0;
-  const auto snapshot = allocator->snapshot();
-  t_listing = -1;
+  const auto snapshot = snapshot_of(allocator);
   ThreadLog* log = recording.api.acquire_log(recording.api.recorder);
   if (!log)
     return recording.lose(Loss::external_failed);

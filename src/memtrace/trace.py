@@ -78,13 +78,21 @@ class Process:
         """When recording was paused, (start_ns, end_ns); an end of None: until the end."""
         found = self._parsed("paused_intervals")
         pairs = found if isinstance(found, list) else []
-        return [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+        return [
+            (pair[0], pair[1])
+            for pair in pairs
+            if isinstance(pair, list)
+            and len(pair) == 2
+            and type(pair[0]) is int
+            and (pair[1] is None or type(pair[1]) is int)
+        ]
 
     @property
     def paused_peaks(self) -> dict[str, int]:
         """The most bytes that torch counted allocated in pauses, where that is more than before."""
         found = self._parsed("paused_peaks")
-        return found if isinstance(found, dict) else {}
+        items = found.items() if isinstance(found, dict) else ()
+        return {device: most for device, most in items if type(most) is int}
 
     def _parsed(self, column: str) -> Any:
         try:

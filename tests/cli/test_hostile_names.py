@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ SHOWN = "a\\x1b]0;owned\\x07\\u202ecipe\\x9b31m\\x0d\\x7fz"
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     builder = TraceBuilder(tmp_path / "hostile.memtrace")
-    process = builder.process()
+    peaks = json.dumps({HOSTILE: 1 << 20})
+    process = builder.process(paused_intervals="[[0, 5]]", paused_peaks=peaks)
     process.stack(1, (HOSTILE, f"/srv/{HOSTILE}.py", 12))
     process.segment("cuda:0", 64 << 20)
     with process.stage(HOSTILE), process.step(root_module=HOSTILE):

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from finalise.recorded_spools import all_rows, copied, leave_spool
+from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
 from memtrace.finalise import finalise, process_files
 from memtrace.finalise.compaction import Compaction
+from memtrace.finalise.thinning import Thinner
 from memtrace.replay.requests import read_requests
+from memtrace.schema import SCHEMAS
 from memtrace.trace import open_trace
 from program_runs import memtrace as run_memtrace
 
@@ -24,24 +30,37 @@ _LIMIT_BYTES = 4 << 20  # of a trace that else takes some 8 MiB, and meanwhile a
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same recording, whole and thinned."""
-    folder = tmp_path_factory.mktemp("thinning")
-    spool = leave_spool(folder / "t.memtrace", TRAINING, "900")
-    whole, thinned = folder / "whole.memtrace", folder / "thinned.memtrace"
-    copied(spool, whole)
-    finalise(whole)
-    place = copied(spool, thinned)
-    key = spool.name.partition("=")[2]
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return leave_spool(tmp_path_factory.mktemp("spool") / "t.memtrace", TRAINING, "900")
+
+
+@contextmanager
+def compacted(spool: Path, trace: Path, *, sharers: int = 1) -> Iterator[Compaction]:
+    """All that was recorded, in small parts, and so much of it left as the limit allows."""
     with pytest.MonkeyPatch.context() as patch:
         for name, rows in (("BATCH_ROWS", 4096), ("PART_ROWS", 8192), ("_OTHER_PART_ROWS", 16384)):
             patch.setattr(process_files, name, rows)
         patch.setattr("memtrace.finalise.compaction.BATCH_ROWS", 4096)
         patch.setattr("memtrace.finalise.compaction.PART_ROWS", 8192)
-        compaction = Compaction(key, place, thinned, max_disk_bytes=_LIMIT_BYTES)
-        while not compaction.step():
+        compaction = Compaction(key_of(spool), spool, trace, max_disk_bytes=_LIMIT_BYTES)
+        while not compaction.step(sharers=sharers):
             pass
-        finalise(thinned, compactions={key: compaction})
+        yield compaction
+
+
+def key_of(spool: Path) -> str:
+    return spool.name.partition("=")[2]
+
+
+@pytest.fixture(scope="module")
+def traces(spool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same recording, whole and thinned."""
+    folder = tmp_path_factory.mktemp("thinning")
+    whole, thinned = folder / "whole.memtrace", folder / "thinned.memtrace"
+    copied(spool, whole)
+    finalise(whole)
+    with compacted(copied(spool, thinned), thinned) as compaction:
+        finalise(thinned, compactions={key_of(spool): compaction})
     return whole, thinned
 
 
@@ -53,6 +72,23 @@ def rows(traces: tuple[Path, Path]) -> tuple[dict[str, pa.Table], dict[str, pa.T
 def dropped_of(rows: dict[str, pa.Table]) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(rows["processes"]["dropped"][0].as_py())
     return value
+
+
+def test_processes_share_what_rows_have_at_least(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is besides leaves them no more than that."""
+    place = copied(spool, tmp_path)
+    (tmp_path / "spool" / "besides").write_bytes(b"x" * 2 * _LIMIT_BYTES)
+    asked: list[int] = []
+    monkeypatch.setattr(Thinner, "thin", lambda _, bytes_to_free: asked.append(bytes_to_free))
+    with compacted(place, tmp_path) as compaction:
+        for sharers in (1, 2, 4):
+            compaction.step(sharers=sharers)
+        compaction.abandon()
+    quarter = _LIMIT_BYTES // 4
+    assert asked[-2] - asked[-3] == quarter // 2
+    assert asked[-1] - asked[-2] == quarter // 4
 
 
 def test_it_fits_and_says_what_is_not_there(
@@ -99,6 +135,58 @@ def test_rows_that_stay_are_as_they_were(
     ):
         kept = pc.is_in(whole[name][key], value_set=thinned[name][key].combine_chunks())
         assert whole[name].filter(kept).sort_by(key) == thinned[name].sort_by(key), name
+
+
+def test_calls_stay_as_long_as_an_event_of_theirs(
+    rows: tuple[dict[str, pa.Table], dict[str, pa.Table]],
+) -> None:
+    """Also of those whose other events are in another part."""
+    whole, thinned = rows
+    named = thinned["events"]["operator_call_id"].drop_null().unique()
+    known = named.filter(pc.is_in(named, value_set=whole["operators"]["call_id"].combine_chunks()))
+    assert len(known) > 1000
+    kept = thinned["operators"]["call_id"].combine_chunks()
+    assert pc.all(pc.is_in(known, value_set=kept)).as_py()
+
+
+def test_a_call_stays_for_an_event_in_a_part_that_is_not_rewritten(tmp_path: Path) -> None:
+    """The call 20 makes one of the last allocations of a part, and the first one of the next."""
+    written: dict[str, list[Path]] = {}
+
+    def part(dataset: str, made: list[dict[str, Any]]) -> None:
+        paths = written.setdefault(dataset, [])
+        paths.append(tmp_path / f"{dataset}-{len(paths)}.parquet")
+        with PartWriter(paths[-1], dataset, SCHEMAS[dataset]) as writer:
+            writer.write(pa.Table.from_pylist(made, schema=SCHEMAS[dataset]))
+
+    calls = {number: number for number in range(1, 9)} | {6: 20, 8: 20}
+    totals = dict.fromkeys(("allocated_bytes", "active_bytes", "reserved_bytes"), 64)
+    for ids in (range(1, 8), range(8, 9)):
+        part("allocations", [
+            {"allocation_id": i, "device": "cpu", "origin": "recorded", "size_bytes": 64,
+             "block_bytes": 64, "alloc_seq": 10 * i, "alloc_time_ns": 10 * i,
+             "release_seq": 10 * i + 1}
+            for i in ids
+        ])  # fmt: skip
+        part("events", [
+            {"seq": 10 * i + place, "action": action, "allocation_id": i, "time_ns": 10 * i,
+             "operator_call_id": calls[i], "device": "cpu", **totals}
+            for i in ids
+            for place, action in enumerate(("alloc", "free_requested"))
+        ])  # fmt: skip
+    part("operators", [
+        {"call_id": call, "start_ns": 10, "end_ns": 20, "allocated_bytes": 64, "freed_bytes": 0}
+        for call in sorted(set(calls.values()))
+    ])  # fmt: skip
+    thinner = Thinner(lambda dataset: written.get(dataset, []))
+    for _ in range(3):
+        thinner.thin(1 << 20)
+    left = {name: pa.concat_tables(map(pq.read_table, paths)) for name, paths in written.items()}
+    assert thinner.dropped.rows["allocations"] > 3
+    assert 6 not in left["allocations"]["allocation_id"].to_pylist()
+    assert 20 in left["events"]["operator_call_id"].to_pylist()
+    assert 20 in left["operators"]["call_id"].to_pylist()
+    assert thinner.dropped.rows["operators"] > 3
 
 
 def test_the_newest_and_the_largest_stay(

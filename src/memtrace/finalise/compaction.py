@@ -34,8 +34,8 @@ _SETTLE_NS = 10 * _NS
 _SETTLE_NS_ON_LITTLE_DISK = _NS
 _LITTLE_DISK_BYTES = 4 << 30
 _FULL_DISK_S = 60.0  # until it is tried again to pack
-# Of the limit: what is aimed at when it was reached; what rows may have whatever else there is; and
-# what a round of thinning must bring, which reads and writes many rows.
+# Of the limit: what is aimed at when it was reached; what rows may have, those of all processes
+# together, whatever else there is; and what a round of thinning must bring, which rewrites many.
 _AIM, _LEAST_OF_ROWS, _LEAST_ROUND = 0.75, 0.25, 0.02
 
 
@@ -76,14 +76,19 @@ class Compaction:
             thinned=max_disk_bytes is not None,
         )
         self._packs_from_s = 0.0
+        self._sharers = 1
 
     @property
     def records(self) -> int:
         """That were read so far."""
         return self._conversion.consumed
 
-    def step(self) -> bool:
-        """Works for a moment; True: there is nothing more to do for now."""
+    def step(self, *, sharers: int = 1) -> bool:
+        """Works for a moment; True: there is nothing more to do for now.
+
+        sharers: So many processes share the limit.
+        """
+        self._sharers = sharers
         self._check_folder()
         for batch in self._conversion.advance(ended=False, most_ns=_MOST_STEP_NS):
             self._files.write(batch)
@@ -148,7 +153,7 @@ class Compaction:
             path.unlink()
         # What else there is (names, marks, what is not read yet) must not cost all rows.
         rows = sum(map(_disk_bytes, self._files.thinned_parts()))
-        to_free = min(self._used_bytes() - aim, rows - int(limit * _LEAST_OF_ROWS))
+        to_free = min(self._used_bytes() - aim, rows - int(limit * _LEAST_OF_ROWS / self._sharers))
         if to_free < limit * _LEAST_ROUND:
             return
         # Nothing that speaks of the rows that go is to stay behind where it cannot be reached.

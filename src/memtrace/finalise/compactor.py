@@ -92,7 +92,7 @@ class Compactor:
             try:
                 if compaction is None:
                     compaction = self._compactions[key] = self._begin(key, folder)
-                return compaction.step()
+                return compaction.step(sharers=len(self._compactions))
             except Exception:  # as if it had never been begun
                 self._given_up.add(key)
                 self._compactions.pop(key, None)

@@ -137,13 +137,7 @@ class Thinner:
         bounds = bounds_of_stages(self._closed_parts)
 
         def speaks_of(group: RowGroup) -> bool:
-            bounds = group.bounds("allocation_id")
-            return bounds is None or not (
-                bounds.low is None
-                or bounds.high is None
-                or bounds.high < gone[0]
-                or bounds.low > gone[-1]
-            )
+            return _may_hold(group, "allocation_id", gone)
 
         def keeps_event(columns: Columns) -> Flags:
             plain = columns.codes("action", _OF_ALLOCATIONS) != NONE
@@ -155,15 +149,18 @@ class Thinner:
             calls_kept.append(np.unique(calls[kept]))
             return kept
 
-        for path in self._closed_parts("events"):
-            self._rewrite(path, "events", keeps_event, speaks_of)
+        as_they_were = [
+            path
+            for path in self._closed_parts("events")
+            if not self._rewrite(path, "events", keeps_event, speaks_of)
+        ]
         for path in self._closed_parts("names"):
             self._rewrite(
                 path, "names", lambda c: ~_is_in(c.numbers("allocation_id"), gone), speaks_of
             )
         if calls_gone:
             calls = np.setdiff1d(np.concatenate(calls_gone), np.concatenate(calls_kept))
-            self._thin_operators(calls)
+            self._thin_operators(_without_those_of(as_they_were, calls))
 
     def _thin_operators(self, calls: Int64s) -> None:
         largest = self.dropped.largest_bytes
@@ -173,18 +170,8 @@ class Thinner:
             size = columns.numbers("allocated_bytes") + columns.numbers("freed_bytes")
             return (size > largest) | ~_is_in(columns.numbers("call_id"), calls)
 
-        def speaks_of(group: RowGroup) -> bool:
-            bounds = group.bounds("call_id")
-            return bounds is None or not (
-                not len(calls)
-                or bounds.low is None
-                or bounds.high is None
-                or bounds.high < calls[0]
-                or bounds.low > calls[-1]
-            )
-
         for path in self._closed_parts("operators"):
-            self._rewrite(path, "operators", keeps, speaks_of)
+            self._rewrite(path, "operators", keeps, lambda g: _may_hold(g, "call_id", calls))
 
     def _rewrite(
         self,
@@ -192,11 +179,11 @@ class Thinner:
         dataset: str,
         keeps: Callable[[Columns], Flags],
         may_change: Callable[[RowGroup], bool] | None = None,
-    ) -> None:
-        """The file without the rows that are not kept."""
+    ) -> bool:
+        """The file without the rows that are not kept; False: it was not looked into."""
         groups = list(row_groups_of([Part(dataset, path, mapped=False)]))
         if may_change is not None and not any(map(may_change, groups)):
-            return
+            return False
         thinned = path.with_suffix(".thinned")
         thinned.unlink(missing_ok=True)
         with PartWriter(thinned, dataset, SCHEMAS[dataset]) as writer:
@@ -207,6 +194,27 @@ class Thinner:
                 if kept.any():
                     writer.write(table.filter(pa.array(kept)).cast(SCHEMAS[dataset]))
         thinned.replace(path)
+        return True
+
+
+def _may_hold(group: RowGroup, column: str, ids: Int64s) -> bool:
+    """Whether some of `ids`, which rise, can be in the column there."""
+    if not len(ids):
+        return False
+    bounds = group.bounds(column)
+    if bounds is None:
+        return True
+    low, high = bounds.low, bounds.high
+    return low is not None and high is not None and bool(low <= ids[-1] and high >= ids[0])
+
+
+def _without_those_of(events: Sequence[Path], calls: Int64s) -> Int64s:
+    """The calls, which rise, that have no event in these files."""
+    for group in row_groups_of([Part("events", path, mapped=False) for path in events]):
+        if _may_hold(group, "operator_call_id", calls):
+            found = Columns(group.read(["operator_call_id"])).numbers("operator_call_id")
+            calls = np.setdiff1d(calls, found)
+    return calls
 
 
 def _is_in(ids: Int64s, chosen: Int64s) -> Flags:
