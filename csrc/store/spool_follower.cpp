@@ -135,7 +135,9 @@ void SpoolFollower::list_appended() {
     if (!records_file_.read(&header, sizeof header, listed_bytes_))
       return;
     if (header.magic == kChunkMagic && header.log != 0) {
-      logs_[header.log].appended[header.index] = {false, listed_bytes_};
+      Log& log = logs_[header.log];
+      if (header.index >= log.chunk) // else it was read to its end while it was in a window
+        log.appended[header.index] = {false, listed_bytes_};
       last_anchor_ = header.anchor;
     } else if (listed_bytes_ + control_.chunk_bytes >= size) {
       return; // the last one: perhaps it is being written
