@@ -26,6 +26,7 @@ from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.convert import recover
 from memtrace.finalise.process_files import make_anew, work_folder
 from memtrace.finalise.spools import open_spool
+from memtrace.run.output import pid_of_key
 from native_spool import NativeSpool
 from program_runs import memtrace as run
 from program_runs import processes, wait_for_finaliser
@@ -33,6 +34,7 @@ from spool_writer import CHUNK_BYTES
 
 PROGRAMS = Path(__file__).parents[1] / "programs" / "compaction"
 TRAINING, LEFT_BEHIND = PROGRAMS / "training.py", PROGRAMS / "left_behind.py"
+OUTLIVES_CHILD = PROGRAMS / "outlives_child.py"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,13 @@ def disk_bytes(path: Path) -> int:
 
 def packed_bytes(spool: Path) -> int:
     return sum(map(disk_bytes, spool.glob("packed-*.bin")))
+
+
+def compactor_of(spool: Path, trace: Path) -> Compactor:
+    """To which the spool is that of the program itself."""
+    compactor = Compactor(trace, main_pid=pid_of_key(key_of(spool)) or 0)
+    compactor._large_bytes = 1
+    return compactor
 
 
 def begun_by(compactor: Compactor) -> dict[str, Compaction]:
@@ -142,8 +151,7 @@ def test_what_was_begun_goes_on_after_a_stop(
     monkeypatch.setattr(compactions, "_MOST_STEP_NS", 1_000_000)
     copied(spool, tmp_path)
     work = work_folder(tmp_path, key_of(spool))
-    compactor = Compactor(tmp_path)
-    compactor._large_bytes = 1
+    compactor = compactor_of(spool, tmp_path)
     (begun,) = begun_by(compactor).values()
     read = begun.records
     assert read < _core.SpoolReader(spool).records
@@ -156,6 +164,44 @@ def test_what_was_begun_goes_on_after_a_stop(
     assert work.exists()
     compactor.abandon()
     assert not work.exists()
+
+
+def test_a_child_that_ends_before_the_program_is_finished_then(tmp_path: Path) -> None:
+    """What is known of its blocks need not be kept."""
+    trace = tmp_path / "t.memtrace"
+    done = run("run", "--quiet", "--max-disk", "64MiB", "-o", trace, OUTLIVES_CHILD)
+    assert (done.status, done.out.split()) == (0, [b"True"])
+    main, child = processes(trace)
+    assert (main["start_method"], child["start_method"]) == ("main", "subprocess")
+    assert child["events"] >= 80_000
+    for process in (main, child):
+        assert process["complete"] is True
+        assert process["lost_total"] == 0
+        assert process["dropped"] is None
+    assert not (trace / "spool").exists()
+
+
+def test_a_child_that_cannot_be_finished_is_tried_again_at_the_end(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full for a while."""
+    place = copied(spool, tmp_path)
+    compactor = Compactor(tmp_path, main_pid=1)
+    compactor._large_bytes = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "memtrace.finalise.convert._put_in_place", lambda *_: os.open("/nowhere", os.O_RDONLY)
+        )
+        compactor.start()
+        deadline_s = time.monotonic() + 60
+        while not compactor._given_up and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert compactor.stop() == {}
+    assert place.exists()
+    assert not work_folder(tmp_path, key_of(spool)).exists()
+    finalise(tmp_path)
+    (process,) = processes(tmp_path)
+    assert process["lost_total"] == 0
 
 
 def test_within_a_limit_the_finaliser_stays_as_long_as_a_child(tmp_path: Path) -> None:
@@ -242,11 +288,34 @@ def test_it_goes_on_when_a_spool_could_not_be_opened(
 
     monkeypatch.setattr(compactors, "held", refusing)
     monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
-    compactor = Compactor(trace)
-    compactor._large_bytes = 1
+    compactor = compactor_of(spool, trace)
     begun = begun_by(compactor)
     assert refused
     assert list(begun) == [key_of(spool)]
+
+
+@pytest.mark.parametrize(("max_disk_bytes", "most"), [(None, 2), (1 << 30, 3)])
+def test_so_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_disk_bytes: int | None, most: int
+) -> None:
+    """Each takes memory; within a limit all must be kept small."""
+    monkeypatch.setattr(compactors, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(compactors, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(compactors, "_PERIOD_ON_LITTLE_DISK_S", 0.01)
+    spools = [NativeSpool(tmp_path, f"host-{number}-start") for number in (1, 2, 3)]
+    compactor = Compactor(tmp_path, max_disk_bytes=max_disk_bytes)
+    compactor._large_bytes = 0
+    looked_at: list[Path] = []
+    step = compactor._step
+    monkeypatch.setattr(
+        compactor, "_step", lambda folder: (looked_at.append(folder), step(folder))[1]
+    )
+    compactor.start()
+    deadline_s = time.monotonic() + 60
+    while len(looked_at) < 3 * len(spools) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert len(compactor.stop()) == most
+    compactor.abandon()
 
 
 @pytest.mark.parametrize("max_disk_bytes", [None, 1 << 30])

@@ -46,7 +46,7 @@ def main() -> int:
     trace_dir = Path(arguments.trace)
     shown = arguments.shown or str(trace_dir)
     finished = False
-    compactor = Compactor(trace_dir, max_disk_bytes=arguments.max_disk)
+    compactor = Compactor(trace_dir, main_pid=arguments.pid, max_disk_bytes=arguments.max_disk)
     try:
         if arguments.pid:
             if arguments.ended is None:

@@ -1,6 +1,8 @@
 """The thread of the finaliser that compacts long recordings while their processes run.
 
 Short ones are left alone: until a spool is large nothing is read of it, and nothing heavy imported.
+A child that has ended before the program is finished here as well: what is known of its blocks
+takes memory, and a training run of hours has new DataLoader workers in each epoch.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memtrace import _core
+from memtrace.errors import MemtraceError
 from memtrace.finalise.spools import held
+from memtrace.run.output import pid_of_key
 
 if TYPE_CHECKING:
     from memtrace.finalise.compaction import Compaction
 
 _LARGE_BYTES = 64 << 20  # a million records: these are converted in half a second
 _SHARE_OF_DISK = 16  # of the limit: such a spool is large, too
+_MOST_AT_ONCE = 16  # each takes some 60 MiB of memory
 _PERIOD_S = 2.0
 _PERIOD_ON_LITTLE_DISK_S = 0.5
 _LOWEST_PRIORITY = 19
@@ -27,12 +33,17 @@ _LOWEST_PRIORITY = 19
 class Compactor:
     """Works from start() to stop() on all large spools of a trace.
 
-    At the lowest priority, which on a busy machine gets next to no time: within `max_disk_bytes` at
-    that of the process, for what is not read yet takes disk as well.
+    At the lowest priority, which on a busy machine gets next to no time, and of so many processes
+    at the most: those beyond are converted when they have ended. Within `max_disk_bytes` of all, at
+    the priority of the process, for what is not read yet takes disk as well.
     """
 
-    def __init__(self, trace_dir: Path, *, max_disk_bytes: int | None = None) -> None:
+    def __init__(
+        self, trace_dir: Path, *, main_pid: int = 0, max_disk_bytes: int | None = None
+    ) -> None:
+        """main_pid: The program, whose end is another's to find out; 0: it is gone."""
         self._trace_dir = trace_dir
+        self._main_pid = main_pid
         self._max_disk_bytes = max_disk_bytes
         self._large_bytes = _LARGE_BYTES
         if max_disk_bytes is not None:
@@ -84,7 +95,7 @@ class Compactor:
     def _step(self, folder: Path) -> bool:
         key = folder.name.partition("=")[2]
         compaction = self._compactions.get(key)
-        if key in self._given_up or (compaction is None and not self._is_large(folder)):
+        if key in self._given_up or (compaction is None and not self._may_begin(folder)):
             return True
         with held(folder, wait=False) as is_ours:
             if not is_ours:
@@ -92,7 +103,7 @@ class Compactor:
             try:
                 if compaction is None:
                     compaction = self._compactions[key] = self._begin(key, folder)
-                return compaction.step(sharers=len(self._compactions))
+                idle = compaction.step(sharers=len(self._compactions))
             except Exception:  # as if it had never been begun
                 self._given_up.add(key)
                 self._compactions.pop(key, None)
@@ -100,9 +111,30 @@ class Compactor:
                     compaction.abandon()
                 if os.environ.get("MEMTRACE_DEBUG"):
                     raise
-        return True
+                return True
+        if idle and self._has_ended(folder):
+            self._finish(key)
+        return idle
 
-    def _is_large(self, folder: Path) -> bool:
+    def _has_ended(self, folder: Path) -> bool:
+        return (
+            pid_of_key(folder.name) != self._main_pid and _core.writer_life(str(folder)) == "ended"
+        )
+
+    def _finish(self, key: str) -> None:
+        from memtrace.finalise.convert import finalise
+
+        compaction = self._compactions.pop(key)
+        done: tuple[str, ...] = ()
+        with suppress(MemtraceError):  # a full disk: it is tried again at the end
+            done = finalise(self._trace_dir, compactions={key: compaction}, keys={key}).keys
+        if key not in done:
+            self._given_up.add(key)
+            compaction.abandon()
+
+    def _may_begin(self, folder: Path) -> bool:
+        if self._max_disk_bytes is None and len(self._compactions) >= _MOST_AT_ONCE:
+            return False
         try:
             return (folder / "records.bin").stat().st_size >= self._large_bytes
         except OSError:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,7 @@ def finalise(
     *,
     progress: bool = False,
     compactions: Mapping[str, Compaction] | None = None,
+    keys: Container[str] | None = None,
 ) -> FinaliseResult:
     """Converts every spool whose process has ended, and deletes it.
 
@@ -78,11 +79,14 @@ def finalise(
         progress: Show a bar when it takes long and stderr is a terminal.
         compactions: What was written already while processes ran, by the keys of their spools.
             Those that are not among the result's are the caller's still: to go on, or to abandon.
+        keys: Of these spools alone.
 
     Raises:
         MemtraceError: nothing could be converted, for the reason of the first spool.
     """
-    conversion = _Conversion(trace_dir, trace_dir, progress=progress, compactions=compactions or {})
+    conversion = _Conversion(
+        trace_dir, trace_dir, progress=progress, compactions=compactions or {}, keys=keys
+    )
     result = conversion.run()
     if result.refused and not result.keys and not result.running:
         raise MemtraceError(result.refused[0])
@@ -131,6 +135,7 @@ class _Conversion:
         progress: bool,
         force: bool = False,
         compactions: Mapping[str, Compaction] = MappingProxyType({}),
+        keys: Container[str] | None = None,
     ) -> None:
         self._trace_dir = trace_dir
         self._target = target
@@ -138,6 +143,7 @@ class _Conversion:
         self._progress = progress
         self._force = force
         self._compactions = compactions
+        self._keys = keys
         self._done: list[str] = []
         self._running: list[str] = []
         self._refused: list[str] = []
@@ -148,6 +154,8 @@ class _Conversion:
     def run(self) -> FinaliseResult:
         start_s = time.monotonic()
         for key, path in spool_dirs(self._trace_dir).items():
+            if self._keys is not None and key not in self._keys:
+                continue
             with held(path) as still_there:
                 if still_there:
                     try:
