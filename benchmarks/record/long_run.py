@@ -1,10 +1,12 @@
 """A long recording: the disk that it takes while it runs, and how long the end of the run takes.
 
     python benchmarks/record/long_run.py [--steps 20000] [--max-disk 200MiB]
+    python benchmarks/record/long_run.py --flood 30000000 --max-disk 64MiB
 
 Training steps of a small model under `memtrace run`, twice: with the finaliser beside it, which
 compacts what was recorded, and with one that is killed at the start, so that all is converted at
-the end (`memtrace recover`).
+the end (`memtrace recover`). Or so many allocations by a program that does nothing else, which
+outruns the finaliser, once.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from memtrace import _core
 from memtrace.trace import open_trace
 
 MIB = 1 << 20
-PROGRAM = Path(__file__).resolve().parents[2] / "tests/programs/compaction/training.py"
+PROGRAMS = Path(__file__).resolve().parents[2] / "tests/programs/compaction"
 _SAMPLES = 10
 
 
@@ -80,14 +82,18 @@ def follow(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--flood", type=int, metavar="ALLOCATIONS")
     parser.add_argument("--max-disk", help="of the first recording")
     arguments = parser.parse_args()
     options = ("--max-disk", arguments.max_disk) if arguments.max_disk else ()
+    program, times = PROGRAMS / "training.py", str(arguments.steps)
+    if arguments.flood:
+        program, times = PROGRAMS / "flooding.py", str(arguments.flood)
     with tempfile.TemporaryDirectory(prefix="memtrace-long-") as folder:
         trace = Path(folder) / "compacted.memtrace"
-        process = start(trace, PROGRAM, str(arguments.steps), options=options)
+        process = start(trace, program, times, options=options)
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
@@ -107,8 +113,10 @@ def main() -> None:
         ours, programs = used[-1]
         print(f"  the finaliser used {ours:.1f} s of CPU while the program used {programs:.1f} s")
         print(f"  lost {found.row['lost_total']}, left out {found.row['dropped']}")
+        if arguments.flood:
+            return
         trace = Path(folder) / "afterwards.memtrace"
-        process = start(trace, PROGRAM, str(arguments.steps))
+        process = start(trace, program, times)
         os.kill(finaliser_of(trace), signal.SIGKILL)
         assert process.stdin is not None
         process.stdin.write(b"\n")
