@@ -148,13 +148,15 @@ def main() -> int:
     options = parser.parse_args()
     table = []
     for python in options.pythons:
-        show = "import sys; print('%d %d %d' % sys.version_info[:3])"
+        # By its path from here on: in the environments nothing is found by name.
+        show = "import sys; print(sys.executable, *sys.version_info[:3], sep='\\n')"
         shown = subprocess.run([python, "-c", show], capture_output=True, text=True, check=True)
-        numbers = tuple(map(int, shown.stdout.split()))
+        path, *words = shown.stdout.splitlines()
+        numbers = tuple(map(int, words))
         known = [torch.version for torch in known_torches(options.headers, numbers[:2])]
         for version in dict.fromkeys(known):
             if version in options.torches or not options.torches:
-                outcome = cell(python, version, options.headers)
+                outcome = cell(path, version, options.headers)
                 table.append(f"Python {'.'.join(map(str, numbers))}, torch {version}, {outcome}")
                 print(table[-1], flush=True)
     failed = sum("failed: " in line for line in table)
