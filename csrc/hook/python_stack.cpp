@@ -24,8 +24,8 @@ constexpr StackHash kNoFrames{0x243F6A8885A308D3ULL, 0x13198A2E03707344ULL};
   hash.check = (hash.check ^ word) * kCheckStep;
 }
 
-// Of frames and those around them. Each half depends one to one on the half around it: what is lost
-// here would be lost again at each of the calls in each other.
+// Of frames and those around them. Each half depends one to one on the half around it: bits lost
+// here would be lost anew at each call inside another.
 [[gnu::always_inline]] inline StackHash joined(StackHash inner, StackHash around) noexcept {
   return {around.key * kCheckStep + inner.key, around.check * kKeyStep ^ inner.check};
 }

@@ -170,7 +170,7 @@ void Recorder::append_window(void* window) noexcept {
     }
   }
   auto* records = static_cast<Record*>(window);
-  for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // the disk is full
+  for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // no room
     lose(is_allocator_event(records[i].event.tail.action) ? Loss::event_no_space
                                                           : Loss::record_no_space);
   std::atomic_ref<uint32_t>(static_cast<ChunkHeader*>(window)->magic)

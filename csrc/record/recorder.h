@@ -28,8 +28,9 @@ class Recorder {
  public:
   // Creates the three files in an existing, empty directory. Throws std::runtime_error (with the
   // path and the reason) when they cannot be made: the only place that throws. While records.bin
-  // takes `most_records_bytes` of the disk (or what was reserved ahead, more), records are lost as
-  // if it were full; a reader that takes out what it has read makes room again. 0: no such limit.
+  // takes `most_records_bytes` of the disk, records are lost as if it were full (it may take 4 MiB
+  // more, which are reserved ahead); a reader that takes out what it has read makes room again.
+  // 0: no such limit.
   Recorder(const std::string& directory, uint32_t python_hex, uint64_t most_records_bytes = 0);
   ~Recorder();
   Recorder(const Recorder&) = delete;

@@ -25,7 +25,7 @@ enum class Clock : uint32_t { monotonic_ns = 0, tsc = 1 };
 
 // What was lost, by kind. Names as in loss_name().
 enum class Loss : uint32_t {
-  event_no_space,  // an allocator event: the disk was full, or no chunk could be mapped
+  event_no_space,  // an allocator event: the disk was full, or as much of it taken as may be
   record_no_space, // a span, mark, sample or stage: likewise
   text_no_space,   // a name or stack could not be written; its id reads "?"
   stack_too_deep,  // a stack was cut at the walker's limit

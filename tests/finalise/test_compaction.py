@@ -181,17 +181,20 @@ def test_a_child_that_ends_before_the_program_is_finished_then(tmp_path: Path) -
     assert not (trace / "spool").exists()
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd")])
 def test_a_child_that_cannot_be_finished_is_tried_again_at_the_end(
-    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """The disk was full for a while."""
+    """The disk was full for a while; or whatever it was."""
+
+    def fail(*_: object) -> None:
+        raise error
+
     place = copied(spool, tmp_path)
     compactor = Compactor(tmp_path, main_pid=1)
     compactor._large_bytes = 1
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "memtrace.finalise.convert._put_in_place", lambda *_: os.open("/nowhere", os.O_RDONLY)
-        )
+        patch.setattr("memtrace.finalise.convert._put_in_place", fail)
         compactor.start()
         deadline_s = time.monotonic() + 60
         while not compactor._given_up and time.monotonic() < deadline_s:

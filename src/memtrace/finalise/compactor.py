@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memtrace import _core
-from memtrace.errors import MemtraceError
 from memtrace.finalise.spools import held
 from memtrace.run.output import pid_of_key
 
@@ -60,7 +59,11 @@ class Compactor:
         self._thread.start()
 
     def stop(self) -> dict[str, Compaction]:
-        """End within a moment; what was begun, by the keys of the spools, to be finished."""
+        """End within a moment, or when the child in hand is finished.
+
+        Returns:
+            What was begun, by the keys of the spools, to be finished.
+        """
         if self._thread is not None:
             self._stopping.set()
             self._thread.join()
@@ -126,8 +129,11 @@ class Compactor:
 
         compaction = self._compactions.pop(key)
         done: tuple[str, ...] = ()
-        with suppress(MemtraceError):  # a full disk: it is tried again at the end
+        try:
             done = finalise(self._trace_dir, compactions={key: compaction}, keys={key}).keys
+        except Exception:  # a full disk, say: it is tried again at the end
+            if os.environ.get("MEMTRACE_DEBUG"):
+                raise
         if key not in done:
             self._given_up.add(key)
             compaction.abandon()
