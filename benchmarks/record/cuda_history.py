@@ -32,7 +32,7 @@ if simcuda.unavailable() is None:
     simcuda.load(devices=1, memory_mb=2048)
 
 import torch
-from record.empty_callback import empty_callback
+from record.floors import empty_callback, least_tracer
 from record.recording import HooksOn
 from record.workloads import tiny
 
@@ -56,12 +56,14 @@ class TorchHistory:
 TORCH, ALL = "torch history (all, python)", "memtrace, everything on"
 EVENTS, STACKS = "memtrace, no operators, no stacks", "memtrace --no-operators"
 FLOOR = "RecordFunction, callbacks do nothing"
+LEAST = "RecordFunction, clock and records"
 VARIANTS: dict[str, Callable] = {
     TORCH: TorchHistory,
     ALL: lambda: HooksOn(cuda=True),
     STACKS: lambda: HooksOn(operators=False, cuda=True),
     EVENTS: lambda: HooksOn(operators=False, stacks=False, cuda=True),
     FLOOR: empty_callback,
+    LEAST: least_tracer,
 }
 
 

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from record.empty_callback import empty_callback
+from record.floors import empty_callback, least_tracer
 from record.recording import HooksOn
 from record.workloads import BEFORE_FORWARD, WORKLOADS
 
@@ -68,6 +68,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "memtrace, no stacks": lambda: HooksOn(stacks=False),
     "memtrace, no operators, no stacks": lambda: HooksOn(operators=False, stacks=False),
     "RecordFunction, callbacks do nothing": empty_callback,
+    "RecordFunction, clock and records": least_tracer,
     "memray": memray_tracker,
     "torch.profiler (memory, shapes, stack)": torch_profiler,
     "MemTracker": mem_tracker,
