@@ -160,12 +160,15 @@ format:
 	git ls-files '*.h' '*.cpp' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/.installed
+	tools/install_test_tools
 	$(PIP) memray
 	$(PIP) --no-deps torchao==0.18.0 bitsandbytes==0.50.2
 	$(BIN)/python benchmarks/record/whole_program.py
+	$(BIN)/python benchmarks/record/cache_misses.py
 	$(BIN)/python benchmarks/record/event_instructions.py
 	$(BIN)/python benchmarks/record/stack_walk.py
 	$(BIN)/python benchmarks/record/threads.py
+	$(BIN)/python benchmarks/record/threads.py --plain
 	$(BIN)/python benchmarks/record/host_memory.py
 	$(BIN)/python benchmarks/record/soak.py
 	$(BIN)/python benchmarks/record/long_run.py
