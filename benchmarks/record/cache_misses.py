@@ -36,7 +36,7 @@ COLUMNS = {
     "I1 misses": ("I1mr",),
     "D1 misses": ("D1mr", "D1mw"),
     "L2 misses": ("ILmr", "DLmr", "DLmw"),
-    "branches": ("Bcm", "Bim"),
+    "mispredicted": ("Bcm", "Bim"),
 }
 
 

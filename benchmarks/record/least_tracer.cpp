@@ -2,6 +2,8 @@
 // operator begins; at each allocation and free, and at the end of an operator in which there was
 // one, it is read again and a record of 64 bytes is written; full buffers go to a file. It knows no
 // names, no stacks and no modules, follows one thread, and loses what a crash finds in the buffer.
+#include "record/clock.h"
+
 #include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -12,9 +14,10 @@
 #include <dlfcn.h>
 #include <memory>
 #include <unistd.h>
-#include <x86intrin.h>
 
 namespace {
+
+using memtrace::ticks_before;
 
 struct alignas(64) Record {
   uint64_t ticks, address, size_bytes, start_ticks, call, rest[3];
@@ -38,11 +41,11 @@ void write_record(uint64_t address, uint64_t size_bytes, uint64_t start_ticks) {
       _exit(1);
     g_count = 0;
   }
-  g_records[g_count++] = {__rdtsc(), address, size_bytes, start_ticks, ++g_last_call, {}};
+  g_records[g_count++] = {ticks_before(), address, size_bytes, start_ticks, ++g_last_call, {}};
 }
 
 std::unique_ptr<at::ObserverContext> start(const at::RecordFunction&) {
-  g_calls[++g_depth] = {__rdtsc(), false};
+  g_calls[++g_depth] = {ticks_before(), false};
   return nullptr;
 }
 

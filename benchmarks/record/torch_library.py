@@ -10,6 +10,8 @@ from pathlib import Path
 
 from memtrace.hook.torch_build import find_cuda_include_dirs, find_torch_build
 
+CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
+
 
 @functools.cache
 def torch_library(source: Path) -> ctypes.CDLL:
@@ -25,7 +27,8 @@ def torch_library(source: Path) -> ctypes.CDLL:
         flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
         flags.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(build.cxx11_abi)}")
         headers = [*build.include_dirs, *find_cuda_include_dirs()]
-        includes = [word for path in headers for word in ("-isystem", str(path))]
+        includes = [f"-I{CSRC}"]
+        includes += [word for path in headers for word in ("-isystem", str(path))]
         torchs = [str(build.lib_dir / name) for name in ("libc10.so", "libtorch_cpu.so")]
         subprocess.run(
             ["g++", *flags, *includes, str(source), "-o", str(library), *torchs], check=True
