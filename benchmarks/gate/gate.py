@@ -76,8 +76,16 @@ def machine() -> str:
     return ", ".join(words)
 
 
-def count() -> dict[str, float]:
-    """By path: instructions per unit, of hot paths those in memtrace's own code."""
+def callgrind_dumps(script: Path, *options: str) -> list[str]:
+    """Run a Python script under callgrind, counting only where it says so.
+
+    Args:
+        script: Its argument is the path of callgrind.c, compiled.
+        options: Of callgrind.
+
+    Returns:
+        Each of callgrind's dumps, as it wrote it.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shim = folder / "callgrind.so"
@@ -85,14 +93,19 @@ def count() -> dict[str, float]:
         subprocess.run(["cc", "-O1", "-shared", "-fPIC", source, "-o", shim], check=True)
         out = folder / "out"
         done = subprocess.run(
-            ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}",
-             sys.executable, HERE / "paths.py", shim],
+            ["valgrind", "--tool=callgrind", "--instr-atstart=no", *options,
+             f"--callgrind-out-file={out}", sys.executable, script, shim],
             env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "HOME": name},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             sys.exit(done.stderr)
-        return _per_unit([path.read_text() for path in folder.glob("out.*")])
+        return [path.read_text() for path in folder.glob("out.*")]
+
+
+def count() -> dict[str, float]:
+    """By path: instructions per unit, of hot paths those in memtrace's own code."""
+    return _per_unit(callgrind_dumps(HERE / "paths.py"))
 
 
 def _per_unit(dumps: list[str]) -> dict[str, float]:

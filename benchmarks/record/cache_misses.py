@@ -13,12 +13,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gate.gate import callgrind_dumps
+
 CACHES = ("--I1=32768,8,64", "--D1=49152,12,64", "--LL=1048576,16,64")
 TURNS = 4  # first sights are paid in the first ones
 NOTHING = "nothing (noise)"
@@ -42,7 +43,6 @@ COLUMNS = {
 
 def run_counted(shim_path: str) -> None:
     """In callgrind: the last of some iterations with every variant, all called from one place."""
-    sys.path.insert(0, str(BENCHMARKS))
     import torch
     from record.whole_program import VARIANTS
     from record.workloads import tiny
@@ -64,20 +64,8 @@ def run_counted(shim_path: str) -> None:
 
 def count() -> dict[str, dict[str, int]]:
     """By variant, by event of callgrind."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shim = folder / "callgrind.so"
-        source = BENCHMARKS / "gate" / "callgrind.c"
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", source, "-o", shim], check=True)
-        done = subprocess.run(
-            ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--cache-sim=yes",
-             "--branch-sim=yes", *CACHES, f"--callgrind-out-file={folder / 'out'}",
-             sys.executable, __file__, shim],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            sys.exit(done.stderr)
-        return dict(filter(None, (read(path.read_text()) for path in folder.glob("out.*"))))
+    dumps = callgrind_dumps(Path(__file__), "--cache-sim=yes", "--branch-sim=yes", *CACHES)
+    return dict(filter(None, map(read, dumps)))
 
 
 def read(dump: str) -> tuple[str, dict[str, int]] | None:

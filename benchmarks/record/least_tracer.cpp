@@ -2,9 +2,9 @@
 // operator begins; at each allocation and free, and at the end of an operator in which there was
 // one, it is read again and a record of 64 bytes is written; full buffers go to a file. It knows no
 // names, no stacks and no modules, follows one thread, and loses what a crash finds in the buffer.
+#include "operator_callbacks.h"
 #include "record/clock.h"
 
-#include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -110,19 +110,14 @@ constexpr uint8_t kPriority = 0xff;
 
 } // namespace
 
-// Records go to this file. Asks for the same scopes as csrc/hook/operators.cpp.
+// Records go to this file.
 extern "C" void least_tracer_on(int file) {
   g_file = file;
   g_count = g_depth = 0;
   g_inner = c10::GetCPUAllocator();
   g_inner_deleter = g_inner->raw_deleter();
   c10::SetCPUAllocator(&g_allocator, kPriority);
-  at::RecordFunctionCallback callback(&start, &end);
-  callback.needsInputs(false).needsOutputs(false).needsIds(false);
-  callback.scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION,
-                   at::RecordScope::TORCHSCRIPT_FUNCTION, at::RecordScope::CUSTOM_CLASS,
-                   at::RecordScope::USER_SCOPE});
-  g_callback = at::addGlobalCallback(callback);
+  g_callback = observe_operators(&start, &end);
   attach_to_cuda();
   g_on = true;
 }
