@@ -8,6 +8,10 @@
 namespace memtrace {
 namespace {
 
+// What a trace says beyond these, torch cannot have been set to.
+constexpr int64_t kMostBytes = int64_t{1} << 48;
+constexpr int64_t kMostDivisions = int64_t{1} << 30;
+
 uint64_t round_up(uint64_t bytes, uint64_t step) {
   return (bytes + step - 1) / step * step;
 }
@@ -21,17 +25,21 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
     return settings;
   settings.blocks_only = (*json)["blocks_only"].boolean();
   settings.expandable_segments = (*json)["expandable_segments"].boolean();
-  if (const int64_t bytes = (*json)["max_split_size"].integer(-1); bytes >= 0)
-    settings.max_split_bytes = static_cast<uint64_t>(bytes);
-  if (const int64_t bytes = (*json)["large_segment_size"].integer(); bytes > 0)
-    settings.large_segment_bytes = static_cast<uint64_t>(bytes);
-  if (const int64_t bytes = (*json)["max_non_split_rounding"].integer(); bytes > 0)
-    settings.max_non_split_rounding_bytes = static_cast<uint64_t>(bytes);
-  settings.garbage_collection_threshold = (*json)["garbage_collection_threshold"].number();
+  const auto read_bytes = [&](std::string_view key, uint64_t least, uint64_t& bytes) {
+    const int64_t found = (*json)[key].integer(-1);
+    if (found >= static_cast<int64_t>(least) && found <= kMostBytes)
+      bytes = static_cast<uint64_t>(found);
+  };
+  read_bytes("max_split_size", 0, settings.max_split_bytes);
+  read_bytes("large_segment_size", kLeastOwnSegmentBytes, settings.large_segment_bytes);
+  read_bytes("max_non_split_rounding", 1, settings.max_non_split_rounding_bytes);
+  if (const double share = (*json)["garbage_collection_threshold"].number(); share > 0 && share < 1)
+    settings.garbage_collection_threshold = share;
   const auto& divisions = (*json)["roundup_power2_divisions"].array();
   for (size_t i = 0; i < std::min(divisions.size(), settings.roundup_power2_divisions.size()); ++i)
-    settings.roundup_power2_divisions[i] =
-        static_cast<uint64_t>(std::max<int64_t>(0, divisions[i].integer()));
+    if (const int64_t found = divisions[i].integer();
+        found > 0 && found <= kMostDivisions && std::has_single_bit(static_cast<uint64_t>(found)))
+      settings.roundup_power2_divisions[i] = static_cast<uint64_t>(found);
   return settings;
 }
 
@@ -47,8 +55,7 @@ uint64_t AllocatorSettings::round(uint64_t bytes) const {
     const uint64_t power = uint64_t{1} << log2;
     if (power == bytes)
       return bytes;
-    const uint64_t step = power >> (std::bit_width(divisions) - 1);
-    return step == 0 ? 2 * power : round_up(bytes, step);
+    return round_up(bytes, power >> (std::bit_width(divisions) - 1));
   }
   return round_up(bytes, kSmallestBlockBytes);
 }

@@ -28,7 +28,8 @@ struct AllocatorSettings {
   // By floor(log2(size)) from 2^20 to 2^35; 0 or 1: no rounding to divisions.
   std::array<uint64_t, 16> roundup_power2_divisions{};
 
-  // From the text of a `settings` mark; what it does not say keeps its default.
+  // From the text of a `settings` mark; what it does not say, or torch would refuse, keeps its
+  // default.
   static AllocatorSettings from_json(std::string_view text);
 
   uint64_t round(uint64_t bytes) const;

@@ -61,13 +61,31 @@ TEST_CASE("sizes are rounded to divisions of a power of two") {
 TEST_CASE("settings are read from the text of a mark") {
   const auto settings = AllocatorSettings::from_json(
       R"({"conf":"x","expandable_segments":true,"max_split_size":33554432,)"
-      R"("roundup_power2_divisions":[0,2,4],"large_segment_size":2097152})");
+      R"("roundup_power2_divisions":[0,2,4],"large_segment_size":33554432})");
   CHECK(settings.expandable_segments);
   CHECK(settings.max_split_bytes == 32 * kMiB);
   CHECK(settings.roundup_power2_divisions[2] == 4);
-  CHECK(settings.large_segment_bytes == 2 * kMiB);
+  CHECK(settings.large_segment_bytes == 32 * kMiB);
   CHECK(AllocatorSettings::from_json(R"({"max_split_size":-1})").max_split_bytes == UINT64_MAX);
   CHECK(AllocatorSettings::from_json("{").max_split_bytes == UINT64_MAX);
+}
+
+TEST_CASE("settings that torch would refuse keep their defaults") {
+  const AllocatorSettings none;
+  for (const char* text :
+       {R"({"large_segment_size":1})", R"({"large_segment_size":10485759})",
+        R"({"large_segment_size":9223372036854775807,"max_split_size":9223372036854775807})",
+        R"({"max_non_split_rounding":0,"garbage_collection_threshold":1e308})",
+        R"({"garbage_collection_threshold":-1,"max_split_size":"20"})",
+        R"({"roundup_power2_divisions":[-4,3,36028797018963968,"8",null]})"}) {
+    const auto settings = AllocatorSettings::from_json(text);
+    CHECK(settings.large_segment_bytes == none.large_segment_bytes);
+    CHECK(settings.max_split_bytes == none.max_split_bytes);
+    CHECK(settings.max_non_split_rounding_bytes == none.max_non_split_rounding_bytes);
+    CHECK(settings.garbage_collection_threshold == 0);
+    CHECK(settings.roundup_power2_divisions == none.roundup_power2_divisions);
+    CHECK(settings.segment_bytes(settings.round(kMiB + 1)) == 20 * kMiB);
+  }
 }
 
 TEST_CASE("a small block is split when 512 bytes are left") {

@@ -9,17 +9,15 @@ of an expandable one that are mapped side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from memtrace.analyse.allocator_settings import page_bytes
 from memtrace.analyse.counters import Flags, Int64s, Moment, equals, integers, may_hold
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.trace import Process, Trace
 
-MIB = 2**20
-SMALL_PAGE_BYTES = 2 * MIB
 DEFAULT_POOL = "default"
 _NEVER = np.iinfo(np.int64).max
 
@@ -170,29 +168,6 @@ def free_runs(areas: Spans, blocks: Spans) -> Spans:
     size = np.maximum(starts - ends, 0)
     some = size > 0
     return Spans(ends[some], size[some], homes[some])
-
-
-def page_bytes(small: bool, process: Process) -> int:
-    """How much an expandable segment grows and shrinks by."""
-    if small:
-        return SMALL_PAGE_BYTES
-    return large_segment_bytes(process)
-
-
-def large_segment_bytes(process: Process) -> int:
-    """What the allocator takes of the device for a request of more than 1 and less than 10 MiB."""
-    return int(allocator_settings(process).get("large_segment_size") or 20 * MIB)
-
-
-def allocator_settings(process: Process) -> dict[str, Any]:
-    """The allocator's settings as the recording has them; empty where it has none."""
-    import json
-
-    try:
-        found = json.loads(process.row.get("allocator_settings") or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _page_bytes(kind: Kind, process: Process) -> int:

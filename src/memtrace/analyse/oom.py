@@ -14,11 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from memtrace.analyse.allocator_settings import allocator_settings
 from memtrace.analyse.breakdown import GROUP, Breakdown, break_down, columns_for, not_recorded
 from memtrace.analyse.counters import equals, integers, last_moment, may_hold
 from memtrace.analyse.failures import Oom, describe, find_failures
 from memtrace.analyse.fragmentation import Fragmentation, fragmentation_at, fragmentation_of
-from memtrace.analyse.layout import allocator_settings, layout_at
+from memtrace.analyse.layout import layout_at
 from memtrace.analyse.live_set import live_allocations
 from memtrace.analyse.owners import owner_columns, stacks_of_groups
 from memtrace.analyse.request import Fit, Request, find_fits
@@ -220,7 +221,7 @@ def _limit(trace: Trace, oom: Oom) -> int | None:
     if total is None:
         return None
     fraction: float | None = None
-    conf = str(allocator_settings(oom.process).get("conf") or "").replace(" ", "")
+    conf = str(allocator_settings(oom.process).get("conf", "")).replace(" ", "")
     for word in conf.split(","):
         name, _, value = word.partition(":")
         if name == "per_process_memory_fraction":

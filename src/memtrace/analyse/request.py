@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memtrace.analyse.allocator_settings import (
+    MIB,
+    SMALL_PAGE_BYTES,
+    allocator_settings,
+    large_segment_bytes,
+    page_bytes,
+)
 from memtrace.analyse.counters import Flags, integers
 from memtrace.analyse.layout import (
     DEFAULT_POOL,
-    MIB,
-    SMALL_PAGE_BYTES,
     Kind,
     Layout,
     Spans,
-    allocator_settings,
     free_runs,
     held_in,
-    large_segment_bytes,
-    page_bytes,
 )
 from memtrace.analyse.owners import encode
 

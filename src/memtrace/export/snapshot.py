@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from memtrace.analyse.allocator_settings import allocator_settings
 from memtrace.analyse.counters import (
     Int64s,
     Moment,
@@ -28,7 +29,7 @@ from memtrace.analyse.counters import (
     may_hold,
     moment_before_first,
 )
-from memtrace.analyse.layout import Kind, Layout, allocator_settings, layout_at
+from memtrace.analyse.layout import Kind, Layout, layout_at
 from memtrace.analyse.stage_list import stages_of
 from memtrace.export.snapshot_pickle import (
     BEGIN,
@@ -280,17 +281,15 @@ class _Writing:
         for source in self._sources:
             if source is not None:
                 found = found or allocator_settings(source.process)
-        divisions = found.get("roundup_power2_divisions") or []
+        divisions = found.get("roundup_power2_divisions", [])
         words = self._words
         return words.mapping(
-            PYTORCH_CUDA_ALLOC_CONF=words.text(str(found.get("conf") or "")),
-            max_split_size=integer(int(found.get("max_split_size") or -1)),
-            garbage_collection_threshold=real(
-                float(found.get("garbage_collection_threshold") or 0)
-            ),
-            expandable_segments=flag(bool(found.get("expandable_segments"))),
+            PYTORCH_CUDA_ALLOC_CONF=words.text(found.get("conf", "")),
+            max_split_size=integer(found.get("max_split_size") or -1),
+            garbage_collection_threshold=real(found.get("garbage_collection_threshold", 0.0)),
+            expandable_segments=flag(found.get("expandable_segments", False)),
             roundup_power2_divisions=words.mapping(
-                **{str(1 << power): integer(int(n)) for power, n in enumerate(divisions)}
+                **{str(1 << power): integer(n) for power, n in enumerate(divisions)}
             ),
         )
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from memtrace.analyse.allocator_settings import allocator_settings
 from memtrace.analyse.counters import MEASURES, equals, highest, integers
-from memtrace.analyse.layout import allocator_settings
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import stacks_by_id
 from memtrace.errors import MemtraceError
