@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace memtrace {
 namespace {
@@ -27,7 +28,7 @@ AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
   settings.expandable_segments = (*json)["expandable_segments"].boolean();
   const auto read_bytes = [&](std::string_view key, uint64_t least, uint64_t& bytes) {
     const int64_t found = (*json)[key].integer(-1);
-    if (found >= static_cast<int64_t>(least) && found <= kMostBytes)
+    if (std::cmp_greater_equal(found, least) && found <= kMostBytes)
       bytes = static_cast<uint64_t>(found);
   };
   read_bytes("max_split_size", 0, settings.max_split_bytes);
