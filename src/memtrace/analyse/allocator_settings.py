@@ -1,6 +1,7 @@
 """The settings of torch's CUDA caching allocator, as a recording has them.
 
-The limits are those of csrc/analyse/allocator_settings.cpp: a trace may be of anyone's making.
+A trace may be of anyone's making. The limits are those that csrc/analyse/allocator_settings.cpp
+reads with, and have to be changed in both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def allocator_settings(process: Process) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {key: value for key, value in found.items() if key in _CAN_BE and _CAN_BE[key](value)}
+    return {
+        name: found[name] for name, is_possible in _POSSIBLE.items() if is_possible(found.get(name))
+    }
 
 
 def large_segment_bytes(process: Process) -> int:
@@ -40,7 +43,7 @@ def page_bytes(small: bool, process: Process) -> int:
     return SMALL_PAGE_BYTES if small else large_segment_bytes(process)
 
 
-def _size(least: int) -> Callable[[Any], bool]:
+def _bytes_from(least: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= _MOST_BYTES
 
 
@@ -50,13 +53,13 @@ def _are_divisions(value: Any) -> bool:
     )
 
 
-_CAN_BE: dict[str, Callable[[Any], bool]] = {
+_POSSIBLE: dict[str, Callable[[Any], bool]] = {
     "conf": lambda value: isinstance(value, str),
     "blocks_only": lambda value: isinstance(value, bool),
     "expandable_segments": lambda value: isinstance(value, bool),
-    "max_split_size": _size(0),
-    "large_segment_size": _size(_LEAST_OWN_SEGMENT_BYTES),
-    "max_non_split_rounding": _size(1),
+    "max_split_size": _bytes_from(0),
+    "large_segment_size": _bytes_from(_LEAST_OWN_SEGMENT_BYTES),
+    "max_non_split_rounding": _bytes_from(1),
     "garbage_collection_threshold": lambda value: isinstance(value, float) and 0 < value < 1,
     "roundup_power2_divisions": _are_divisions,
 }
