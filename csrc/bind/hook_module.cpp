@@ -1,5 +1,6 @@
 // memtrace._hook: starting and stopping the hooks; compiled against one torch.
 #include "hook/backward_pass.h"
+#include "hook/dispatcher_shortcut.h"
 #include "hook/held_tensors.h"
 #include "hook/hook.h"
 #include "hook/marked_call.h"
@@ -216,6 +217,7 @@ PYBIND11_MODULE(_hook, module) {
   module.def("pause", &pause_recording);
   module.def("resume", &resume_recording);
   module.def("recording", [] { return g_kept_recording.load() != nullptr; });
+  module.def("has_dispatcher_shortcut", &has_dispatcher_shortcut);
   module.def("attach_cuda", &attach_cuda);
   module.def("take_new_roots", &take_new_roots);
   module.def("set_root_callback", [](const py::object& callback) {

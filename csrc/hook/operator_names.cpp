@@ -1,5 +1,7 @@
 #include "hook/operator_names.h"
 
+#include "hook/view_operators.h"
+
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
@@ -102,15 +104,16 @@ void prepare_operator_names() {
 // Into the first place of its set; the others move on, and the last one is forgotten. A name that
 // is not kept goes into the thread's spare slot, until the next one.
 [[gnu::noinline]] const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer,
-                                               const at::RecordFunction& function,
+                                               const BegunCall& begun,
                                                Recording& recording) noexcept {
-  const std::string_view name = function.name();
+  const std::string_view name = begun.name;
   NameSlot learnt{};
   NameSet* set = nullptr;
   try {
     // Read first: what is deregistered meanwhile makes this one old at once.
     const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
-    if (function.operator_name()) {
+    if (!begun.callback || begun.callback->operator_name()) {
+      see_operator(name);
       learnt.pointer = name.data();
       learnt.schema_generation = generation;
       set = &by_pointer;
@@ -119,7 +122,7 @@ void prepare_operator_names() {
       for (const NameSlot& slot : by_text)
         if (slot.text && name == slot.text) [[likely]]
           return slot;
-      learnt.text = keep_text(function.name());
+      learnt.text = keep_text(begun.name);
       set = learnt.text ? &by_text : nullptr;
     }
   } catch (...) {

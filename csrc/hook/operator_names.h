@@ -7,9 +7,8 @@
 // (ThreadState::texts), which costs some hundred instructions.
 #pragma once
 
+#include "hook/operators.h"
 #include "hook/thread_state.h"
-
-#include <ATen/record_function.h>
 
 #include <atomic>
 #include <cstdint>
@@ -23,8 +22,8 @@ inline std::atomic<uint32_t> g_schema_generation{1};
 void prepare_operator_names();
 
 // A name that has no schema, or that the cache by pointer does not know, or not any more.
-const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer,
-                             const at::RecordFunction& function, Recording& recording) noexcept;
+const NameSlot& name_by_text(ThreadState& state, NameSet& by_pointer, const BegunCall& begun,
+                             Recording& recording) noexcept;
 
 inline NameSet& set_of(ThreadState& state, const char* name) noexcept {
   constexpr uint64_t kSpread = 0x9E3779B97F4A7C15ULL;
@@ -41,12 +40,11 @@ inline const NameSlot* known_name(ThreadState& state, const char* name) noexcept
   return nullptr;
 }
 
-inline const NameSlot& name_of(ThreadState& state, const at::RecordFunction& function,
+inline const NameSlot& name_of(ThreadState& state, const BegunCall& begun,
                                Recording& recording) noexcept {
-  const char* const name = function.name();
-  if (const NameSlot* const known = known_name(state, name))
+  if (const NameSlot* const known = known_name(state, begun.name))
     return *known;
-  return name_by_text(state, set_of(state, name), function, recording);
+  return name_by_text(state, set_of(state, begun.name), begun, recording);
 }
 
 } // namespace memtrace

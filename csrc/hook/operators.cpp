@@ -2,10 +2,13 @@
 //
 // A span is written when a call ends in which something was allocated or freed, or a node of
 // autograd was made. The start callback asks for no inputs, so torch copies nothing; what remains
-// is torch's own slow path (40-60 ns). Contexts: a node of autograd, an optimizer's step, and what
-// autograd's engine calls between two nodes.
+// is torch's own slow path (40-60 ns), of which dispatcher_shortcut.h leaves out a part. Contexts:
+// a node of autograd, an optimizer's step, and what autograd's engine calls between two nodes.
+#include "hook/operators.h"
+
 #include "hook/allocator_event.h"
 #include "hook/backward_pass.h"
+#include "hook/dispatcher_shortcut.h"
 #include "hook/hook.h"
 #include "hook/notes.h"
 #include "hook/operator_names.h"
@@ -38,6 +41,15 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
   return reinterpret_cast<uintptr_t>(&function);
 }
 
+BegunCall begun_call(const at::RecordFunction& function) noexcept {
+  return {address_of(function),
+          &function,
+          function.name(),
+          function.seqNr(),
+          static_cast<uint32_t>(function.forwardThreadId()),
+          function.scope()};
+}
+
 // A call whose end ran on another thread (asynchronous user scopes) stays behind on this one. The
 // place of its RecordFunction on the C stack being used again shows that it is over.
 [[gnu::noinline]] void drop_stale(ThreadState& state, uintptr_t function) noexcept {
@@ -50,15 +62,14 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
 
 // Nothing but the thread's own state is used: what needs the hook entered is in the functions
 // below. True: the call may be a context itself, which begin_context_call() has to see to.
-[[gnu::always_inline]] inline bool push_call(ThreadState& state, const at::RecordFunction& function,
+[[gnu::always_inline]] inline bool push_call(ThreadState& state, const BegunCall& begun,
                                              OperatorCall& parent, const NameSlot& name) noexcept {
   OperatorCall& call = *(&parent + 1); // sooner than by its own number
-  const at::RecordScope kind = function.scope();
-  const bool user = kind == at::RecordScope::USER_SCOPE;
+  const bool user = begun.scope == at::RecordScope::USER_SCOPE;
   ++state.depth;
-  call.function = address_of(function);
-  call.sequence_number = function.seqNr();
-  call.forward_thread = static_cast<uint32_t>(function.forwardThreadId());
+  call.function = begun.function;
+  call.sequence_number = begun.sequence_number;
+  call.forward_thread = begun.forward_thread;
   call.call = ++state.last_call;
   call.name = name.id;
   call.owner = (user || (name.factory && parent.owner != 0)) ? parent.owner : name.id;
@@ -67,18 +78,19 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
   call.nodes_below = 0;
   call.context_place = parent.context_place;
   call.kind = ContextKind::none;
-  call.scope = static_cast<uint8_t>(kind);
+  call.scope = static_cast<uint8_t>(begun.scope);
   call.records_graph = parent.records_graph || call.sequence_number >= 0;
   call.has_schema = name.schema_generation != 0;
   call.touched = false;
   call.context_is_written = false;
+  call.has_callback = begun.callback != nullptr;
   call.start_ticks = ticks_before();
-  return kind == at::RecordScope::BACKWARD_FUNCTION || name.optimizer != OptimizerScope::none ||
-         state.ended_node.parent_call == parent.call;
+  return begun.scope == at::RecordScope::BACKWARD_FUNCTION ||
+         name.optimizer != OptimizerScope::none || state.ended_node.parent_call == parent.call;
 }
 
 // Any call, in any state of the thread.
-[[gnu::noinline]] bool start_any_call(const at::RecordFunction& function) noexcept {
+[[gnu::noinline]] bool start_any_call(const BegunCall& begun) noexcept {
   const HookScope scope;
   if (!scope)
     return false;
@@ -87,27 +99,25 @@ uintptr_t address_of(const at::RecordFunction& function) noexcept {
     scope.recording().lose(Loss::operators_deep);
     return false;
   }
-  const uintptr_t address = address_of(function);
-  if (state.calls[state.depth].function <= address)
-    drop_stale(state, address); // a nested call lies lower on the C stack
-  const NameSlot& name = name_of(state, function, scope.recording());
-  return push_call(state, function, state.calls[state.depth], name);
+  if (state.calls[state.depth].function <= begun.function)
+    drop_stale(state, begun.function); // a nested call lies lower on the C stack
+  const NameSlot& name = name_of(state, begun, scope.recording());
+  return push_call(state, begun, state.calls[state.depth], name);
 }
 
 // Mostly the name is known and the thread has recorded before: the same with few instructions.
-inline bool start_call(const at::RecordFunction& function) noexcept {
+[[gnu::always_inline]] inline bool start_call(const BegunCall& begun) noexcept {
   ThreadState* const state = t_state;
   if (!state || state->busy.load(std::memory_order_relaxed) ||
       state->recording != g_recording.load(std::memory_order_relaxed)) [[unlikely]]
-    return start_any_call(function);
+    return start_any_call(begun);
   OperatorCall& parent = state->calls[state->depth];
-  if (state->depth >= ThreadState::kMaxDepth || parent.function <= address_of(function))
-      [[unlikely]]
-    return start_any_call(function);
-  const NameSlot* const name = known_name(*state, function.name());
+  if (state->depth >= ThreadState::kMaxDepth || parent.function <= begun.function) [[unlikely]]
+    return start_any_call(begun);
+  const NameSlot* const name = known_name(*state, begun.name);
   if (!name) [[unlikely]]
-    return start_any_call(function);
-  return push_call(*state, function, parent, *name);
+    return start_any_call(begun);
+  return push_call(*state, begun, parent, *name);
 }
 
 // Is it the engine that calls an operator now, between two nodes? Only where a node has just ended.
@@ -122,16 +132,16 @@ bool is_engines(ThreadState& state, const OperatorCall& parent) noexcept {
 }
 
 // Whether an optimizer begins something.
-[[gnu::noinline]] OptimizerScope begin_context_call(const at::RecordFunction& function) {
+[[gnu::noinline]] OptimizerScope begin_context_call(const BegunCall& begun) {
   const HookScope scope;
   if (!scope)
     return OptimizerScope::none;
   ThreadState& state = scope.state();
   OperatorCall& call = state.calls[state.depth];
-  if (call.function != address_of(function)) // another recording has begun
+  if (call.function != begun.function) // another recording has begun
     return OptimizerScope::none;
   const OptimizerScope optimizer = is_scope(call, at::RecordScope::USER_SCOPE)
-                                       ? name_of(state, function, scope.recording()).optimizer
+                                       ? name_of(state, begun, scope.recording()).optimizer
                                        : OptimizerScope::none;
   if (is_scope(call, at::RecordScope::BACKWARD_FUNCTION)) {
     call.kind = ContextKind::node;
@@ -223,13 +233,12 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
 }
 
 // What the call was: of it that is a context itself.
-[[gnu::noinline]] ContextKind end_any_call(const at::RecordFunction& function) noexcept {
+[[gnu::noinline]] ContextKind end_any_call(uintptr_t function) noexcept {
   const HookScope scope;
   if (!scope)
     return ContextKind::none;
   ThreadState& state = scope.state();
-  const uintptr_t address = address_of(function);
-  if (state.calls[state.depth].function != address && !leave_inner_calls(state, address))
+  if (state.calls[state.depth].function != function && !leave_inner_calls(state, function))
     return ContextKind::none;
   OperatorCall& call = state.calls[state.depth--];
   OperatorCall& parent = *(&call - 1);
@@ -247,12 +256,12 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
 
 // Most calls change no memory and make no node, nor do those inside: there is nothing to be
 // written, and the hook need not be entered.
-inline ContextKind end_call(const at::RecordFunction& function) noexcept {
+[[gnu::always_inline]] inline ContextKind end_call(uintptr_t function) noexcept {
   ThreadState* const state = t_state;
   if (!state || state->busy.load(std::memory_order_relaxed)) [[unlikely]]
     return end_any_call(function);
   const OperatorCall& call = state->calls[state->depth];
-  if (call.function != address_of(function) || call.touched || call.sequence_number >= 0 ||
+  if (call.function != function || call.touched || call.sequence_number >= 0 ||
       call.nodes_below != 0 || call.kind != ContextKind::none)
     return end_any_call(function);
   --state->depth;
@@ -268,8 +277,8 @@ inline ContextKind end_call(const at::RecordFunction& function) noexcept {
 // ---- callbacks ----------------------------------------------------------------------------------
 
 // What an optimizer holds is looked at outside of the hook: that waits for the GIL.
-[[gnu::noinline]] void begin_rare_call(const at::RecordFunction& function) {
-  switch (begin_context_call(function)) {
+[[gnu::noinline]] void begin_rare_call(const BegunCall& begun) {
+  switch (begin_context_call(begun)) {
   case OptimizerScope::none:
     break;
   case OptimizerScope::step:
@@ -281,19 +290,39 @@ inline ContextKind end_call(const at::RecordFunction& function) noexcept {
 }
 
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-  if (start_call(function)) [[unlikely]]
-    begin_rare_call(function);
+  const BegunCall begun = begun_call(function);
+  if (start_call(begun)) [[unlikely]]
+    begin_rare_call(begun);
   return nullptr;
 }
 
 void on_end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (end_call(function) == ContextKind::optimizer) [[unlikely]]
+  if (end_call(address_of(function)) == ContextKind::optimizer) [[unlikely]]
     end_optimizer_step();
 }
 
 at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;
 
 } // namespace
+
+void start_operator(uintptr_t function, const char* name, int64_t sequence_number) noexcept {
+  const BegunCall begun{function, nullptr, name, sequence_number, 0, at::RecordScope::FUNCTION};
+  if (start_call(begun)) [[unlikely]] // it may be autograd's engine's: no more than a note
+    begin_rare_call(begun);
+}
+
+bool end_operator(uintptr_t function) noexcept {
+  const ThreadState* const state = t_state;
+  if (!state)
+    return false;
+  uint32_t at = state->depth; // nearly always the innermost one
+  while (at > 0 && state->calls[at].function != function)
+    --at;
+  if (at == 0 || state->calls[at].has_callback)
+    return false;
+  end_call(function); // an optimizer's step is a scope, no operator
+  return true;
+}
 
 void install_operators() {
   if (g_callback != at::INVALID_CALLBACK_HANDLE)
@@ -305,11 +334,13 @@ void install_operators() {
                    at::RecordScope::TORCHSCRIPT_FUNCTION, at::RecordScope::CUSTOM_CLASS,
                    at::RecordScope::USER_SCOPE});
   g_callback = at::addGlobalCallback(callback);
+  install_dispatcher_shortcut(&on_start);
 }
 
 void remove_operators() {
   if (g_callback == at::INVALID_CALLBACK_HANDLE)
     return;
+  remove_dispatcher_shortcut();
   at::removeCallback(g_callback);
   g_callback = at::INVALID_CALLBACK_HANDLE;
 }

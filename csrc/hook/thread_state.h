@@ -55,6 +55,7 @@ struct alignas(64) OperatorCall {
   bool has_schema;         // an operator of the dispatcher: no Python frame comes in between
   bool touched;            // something was allocated or freed in it
   bool context_is_written; // of a call that is a context itself: its ContextBegin
+  bool has_callback;       // RecordFunction's tells of its end
 };
 static_assert(sizeof(OperatorCall) == 64);
 

@@ -39,6 +39,9 @@ class NativeHook(Protocol):
     def recording(self) -> bool:
         """Whether events are being recorded, or are in a pause."""
 
+    def has_dispatcher_shortcut(self) -> bool:
+        """Whether operators come the short way (csrc/hook/dispatcher_shortcut.h)."""
+
     def attach_cuda(self) -> str:
         """Attach to the CUDA caching allocator: attached, no_cuda_build or not_initialized."""
 

@@ -1,0 +1,135 @@
+#include "hook/shared_library.h"
+
+#include <algorithm>
+#include <span>
+
+namespace memtrace {
+namespace {
+
+bool lies_in(uintptr_t address, uintptr_t base, const ElfW(Phdr) & segment) noexcept {
+  return address - base - segment.p_vaddr < segment.p_memsz;
+}
+
+constexpr auto symbol_of(ElfW(Xword) info) noexcept {
+  static_assert(sizeof info == 8);
+  return info >> 32;
+}
+
+} // namespace
+
+std::optional<SharedLibrary> SharedLibrary::containing(uintptr_t address) {
+  struct Search {
+    uintptr_t address = 0;
+    SharedLibrary library;
+    bool found = false;
+  } search{address, SharedLibrary{}};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* given) {
+        auto& wanted = *static_cast<Search*>(given);
+        const std::span segments(info->dlpi_phdr, info->dlpi_phnum);
+        const bool is_here = std::ranges::any_of(segments, [&](const ElfW(Phdr) & segment) {
+          return segment.p_type == PT_LOAD && lies_in(wanted.address, info->dlpi_addr, segment);
+        });
+        if (!is_here)
+          return 0;
+        wanted.found = wanted.library.read(*info);
+        return 1;
+      },
+      &search);
+  return search.found ? std::optional(search.library) : std::nullopt;
+}
+
+bool SharedLibrary::read(const dl_phdr_info& info) {
+  base_ = info.dlpi_addr;
+  segments_ = info.dlpi_phdr;
+  segment_count_ = info.dlpi_phnum;
+  const std::span segments(segments_, segment_count_);
+  const auto dynamic = std::ranges::find(segments, PT_DYNAMIC, &ElfW(Phdr)::p_type);
+  if (dynamic == segments.end())
+    return false;
+  bool has_addends = false;
+  for (const auto* entry = at_address<const ElfW(Dyn)*>(base_ + dynamic->p_vaddr); entry->d_tag;
+       ++entry) {
+    // The linker has added the base to addresses, but not in every C library.
+    const uintptr_t given = entry->d_un.d_ptr;
+    const uintptr_t address = given < base_ ? base_ + given : given;
+    switch (entry->d_tag) {
+    case DT_SYMTAB:
+      symbols_ = at_address<const ElfW(Sym)*>(address);
+      break;
+    case DT_STRTAB:
+      names_ = at_address<const char*>(address);
+      break;
+    case DT_GNU_HASH:
+      gnu_hash_ = at_address<const uint32_t*>(address);
+      break;
+    case DT_HASH:
+      sysv_hash_ = at_address<const uint32_t*>(address);
+      break;
+    case DT_JMPREL:
+      imports_ = at_address<const ElfW(Rela)*>(address);
+      break;
+    case DT_PLTRELSZ:
+      import_count_ = entry->d_un.d_val / sizeof(ElfW(Rela));
+      break;
+    case DT_PLTREL:
+      has_addends = entry->d_un.d_val == DT_RELA;
+      break;
+    default:
+      break;
+    }
+  }
+  if (!imports_ || !has_addends)
+    import_count_ = 0;
+  return symbols_ != nullptr && names_ != nullptr &&
+         (gnu_hash_ != nullptr || sysv_hash_ != nullptr);
+}
+
+bool SharedLibrary::contains(uintptr_t address) const noexcept {
+  return std::ranges::any_of(std::span(segments_, segment_count_), [&](const ElfW(Phdr) & segment) {
+    return segment.p_type == PT_LOAD && lies_in(address, base_, segment);
+  });
+}
+
+// No table says it: in the GNU one, the last symbol of the last chain is the last of all.
+size_t SharedLibrary::symbol_count() const noexcept {
+  if (!gnu_hash_)
+    return sysv_hash_[1];
+  const uint32_t bucket_count = gnu_hash_[0], first_hashed = gnu_hash_[1];
+  const uint32_t filter_words = gnu_hash_[2] * (sizeof(ElfW(Addr)) / sizeof(uint32_t));
+  const std::span buckets(gnu_hash_ + 4 + filter_words, bucket_count);
+  const uint32_t* const chains = buckets.data() + bucket_count;
+  uint32_t last = std::ranges::max(buckets);
+  if (last < first_hashed)
+    return first_hashed;
+  while (!(chains[last - first_hashed] & 1))
+    ++last;
+  return last + 1;
+}
+
+void SharedLibrary::for_each_function(const std::function<void(const Function&)>& visit) const {
+  for (const ElfW(Sym) & symbol : std::span(symbols_, symbol_count())) {
+    if ((symbol.st_info & 0xF) != STT_FUNC || symbol.st_shndx == SHN_UNDEF)
+      continue;
+    const uintptr_t begin = base_ + symbol.st_value;
+    visit({name_of(symbol), begin, begin + symbol.st_size});
+  }
+}
+
+std::optional<ImportSlot> SharedLibrary::import_slot(std::string_view name) const {
+  for (const ElfW(Rela) & import : std::span(imports_, import_count_)) {
+    if (name != name_of(symbols_[symbol_of(import.r_info)]))
+      continue;
+    const uintptr_t slot = base_ + import.r_offset;
+    const bool is_protected =
+        std::ranges::any_of(std::span(segments_, segment_count_), [&](const ElfW(Phdr) & segment) {
+          return segment.p_type == PT_GNU_RELRO && lies_in(slot, base_, segment);
+        });
+    if (is_protected)
+      return std::nullopt;
+    return ImportSlot(*at_address<uintptr_t*>(slot));
+  }
+  return std::nullopt;
+}
+
+} // namespace memtrace

@@ -1,0 +1,10 @@
+// A library that calls a function of its own through its linkage table, as libtorch_cpu does.
+#define EXPORTED extern "C" __attribute__((visibility("default"), noipa))
+
+EXPORTED int linked_inner(int value) {
+  return value + 1;
+}
+
+EXPORTED int linked_outer(int value) {
+  return 10 * linked_inner(value);
+}
