@@ -4,8 +4,9 @@
 
 Needs valgrind and a C compiler. Status 1: something costs over 5 % more than in baseline.json; what
 costs less by as much is told, so that the baseline follows (`--write`). Of a hot path the code of
-memtrace's own libraries is counted: what malloc needs depends on what it did before. Counts depend
-on compiler, torch and Python: a baseline is kept for each such machine; one without is measured.
+memtrace's own libraries is counted: what malloc needs depends on what it did before; where no
+memory changes, all that recording adds. Counts depend on compiler, torch and Python: a baseline is
+kept for each such machine; one without is measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +111,7 @@ def count() -> dict[str, float]:
 
 
 def _per_unit(dumps: list[str]) -> dict[str, float]:
-    counts = {}
+    counts: defaultdict[str, float] = defaultdict(float)
     for dump in dumps:
         named = re.search(
             r"^desc: Trigger: Client Request: (.+)\|(\w+)\|(\d+)$", dump, re.MULTILINE
@@ -117,9 +119,9 @@ def _per_unit(dumps: list[str]) -> dict[str, float]:
         total = re.search(r"^(?:totals|summary): (\d+)", dump, re.MULTILINE)
         if named and total:
             path, of, units = named.groups()
-            counted = int(total[1]) if of == "all" else own_instructions(dump)
-            counts[path] = counted / int(units)
-    return counts
+            counted = own_instructions(dump) if of == "own" else int(total[1])
+            counts[path] += (-counted if of == "without" else counted) / int(units)
+    return dict(counts)
 
 
 def own_instructions(dump: str) -> int:

@@ -3,6 +3,8 @@
     valgrind --tool=callgrind --instr-atstart=no ... python paths.py SHIM
 
 Names of the counts are "PATH|own|UNITS", of which memtrace's own code counts, or "PATH|all|UNITS".
+Where no memory changes, all that is added counts, torch's share as well: "PATH|all|UNITS" less
+"PATH|without|UNITS", the same unrecorded.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -89,6 +91,20 @@ def allocate() -> None:
         torch.empty(64)
 
 
+def view(given: torch.Tensor) -> None:
+    """An operator that only makes a view, where autograd is off."""
+    with torch.no_grad():
+        for _ in range(CALLS):
+            given.view(-1)
+
+
+def add(given: torch.Tensor) -> None:
+    """An operator in which no memory changes."""
+    with torch.no_grad():
+        for _ in range(CALLS):
+            given.add_(given)
+
+
 def training() -> Callable[[], None]:
     """Steps of a small network."""
     torch.manual_seed(0)
@@ -132,6 +148,22 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
     yield "a step of training, in a pause", STEPS, training(), paused
 
 
+def without_memory() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Operators in which no memory changes."""
+    given = torch.ones(2, 128)
+    yield "an operator without memory", lambda: add(given)
+    yield "a view, autograd off", lambda: view(given)
+
+
+def count_added(counter: Counter) -> None:
+    for name, run in without_memory():
+        for of, using in (("without", nullcontext), ("all", HooksOn)):
+            with using():
+                run()
+                with counter.count(f"{name}|{of}|{CALLS}"):
+                    run()
+
+
 def count_hot_paths(counter: Counter) -> None:
     for name, units, run, using in hot_paths():
         with using():
@@ -170,6 +202,7 @@ def main() -> None:
     torch.set_num_threads(1)
     counter = Counter(sys.argv[1])
     count_hot_paths(counter)
+    count_added(counter)
     with tempfile.TemporaryDirectory() as folder:
         count_analyses(counter, Path(folder))
 

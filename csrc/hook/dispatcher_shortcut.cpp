@@ -214,12 +214,17 @@ const Replacements kTrial{reinterpret_cast<uintptr_t>(&try_get),
 struct Slots {
   ImportSlot get, run, destroy;
 
-  void set(const Replacements& functions) noexcept {
-    // Each in an order that makes sense alone: whoever gets an empty list runs and destroys it
-    // either here or, without effect, in torch.
+  // What has got an empty list should come by ours to the end. What does not, since it is under way
+  // while the slots change, has no effect in torch's: they are made for lists that are empty.
+  void replace(const Replacements& functions) noexcept {
     destroy.store(functions.destroy, std::memory_order_release);
     run.store(functions.run, std::memory_order_release);
     get.store(functions.get, std::memory_order_release);
+  }
+  void give_back() noexcept {
+    get.store(g_torch.get, std::memory_order_release);
+    run.store(g_torch.run, std::memory_order_release);
+    destroy.store(g_torch.destroy, std::memory_order_release);
   }
 };
 std::optional<Slots> g_slots; // empty: not prepared, or this torch's linkage is another
@@ -274,8 +279,8 @@ const Replacements& shortcut() noexcept {
 
 // On a thread of its own, which has no callbacks, no modes and no gradients of the program's.
 bool works(Slots& slots) {
-  slots.set(g_torch.passes_key_set ? kTrial<c10::DispatchKey, c10::DispatchKeySet>
-                                   : kTrial<c10::DispatchKey>);
+  slots.replace(g_torch.passes_key_set ? kTrial<c10::DispatchKey, c10::DispatchKeySet>
+                                       : kTrial<c10::DispatchKey>);
   uint8_t turns = 0;
   try {
     std::async(std::launch::async, [&turns] {
@@ -286,7 +291,7 @@ bool works(Slots& slots) {
   } catch (const std::exception&) { // no thread is to be had, or torch would not
     turns = 0;
   }
-  slots.set({g_torch.get, g_torch.run, g_torch.destroy});
+  slots.give_back();
   return turns == kAllTurns;
 }
 
@@ -310,12 +315,12 @@ void install_dispatcher_shortcut(at::RecordFunctionCallback::StartCallback callb
   if (!g_slots)
     return;
   g_callback = callback;
-  g_slots->set(shortcut());
+  g_slots->replace(shortcut());
 }
 
 void remove_dispatcher_shortcut() {
   if (g_slots)
-    g_slots->set({g_torch.get, g_torch.run, g_torch.destroy});
+    g_slots->give_back();
 }
 
 bool has_dispatcher_shortcut() {

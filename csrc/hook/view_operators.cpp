@@ -48,9 +48,11 @@ constexpr std::string_view kViews[] = {
 };
 static_assert(std::ranges::is_sorted(kViews));
 
-constexpr std::string_view kSigns[] = {"sparse", "mkldnn", "quantize", "nested", "conj", "_neg"};
-// Views themselves, seen where autograd records.
-constexpr std::string_view kNoSigns[] = {"aten::resolve_conj", "aten::resolve_neg"};
+// Of names: oneDNN's convolutions and conj() of real numbers are no signs.
+constexpr std::string_view kSigns[] = {"sparse", "to_mkldnn", "quantize",
+                                       "nested", "_conj",     "_neg_view"};
+// A view itself, seen where autograd records.
+constexpr std::string_view kNoSign = "aten::resolve_conj";
 
 } // namespace
 
@@ -62,8 +64,7 @@ void see_operator(std::string_view name) noexcept {
   const auto is_in_name = [name](std::string_view sign) {
     return name.find(sign) != std::string_view::npos;
   };
-  if (std::ranges::any_of(kSigns, is_in_name) &&
-      std::ranges::find(kNoSigns, name) == std::end(kNoSigns))
+  if (std::ranges::any_of(kSigns, is_in_name) && name != kNoSign)
     g_views_may_allocate.store(true, std::memory_order_relaxed);
 }
 

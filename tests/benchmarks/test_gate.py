@@ -72,6 +72,8 @@ def test_counts_of_dumps(gate: ModuleType) -> None:
     dumps = [
         DUMP.format("a call|own|10"),
         DUMP.format("an analysis|all|100"),
+        DUMP.format("an operator|without|100"),
+        DUMP.format("an operator|all|10"),
         "desc: Trigger: Client Request\ntotals: 77\n",
     ]
-    assert gate._per_unit(dumps) == {"a call": 100.0, "an analysis": 50.0}
+    assert gate._per_unit(dumps) == {"a call": 100.0, "an analysis": 50.0, "an operator": 450.0}

@@ -295,3 +295,46 @@ def test_views_are_left_out_where_autograd_is_off_alone(tmp_path: Path) -> None:
     names = memtrace.open(tmp_path / "t.memtrace").operators.column("name").to_pylist()
     assert {"aten::view", "aten::t"} <= {*names}
     assert not {"aten::unsqueeze", "aten::select"} & {*names}
+
+
+def test_it_comes_and_goes_under_threads_in_the_middle_of_operators(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent("""
+        import sys, threading, time, torch, memtrace
+        sys.setswitchinterval(1e-5)
+        @torch.library.custom_op("mine::slow", mutates_args=())
+        def slow(x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.0003)
+            return x + 1
+        slow(torch.zeros(1))  # much is imported at the first call
+        done, sums = threading.Event(), []
+        def work():
+            turns, total = 0, torch.zeros(4, 4)
+            with torch.no_grad():
+                while turns < 100 or not done.is_set():
+                    total = slow(total.view(16).view(4, 4).t()).contiguous() - 1 + turns % 2
+                    turns += 1
+            sums.append((total.tolist(), [[float(turns // 2)] * 4] * 4))
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(3):
+            with memtrace.record(f"{number}.memtrace"):
+                for _ in range(100):
+                    memtrace.pause()
+                    time.sleep(0.001)
+                    memtrace.resume()
+                    time.sleep(0.001)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert len(sums) == 4 and all(found == wanted for found, wanted in sums)
+        print("all are right")
+    """))  # fmt: skip
+    shown = python(program, cwd=tmp_path)
+    assert (shown.status, shown.out) == (0, b"all are right\n"), shown.err
+    for number in range(3):
+        trace = memtrace.open(tmp_path / f"{number}.memtrace")
+        assert trace.processes.column("lost_total").to_pylist() == [0]
+        names = {*trace.operators.column("name").to_pylist()} - {None}  # None: cut off by a pause
+        assert {"aten::add", "mine::slow"} <= names
