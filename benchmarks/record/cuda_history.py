@@ -38,7 +38,7 @@ from record.workloads import tiny
 
 DEPTH = 30
 WARM_UP = 4  # iterations
-MEASURED = 8
+MEASURED = 16
 
 
 class TorchHistory:
@@ -61,6 +61,7 @@ VARIANTS: dict[str, Callable] = {
     TORCH: TorchHistory,
     ALL: lambda: HooksOn(cuda=True),
     STACKS: lambda: HooksOn(operators=False, cuda=True),
+    "memtrace, no stacks": lambda: HooksOn(stacks=False, cuda=True),
     EVENTS: lambda: HooksOn(operators=False, stacks=False, cuda=True),
     FLOOR: empty_callback,
     LEAST: least_tracer,

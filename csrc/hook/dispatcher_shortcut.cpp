@@ -6,7 +6,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/result_type.h>
-#include <c10/core/GradMode.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
@@ -116,26 +116,50 @@ inline Caller caller(uintptr_t address) noexcept {
 
 // ---- the shortcut -------------------------------------------------------------------------------
 
+// Where torch keeps what this thread has switched on. Asked for once: each time would be two calls.
+struct Switches {
+  const c10::AutogradState* autograd = nullptr;
+  const c10::impl::PODLocalDispatchKeySet* keys = nullptr;
+};
+__attribute__((tls_model("initial-exec"))) thread_local Switches t_switches;
+
+[[gnu::noinline]] void find_switches() noexcept {
+  t_switches = {&c10::AutogradState::get_tls_state(), &c10::impl::raw_local_dispatch_key_set};
+}
+
+inline const Switches& switches() noexcept {
+  if (t_switches.autograd == nullptr) [[unlikely]]
+    find_switches();
+  return t_switches;
+}
+
 // Python's own tensors and modes, and transformations of functions: a view is then what they make
 // of it.
-bool others_make_views() noexcept {
+bool others_make_views(const c10::impl::PODLocalDispatchKeySet& keys) noexcept {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet kPython{DispatchKey::Python, DispatchKey::PythonTLSSnapshot};
   constexpr c10::DispatchKeySet kOthers{
       DispatchKey::FuncTorchDynamicLayerFrontMode, DispatchKey::FuncTorchDynamicLayerBackMode,
       DispatchKey::FuncTorchBatched, DispatchKey::FuncTorchVmapMode, DispatchKey::Functionalize};
-  const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
-  if (keys.included_.has_any(kPython) || keys.excluded_.has_any(kPython)) [[unlikely]] {
+  if ((keys.included() | keys.excluded()).has_any(kPython)) [[unlikely]] {
     g_views_may_allocate.store(true, std::memory_order_relaxed);
     return true;
   }
-  return keys.included_.has_any(kOthers);
+  return keys.included().has_any(kOthers);
 }
 
 // No node of autograd will be made, and nothing allocated.
-bool can_leave_out_view() noexcept {
-  return !c10::GradMode::is_enabled() && !g_views_may_allocate.load(std::memory_order_relaxed) &&
-         !others_make_views();
+inline bool can_leave_out_view() noexcept {
+  const auto& [autograd, keys] = switches();
+  return !autograd->get_grad_mode() && !g_views_may_allocate.load(std::memory_order_relaxed) &&
+         !others_make_views(*keys);
+}
+
+// What autograd would number the operator's node with: -1 where it records nothing.
+template <class... Keys> inline int64_t sequence_number(Keys... keys) {
+  return switches().autograd->get_grad_mode()
+             ? at_address<SequenceNumber<Keys...>>(g_torch.sequence_number)(keys...)
+             : -1;
 }
 
 StepCallbacks get(at::RecordScope scope) {
@@ -162,7 +186,7 @@ template <class... Keys> void run(at::RecordFunction& function, Schema schema, K
   if (function.isActive()) [[unlikely]]
     return torch_run(function, schema, keys...);
   start_operator(reinterpret_cast<uintptr_t>(&function), schema.get().name().c_str(),
-                 at_address<SequenceNumber<Keys...>>(g_torch.sequence_number)(keys...));
+                 sequence_number(keys...));
 }
 
 void destroy(at::RecordFunction* function) {

@@ -32,8 +32,8 @@ live = [inputs, *weights, *gradients, *kept]
 size = sum(tensor.nbytes for tensor in live)
 peak = size if device == "cpu" else torch.cuda.max_memory_allocated()
 held = sum(tensor.nbytes for tensor in weights)
-hook = sys.modules["memtrace._hook"]
-came = {"shortcut": hook.has_dispatcher_shortcut(), "same_operators": True}
+hook = sys.modules.get("memtrace._hook")
+came = {"shortcut": hook and hook.has_dispatcher_shortcut(), "same_operators": True}
 print(json.dumps({"peak": peak, "weight": held, "gradient": held, **came}))
 if device != "cpu":
     time.sleep(0.5)
