@@ -303,6 +303,8 @@ const Replacements& shortcut() noexcept {
 
 // On a thread of its own, which has no callbacks, no modes and no gradients of the program's.
 bool works(Slots& slots) {
+  // Bound from now on: a thread that lets the linker bind one later would overwrite ours.
+  slots.give_back();
   slots.replace(g_torch.passes_key_set ? kTrial<c10::DispatchKey, c10::DispatchKeySet>
                                        : kTrial<c10::DispatchKey>);
   uint8_t turns = 0;

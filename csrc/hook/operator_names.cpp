@@ -112,7 +112,7 @@ void prepare_operator_names() {
   try {
     // Read first: what is deregistered meanwhile makes this one old at once.
     const uint32_t generation = g_schema_generation.load(std::memory_order_relaxed);
-    if (!begun.callback || begun.callback->operator_name()) {
+    if (!begun.record_function || begun.record_function->operator_name()) {
       see_operator(name);
       learnt.pointer = name.data();
       learnt.schema_generation = generation;

@@ -83,7 +83,7 @@ BegunCall begun_call(const at::RecordFunction& function) noexcept {
   call.has_schema = name.schema_generation != 0;
   call.touched = false;
   call.context_is_written = false;
-  call.has_callback = begun.callback != nullptr;
+  call.has_callback = begun.record_function != nullptr;
   call.start_ticks = ticks_before();
   return begun.scope == at::RecordScope::BACKWARD_FUNCTION ||
          name.optimizer != OptimizerScope::none || state.ended_node.parent_call == parent.call;
@@ -320,7 +320,7 @@ bool end_operator(uintptr_t function) noexcept {
     --at;
   if (at == 0 || state->calls[at].has_callback)
     return false;
-  end_call(function); // an optimizer's step is a scope, no operator
+  end_call(function); // never an optimizer's step: that is a scope of the user's
   return true;
 }
 

@@ -6,10 +6,6 @@
 namespace memtrace {
 namespace {
 
-bool lies_in(uintptr_t address, uintptr_t base, const ElfW(Phdr) & segment) noexcept {
-  return address - base - segment.p_vaddr < segment.p_memsz;
-}
-
 constexpr auto symbol_of(ElfW(Xword) info) noexcept {
   static_assert(sizeof info == 8);
   return info >> 32;
@@ -20,32 +16,26 @@ constexpr auto symbol_of(ElfW(Xword) info) noexcept {
 std::optional<SharedLibrary> SharedLibrary::containing(uintptr_t address) {
   struct Search {
     uintptr_t address = 0;
-    SharedLibrary library;
-    bool found = false;
-  } search{address, SharedLibrary{}};
+    std::optional<SharedLibrary> found;
+  } search{address, std::nullopt};
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* given) {
         auto& wanted = *static_cast<Search*>(given);
-        const std::span segments(info->dlpi_phdr, info->dlpi_phnum);
-        const bool is_here = std::ranges::any_of(segments, [&](const ElfW(Phdr) & segment) {
-          return segment.p_type == PT_LOAD && lies_in(wanted.address, info->dlpi_addr, segment);
-        });
-        if (!is_here)
+        SharedLibrary library(*info);
+        if (!library.contains(wanted.address))
           return 0;
-        wanted.found = wanted.library.read(*info);
+        if (library.read_dynamic_section())
+          wanted.found = library;
         return 1;
       },
       &search);
-  return search.found ? std::optional(search.library) : std::nullopt;
+  return search.found;
 }
 
-bool SharedLibrary::read(const dl_phdr_info& info) {
-  base_ = info.dlpi_addr;
-  segments_ = info.dlpi_phdr;
-  segment_count_ = info.dlpi_phnum;
-  const std::span segments(segments_, segment_count_);
-  const auto dynamic = std::ranges::find(segments, PT_DYNAMIC, &ElfW(Phdr)::p_type);
-  if (dynamic == segments.end())
+// False: it has no table of symbols.
+bool SharedLibrary::read_dynamic_section() {
+  const auto dynamic = std::ranges::find(segments_, PT_DYNAMIC, &ElfW(Phdr)::p_type);
+  if (dynamic == segments_.end())
     return false;
   bool has_addends = false;
   for (const auto* entry = at_address<const ElfW(Dyn)*>(base_ + dynamic->p_vaddr); entry->d_tag;
@@ -85,10 +75,14 @@ bool SharedLibrary::read(const dl_phdr_info& info) {
          (gnu_hash_ != nullptr || sysv_hash_ != nullptr);
 }
 
-bool SharedLibrary::contains(uintptr_t address) const noexcept {
-  return std::ranges::any_of(std::span(segments_, segment_count_), [&](const ElfW(Phdr) & segment) {
-    return segment.p_type == PT_LOAD && lies_in(address, base_, segment);
+bool SharedLibrary::lies_in_segment(uintptr_t address, ElfW(Word) type) const noexcept {
+  return std::ranges::any_of(segments_, [&](const ElfW(Phdr) & segment) {
+    return segment.p_type == type && address - base_ - segment.p_vaddr < segment.p_memsz;
   });
+}
+
+bool SharedLibrary::contains(uintptr_t address) const noexcept {
+  return lies_in_segment(address, PT_LOAD);
 }
 
 // No table says it: in the GNU one, the last symbol of the last chain is the last of all.
@@ -121,11 +115,7 @@ std::optional<ImportSlot> SharedLibrary::import_slot(std::string_view name) cons
     if (name != name_of(symbols_[symbol_of(import.r_info)]))
       continue;
     const uintptr_t slot = base_ + import.r_offset;
-    const bool is_protected =
-        std::ranges::any_of(std::span(segments_, segment_count_), [&](const ElfW(Phdr) & segment) {
-          return segment.p_type == PT_GNU_RELRO && lies_in(slot, base_, segment);
-        });
-    if (is_protected)
+    if (lies_in_segment(slot, PT_GNU_RELRO))
       return std::nullopt;
     return ImportSlot(*at_address<uintptr_t*>(slot));
   }

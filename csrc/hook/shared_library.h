@@ -7,6 +7,7 @@
 #include <functional>
 #include <link.h>
 #include <optional>
+#include <span>
 #include <string_view>
 
 namespace memtrace {
@@ -39,14 +40,15 @@ class SharedLibrary {
   std::optional<ImportSlot> import_slot(std::string_view name) const;
 
  private:
-  SharedLibrary() = default;
-  bool read(const dl_phdr_info& info);
+  explicit SharedLibrary(const dl_phdr_info& info) noexcept
+      : base_(info.dlpi_addr), segments_(info.dlpi_phdr, info.dlpi_phnum) {}
+  bool read_dynamic_section();
+  bool lies_in_segment(uintptr_t address, ElfW(Word) type) const noexcept;
   const char* name_of(const ElfW(Sym) & symbol) const noexcept { return names_ + symbol.st_name; }
   size_t symbol_count() const noexcept;
 
   uintptr_t base_ = 0;
-  const ElfW(Phdr) * segments_ = nullptr;
-  size_t segment_count_ = 0;
+  std::span<const ElfW(Phdr)> segments_;
   const ElfW(Sym) * symbols_ = nullptr;
   const char* names_ = nullptr;
   const uint32_t* gnu_hash_ = nullptr; // of the tables of symbols by hash, the one that is there
