@@ -5,8 +5,8 @@
 Needs valgrind and a C compiler. Status 1: something costs over 5 % more than in baseline.json; what
 costs less by as much is told, so that the baseline follows (`--write`). Of a hot path the code of
 memtrace's own libraries is counted: what malloc needs depends on what it did before; where no
-memory changes, all that recording adds. Counts depend on compiler, torch and Python: a baseline is
-kept for each such machine; one without is measured.
+memory changes, all that recording adds, below 0 where torch has less to do then. Counts depend on
+compiler, torch and Python: a baseline is kept for each such machine; one without is measured.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Verdict:
     def change(self) -> float:
         if not self.baseline:  # what cost nothing must go on costing nothing
             return math.inf if self.baseline == 0 and self.counted else 0.0
-        return self.counted / self.baseline - 1
+        return (self.counted - self.baseline) / abs(self.baseline)
 
     @property
     def costs_more(self) -> bool:

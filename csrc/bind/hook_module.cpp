@@ -6,6 +6,7 @@
 #include "hook/marked_call.h"
 #include "hook/marked_step.h"
 #include "hook/optimizer_step.h"
+#include "hook/other_listeners.h"
 #include "hook/python_stack.h"
 #include "hook/root_calls.h"
 #include "hook/root_scan.h"
@@ -218,6 +219,7 @@ PYBIND11_MODULE(_hook, module) {
   module.def("resume", &resume_recording);
   module.def("recording", [] { return g_kept_recording.load() != nullptr; });
   module.def("has_dispatcher_shortcut", &has_dispatcher_shortcut);
+  module.def("counts_listeners", [] { return g_callback_count != nullptr; });
   module.def("attach_cuda", &attach_cuda);
   module.def("take_new_roots", &take_new_roots);
   module.def("set_root_callback", [](const py::object& callback) {

@@ -1,6 +1,7 @@
 #include "hook/dispatcher_shortcut.h"
 
 #include "hook/operators.h"
+#include "hook/other_listeners.h"
 #include "hook/shared_library.h"
 #include "hook/view_operators.h"
 
@@ -90,28 +91,31 @@ std::string_view operator_class(std::string_view name) noexcept {
 #define MEMTRACE_CALLER                                                                            \
   reinterpret_cast<uintptr_t>(__builtin_extract_return_addr(__builtin_return_address(0)))
 
-// Where a call comes from, and what is known of it: a word of a cache, 0 for none.
-enum class Caller : uint8_t { other, an_operator, a_view };
+// Where a call comes from, and what it is: a word of a cache.
+enum class Caller : uint8_t { not_known, other, an_operator, a_view };
 constexpr uintptr_t kCallerShift = 56; // above any address
 constexpr size_t kCachedCallers = 2048;
 std::array<std::atomic<uintptr_t>, kCachedCallers> g_callers;
 
-[[gnu::noinline]] Caller find_caller(uintptr_t address) noexcept {
+inline std::atomic<uintptr_t>& cached_caller(uintptr_t address) noexcept {
+  return g_callers[address / 4 % kCachedCallers];
+}
+
+inline Caller known_caller(uintptr_t address) noexcept {
+  constexpr uintptr_t kAddress = (uintptr_t{1} << kCallerShift) - 1;
+  const uintptr_t cached = cached_caller(address).load(std::memory_order_relaxed);
+  return (cached & kAddress) == address ? static_cast<Caller>(cached >> kCallerShift)
+                                        : Caller::not_known;
+}
+
+Caller find_caller(uintptr_t address) noexcept {
   const auto after = std::ranges::upper_bound(g_operator_code, address, {}, &OperatorCode::begin);
   Caller found = Caller::other;
   if (after != g_operator_code.begin() && address < std::prev(after)->end)
     found = std::prev(after)->only_makes_view ? Caller::a_view : Caller::an_operator;
-  g_callers[address / 4 % kCachedCallers].store(
-      address | static_cast<uintptr_t>(found) << kCallerShift, std::memory_order_relaxed);
+  cached_caller(address).store(address | static_cast<uintptr_t>(found) << kCallerShift,
+                               std::memory_order_relaxed);
   return found;
-}
-
-inline Caller caller(uintptr_t address) noexcept {
-  constexpr uintptr_t kAddress = (uintptr_t{1} << kCallerShift) - 1;
-  const uintptr_t cached = g_callers[address / 4 % kCachedCallers].load(std::memory_order_relaxed);
-  if ((cached & kAddress) != address) [[unlikely]]
-    return find_caller(address);
-  return static_cast<Caller>(cached >> kCallerShift);
 }
 
 // ---- the shortcut -------------------------------------------------------------------------------
@@ -125,12 +129,6 @@ __attribute__((tls_model("initial-exec"))) thread_local Switches t_switches;
 
 [[gnu::noinline]] void find_switches() noexcept {
   t_switches = {&c10::AutogradState::get_tls_state(), &c10::impl::raw_local_dispatch_key_set};
-}
-
-inline const Switches& switches() noexcept {
-  if (t_switches.autograd == nullptr) [[unlikely]]
-    find_switches();
-  return t_switches;
 }
 
 // Python's own tensors and modes, and transformations of functions: a view is then what they make
@@ -150,43 +148,60 @@ bool others_make_views(const c10::impl::PODLocalDispatchKeySet& keys) noexcept {
 
 // No node of autograd will be made, and nothing allocated.
 inline bool can_leave_out_view() noexcept {
-  const auto& [autograd, keys] = switches();
+  const auto& [autograd, keys] = t_switches;
   return !autograd->get_grad_mode() && !g_views_may_allocate.load(std::memory_order_relaxed) &&
          !others_make_views(*keys);
 }
 
-// What autograd would number the operator's node with: -1 where it records nothing.
-template <class... Keys> inline int64_t sequence_number(Keys... keys) {
-  return switches().autograd->get_grad_mode()
-             ? at_address<SequenceNumber<Keys...>>(g_torch.sequence_number)(keys...)
-             : -1;
+// An empty list is still one: the operator is to be observed.
+inline StepCallbacks empty_list(at::RecordScope scope) {
+  return std::make_optional<at::StepCallbacks>(0, scope);
+}
+
+// What an operator gets where nobody else listens.
+inline StepCallbacks our_list(at::RecordScope scope, Caller from) {
+  return from == Caller::a_view && can_leave_out_view() ? std::nullopt : empty_list(scope);
+}
+
+// In any state of the thread.
+[[gnu::noinline]] StepCallbacks get_from_torch(at::RecordScope scope, uintptr_t address) {
+  StepCallbacks callbacks = torch_get(scope);
+  Caller from = known_caller(address);
+  if (from == Caller::not_known)
+    from = find_caller(address);
+  if (scope != at::RecordScope::FUNCTION || from == Caller::other)
+    return callbacks;
+  find_switches();
+  look_for_others(g_callback);
+  const bool is_ours = callbacks && callbacks->callbacks_.size() == 1 &&
+                       callbacks->callbacks_[0].start_ == g_callback;
+  return is_ours ? our_list(scope, from) : callbacks;
 }
 
 StepCallbacks get(at::RecordScope scope) {
-  StepCallbacks callbacks = torch_get(scope);
-  if (!callbacks || scope != at::RecordScope::FUNCTION || callbacks->callbacks_.size() != 1 ||
-      callbacks->callbacks_[0].start_ != g_callback) [[unlikely]]
-    return callbacks;
-  switch (caller(MEMTRACE_CALLER)) {
-  case Caller::other:
-    break;
-  case Caller::a_view:
-    if (can_leave_out_view()) {
-      callbacks.reset();
-      break;
-    }
-    [[fallthrough]];
-  case Caller::an_operator:
-    callbacks->callbacks_.clear(); // still one that is to be observed
-  }
-  return callbacks;
+  const auto address = MEMTRACE_CALLER;
+  const Caller from = known_caller(address);
+  if (scope != at::RecordScope::FUNCTION || from < Caller::an_operator || !nobody_else_listens())
+      [[unlikely]]
+    return get_from_torch(scope, address);
+  return our_list(scope, from);
+}
+
+// With the number that autograd would give the operator's node.
+template <class... Keys>
+[[gnu::noinline]] void run_under_autograd(const at::RecordFunction& function, Schema schema,
+                                          Keys... keys) {
+  start_operator(reinterpret_cast<uintptr_t>(&function), schema.get().name().c_str(),
+                 at_address<SequenceNumber<Keys...>>(g_torch.sequence_number)(keys...));
 }
 
 template <class... Keys> void run(at::RecordFunction& function, Schema schema, Keys... keys) {
-  if (function.isActive()) [[unlikely]]
+  if (function.isActive() || !t_switches.autograd) [[unlikely]] // the latter: not from our list
     return torch_run(function, schema, keys...);
-  start_operator(reinterpret_cast<uintptr_t>(&function), schema.get().name().c_str(),
-                 sequence_number(keys...));
+  if (t_switches.autograd->get_grad_mode())
+    return run_under_autograd(function, schema, keys...);
+  constexpr int64_t kNoNode = -1; // as torch says it
+  start_operator(reinterpret_cast<uintptr_t>(&function), schema.get().name().c_str(), kNoNode);
 }
 
 void destroy(at::RecordFunction* function) {
@@ -206,7 +221,7 @@ StepCallbacks try_get(at::RecordScope scope) {
     return torch_get(scope);
   if (find_caller(MEMTRACE_CALLER) == Caller::a_view)
     t_turns |= kGot;
-  return std::make_optional<at::StepCallbacks>(0, scope);
+  return empty_list(scope);
 }
 
 template <class... Keys> void try_run(at::RecordFunction& function, Schema schema, Keys... keys) {
@@ -327,8 +342,10 @@ void prepare() {
   if (!library || !find_torch(*library))
     return;
   std::optional<Slots> slots = find_slots(*library);
-  if (slots && works(*slots))
-    g_slots.emplace(*slots);
+  if (!slots || !works(*slots))
+    return;
+  find_callback_count(*library);
+  g_slots.emplace(*slots);
 }
 
 } // namespace

@@ -5,15 +5,15 @@
 // Where our callback is the only one, three functions that libtorch_cpu calls through its own
 // procedure linkage table are answered by ours:
 //
-//   getStepCallbacksUnlessEmpty    asks torch's; for our callback alone it hands back a list with
-//                                  none in it, so what torch makes of it runs no callbacks
+//   getStepCallbacksUnlessEmpty    hands back a list with none in it, so what torch makes of it
+//                                  runs no callbacks; asks torch's if somebody else may listen
 //   Dispatcher::runRecordFunction  given such a RecordFunction, begins the operator
 //   ~RecordFunction                ends it; there is nothing in it that would have to be freed
 //
 // An operator that only makes a view is not observed at all where autograd is off
 // (view_operators.h): torch goes on as if nobody listened. As soon as another one listens on the
-// thread (torch.profiler beside us), every operator takes torch's way, with all callbacks. So does
-// what is not called from an at::_ops::...::call of libtorch_cpu.
+// thread (torch.profiler beside us; other_listeners.h), every operator takes torch's way, with all
+// callbacks. So does what is not called from an at::_ops::...::call of libtorch_cpu.
 //
 // Nothing of torch's code is changed, only pointers that the linker leaves writable; `remove` puts
 // them back. Where the linkage is another (a torch that was built with -z now, or whose calls do

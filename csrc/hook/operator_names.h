@@ -7,7 +7,7 @@
 // (ThreadState::texts), which costs some hundred instructions.
 #pragma once
 
-#include "hook/operators.h"
+#include "hook/begun_call.h"
 #include "hook/thread_state.h"
 
 #include <atomic>

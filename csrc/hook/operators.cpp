@@ -60,35 +60,6 @@ BegunCall begun_call(const at::RecordFunction& function) noexcept {
 
 // ---- a call begins ------------------------------------------------------------------------------
 
-// Nothing but the thread's own state is used: what needs the hook entered is in the functions
-// below. True: the call may be a context itself, which begin_context_call() has to see to.
-[[gnu::always_inline]] inline bool push_call(ThreadState& state, const BegunCall& begun,
-                                             OperatorCall& parent, const NameSlot& name) noexcept {
-  OperatorCall& call = *(&parent + 1); // sooner than by its own number
-  const bool user = begun.scope == at::RecordScope::USER_SCOPE;
-  ++state.depth;
-  call.function = begun.function;
-  call.sequence_number = begun.sequence_number;
-  call.forward_thread = begun.forward_thread;
-  call.call = ++state.last_call;
-  call.name = name.id;
-  call.owner = (user || (name.factory && parent.owner != 0)) ? parent.owner : name.id;
-  call.top = (parent.top != 0 || user) ? parent.top : name.id;
-  call.stack = 0;
-  call.nodes_below = 0;
-  call.context_place = parent.context_place;
-  call.kind = ContextKind::none;
-  call.scope = static_cast<uint8_t>(begun.scope);
-  call.records_graph = parent.records_graph || call.sequence_number >= 0;
-  call.has_schema = name.schema_generation != 0;
-  call.touched = false;
-  call.context_is_written = false;
-  call.has_callback = begun.record_function != nullptr;
-  call.start_ticks = ticks_before();
-  return begun.scope == at::RecordScope::BACKWARD_FUNCTION ||
-         name.optimizer != OptimizerScope::none || state.ended_node.parent_call == parent.call;
-}
-
 // Any call, in any state of the thread.
 [[gnu::noinline]] bool start_any_call(const BegunCall& begun) noexcept {
   const HookScope scope;
@@ -102,22 +73,7 @@ BegunCall begun_call(const at::RecordFunction& function) noexcept {
   if (state.calls[state.depth].function <= begun.function)
     drop_stale(state, begun.function); // a nested call lies lower on the C stack
   const NameSlot& name = name_of(state, begun, scope.recording());
-  return push_call(state, begun, state.calls[state.depth], name);
-}
-
-// Mostly the name is known and the thread has recorded before: the same with few instructions.
-[[gnu::always_inline]] inline bool start_call(const BegunCall& begun) noexcept {
-  ThreadState* const state = t_state;
-  if (!state || state->busy.load(std::memory_order_relaxed) ||
-      state->recording != g_recording.load(std::memory_order_relaxed)) [[unlikely]]
-    return start_any_call(begun);
-  OperatorCall& parent = state->calls[state->depth];
-  if (state->depth >= ThreadState::kMaxDepth || parent.function <= begun.function) [[unlikely]]
-    return start_any_call(begun);
-  const NameSlot* const name = known_name(*state, begun.name);
-  if (!name) [[unlikely]]
-    return start_any_call(begun);
-  return push_call(*state, begun, parent, *name);
+  return push_call(state, begun, state.calls[state.depth], name, ticks_before);
 }
 
 // Is it the engine that calls an operator now, between two nodes? Only where a node has just ended.
@@ -171,18 +127,8 @@ void write_span(ThreadState& state, const Recording& recording, const OperatorCa
   Record* record = state.log->reserve();
   if (!record) [[unlikely]]
     return recording.lose(Loss::record_no_space);
-  OperatorSpan& span = record->span;
-  span.ticks = ticks_before();
-  span.start_ticks = call.start_ticks;
-  span.sequence_number = call.sequence_number;
-  span.forward_thread = call.forward_thread;
-  span.call = call.call;
-  span.parent_call = parent_call;
-  span.name = call.name;
-  span.stack = call.stack;
-  span.scope = call.scope;
-  span.nodes = static_cast<uint16_t>(std::min<uint32_t>(nodes, UINT16_MAX));
-  span.context = state.context_of(call);
+  fill_span(record->span, state, call, parent_call,
+            static_cast<uint16_t>(std::min<uint32_t>(nodes, UINT16_MAX)), ticks_before());
   state.log->publish({state.thread, 0, kCpu, Action::operator_span});
 }
 
@@ -213,59 +159,19 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
 }
 
 // A call in which memory changed, or that made `nodes` nodes of its own.
-[[gnu::noinline]] void record_call(const HookScope& scope, OperatorCall& call, uint32_t nodes) {
+void record_call(const HookScope& scope, OperatorCall& call, uint32_t nodes) {
   ThreadState& state = scope.state();
   OperatorCall& parent = *(&call - 1);
   const Recording& recording = scope.recording();
   if (nodes != 0)
     take_stack(recording, call);
-  if (call.touched) {
-    parent.touched = true;
-    // A user's scope is Python code: what was allocated in it has no one place.
-    if (parent.stack == 0 && !is_scope(parent, at::RecordScope::USER_SCOPE))
-      parent.stack = call.stack;
-  }
+  if (call.touched)
+    touch_parent(call, parent);
   write_span(state, recording, call, parent.call, nodes);
   // No allocator lock is held here: the moment for what is not hot.
   flush_full_window(state, recording);
   if (recording.stacks && recording.stacks->has_new_roots()) [[unlikely]]
     request_root_scan();
-}
-
-// What the call was: of it that is a context itself.
-[[gnu::noinline]] ContextKind end_any_call(uintptr_t function) noexcept {
-  const HookScope scope;
-  if (!scope)
-    return ContextKind::none;
-  ThreadState& state = scope.state();
-  if (state.calls[state.depth].function != function && !leave_inner_calls(state, function))
-    return ContextKind::none;
-  OperatorCall& call = state.calls[state.depth--];
-  OperatorCall& parent = *(&call - 1);
-  if (call.call == 0) // began before this recording
-    return ContextKind::none;
-  const uint32_t nodes = nodes_made(call);
-  const bool owns_nodes = nodes > call.nodes_below;
-  parent.nodes_below += nodes;
-  if (call.kind == ContextKind::node)
-    state.ended_node = {call.sequence_number, call.forward_thread, parent.call, call.graph_task};
-  if (call.touched || owns_nodes)
-    record_call(scope, call, owns_nodes ? nodes : 0);
-  return call.kind;
-}
-
-// Most calls change no memory and make no node, nor do those inside: there is nothing to be
-// written, and the hook need not be entered.
-[[gnu::always_inline]] inline ContextKind end_call(uintptr_t function) noexcept {
-  ThreadState* const state = t_state;
-  if (!state || state->busy.load(std::memory_order_relaxed)) [[unlikely]]
-    return end_any_call(function);
-  const OperatorCall& call = state->calls[state->depth];
-  if (call.function != function || call.touched || call.sequence_number >= 0 ||
-      call.nodes_below != 0 || call.kind != ContextKind::none)
-    return end_any_call(function);
-  --state->depth;
-  return ContextKind::none;
 }
 
 [[gnu::noinline]] void end_optimizer_step() noexcept {
@@ -289,15 +195,30 @@ void take_stack(const Recording& recording, OperatorCall& call) noexcept {
   }
 }
 
+// What is left of a call's beginning.
+void go_on(Begin begin, const BegunCall& begun) {
+  if (begin == Begin::may_be_context || start_any_call(begun)) [[unlikely]]
+    begin_rare_call(begun);
+}
+
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
   const BegunCall begun = begun_call(function);
-  if (start_call(begun)) [[unlikely]]
-    begin_rare_call(begun);
+  const Begin begin = push_known_call(begun);
+  if (begin != Begin::done) [[unlikely]]
+    go_on(begin, begun);
   return nullptr;
 }
 
 void on_end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (end_call(address_of(function)) == ContextKind::optimizer) [[unlikely]]
+  ThreadState* const state = t_state;
+  if (state && !state->busy.load(std::memory_order_relaxed)) [[likely]] {
+    const OperatorCall& call = state->calls[state->depth];
+    if (call.function == address_of(function) && !call.touched && made_nothing_but_memory(call)) {
+      --state->depth;
+      return;
+    }
+  }
+  if (end_any_call(address_of(function)) == ContextKind::optimizer) [[unlikely]]
     end_optimizer_step();
 }
 
@@ -305,22 +226,40 @@ at::CallbackHandle g_callback = at::INVALID_CALLBACK_HANDLE;
 
 } // namespace
 
-void start_operator(uintptr_t function, const char* name, int64_t sequence_number) noexcept {
-  const BegunCall begun{function, nullptr, name, sequence_number, 0, at::RecordScope::FUNCTION};
-  if (start_call(begun)) [[unlikely]] // it may be autograd's engine's: no more than a note
-    begin_rare_call(begun);
+ContextKind end_any_call(uintptr_t function) noexcept {
+  const HookScope scope;
+  if (!scope)
+    return ContextKind::none;
+  ThreadState& state = scope.state();
+  if (state.calls[state.depth].function != function && !leave_inner_calls(state, function))
+    return ContextKind::none;
+  OperatorCall& call = state.calls[state.depth--];
+  OperatorCall& parent = *(&call - 1);
+  if (call.call == 0) // began before this recording
+    return ContextKind::none;
+  const uint32_t nodes = nodes_made(call);
+  const bool owns_nodes = nodes > call.nodes_below;
+  parent.nodes_below += nodes;
+  if (call.kind == ContextKind::node)
+    state.ended_node = {call.sequence_number, call.forward_thread, parent.call, call.graph_task};
+  if (call.touched || owns_nodes)
+    record_call(scope, call, owns_nodes ? nodes : 0);
+  return call.kind;
 }
 
-bool end_operator(uintptr_t function) noexcept {
-  const ThreadState* const state = t_state;
-  if (!state)
-    return false;
-  uint32_t at = state->depth; // nearly always the innermost one
-  while (at > 0 && state->calls[at].function != function)
+void go_on_with_operator(Begin begin, uintptr_t function, const char* name,
+                         int64_t sequence_number) noexcept {
+  go_on(begin, begun_operator(function, name, sequence_number)); // autograd's engine's: but a note
+}
+
+bool end_outer_operator(uintptr_t function) noexcept {
+  const ThreadState& state = *t_state;
+  uint32_t at = state.depth;
+  while (at > 0 && state.calls[at].function != function)
     --at;
-  if (at == 0 || state->calls[at].has_callback)
+  if (at == 0 || state.calls[at].has_callback)
     return false;
-  end_call(function); // never an optimizer's step: that is a scope of the user's
+  end_any_call(function);
   return true;
 }
 

@@ -122,4 +122,22 @@ std::optional<ImportSlot> SharedLibrary::import_slot(std::string_view name) cons
   return std::nullopt;
 }
 
+// The segment that ends in zeros which are not in the file (.bss), after what the linker protects.
+std::span<const std::atomic<uintptr_t>> SharedLibrary::variables() const noexcept {
+  constexpr auto whole_words = [](uintptr_t address) { return address & ~(sizeof address - 1); };
+  const auto segment = std::ranges::find_if(segments_, [](const ElfW(Phdr) & each) {
+    return each.p_type == PT_LOAD && (each.p_flags & PF_W) && each.p_memsz > each.p_filesz;
+  });
+  if (segment == segments_.end())
+    return {};
+  uintptr_t begin = segment->p_vaddr;
+  const uintptr_t end = begin + segment->p_memsz;
+  for (const ElfW(Phdr) & each : segments_)
+    if (each.p_type == PT_GNU_RELRO && each.p_vaddr <= begin)
+      begin = std::clamp(each.p_vaddr + each.p_memsz, begin, end);
+  begin = whole_words(base_ + begin + sizeof begin - 1);
+  return {at_address<const std::atomic<uintptr_t>*>(begin),
+          (whole_words(base_ + end) - begin) / sizeof begin};
+}
+
 } // namespace memtrace

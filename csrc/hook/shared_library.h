@@ -39,6 +39,9 @@ class SharedLibrary {
   // beforehand and protected it (-z now).
   std::optional<ImportSlot> import_slot(std::string_view name) const;
 
+  // Where its variables lie, as words: any of them may change at any time.
+  std::span<const std::atomic<uintptr_t>> variables() const noexcept;
+
  private:
   explicit SharedLibrary(const dl_phdr_info& info) noexcept
       : base_(info.dlpi_addr), segments_(info.dlpi_phdr, info.dlpi_phnum) {}

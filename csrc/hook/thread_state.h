@@ -49,9 +49,9 @@ struct alignas(64) OperatorCall {
   uint32_t nodes_below;    // nodes of autograd that calls inside it made
   int32_t graph_task;      // of a node
   uint8_t context_place;   // of the context that it is in, or is, in ThreadState::calls; 0: none
+  bool records_graph;      // autograd's, it or a call around it in the same context
   ContextKind kind;        // of a call that is a context itself
   uint8_t scope;           // at::RecordScope
-  bool records_graph;      // autograd's, it or a call around it in the same context
   bool has_schema;         // an operator of the dispatcher: no Python frame comes in between
   bool touched;            // something was allocated or freed in it
   bool context_is_written; // of a call that is a context itself: its ContextBegin

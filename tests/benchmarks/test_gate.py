@@ -33,6 +33,9 @@ def gate() -> ModuleType:
         (50.0, None, False, False),
         (50.0, 0.0, True, False),
         (0.0, 0.0, False, False),
+        (50.0, -28.0, True, False),  # less than nothing: torch has less to do
+        (-29.0, -28.0, False, False),
+        (-50.0, -28.0, False, True),
     ],
 )
 def test_five_percent(

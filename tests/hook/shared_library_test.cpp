@@ -1,6 +1,7 @@
 // A library's exported functions and import slots, as torch's are found by the shortcut.
 #include "hook/shared_library.h"
 
+#include <algorithm>
 #include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <map>
@@ -75,6 +76,24 @@ TEST_CASE("a slot that the linker has protected is not given out") {
   REQUIRE(library);
   CHECK_FALSE(library->import_slot("linked_inner"));
   CHECK(loaded.function("linked_outer")(1) == 20);
+}
+
+TEST_CASE("the variables of a library, with and without a value from the start") {
+  for (const char* path : {MEMTRACE_LINKED_LAZILY, MEMTRACE_LINKED_NOW}) {
+    const Loaded loaded(path);
+    const auto library = SharedLibrary::containing(loaded.address("linked_outer"));
+    REQUIRE(library);
+    const auto variables = library->variables();
+    CHECK(variables.size() > 1000);
+    CHECK(library->contains(reinterpret_cast<uintptr_t>(&variables.front())));
+    CHECK(library->contains(reinterpret_cast<uintptr_t>(&variables.back())));
+    const auto set = reinterpret_cast<void (*)(unsigned long)>(dlsym(loaded.handle, "linked_set"));
+    constexpr unsigned long kValue = 0x6A09E667F3BCC908;
+    const auto is_set = [](const auto& word) { return word.load() == kValue; };
+    CHECK(std::ranges::count_if(variables, is_set) == 0);
+    set(kValue);
+    CHECK(std::ranges::count_if(variables, is_set) == 2);
+  }
 }
 
 TEST_CASE("an address that lies in no library") {

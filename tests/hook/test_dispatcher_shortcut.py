@@ -76,6 +76,15 @@ PROGRAMS = {
         with torch.no_grad():
             kept = [scripted(torch.ones(3, 3)) for _ in range(4)]
     """,
+    "told of nothing for a while": """
+        switch = torch._C._autograd._enable_record_function
+        with torch.no_grad():
+            for _ in range(3):
+                kept = [torch.ones(4, 4).t() + 1]
+                before = switch(False)
+                kept.append(torch.ones(4, 4).t() + 1)
+                switch(True)
+    """,
     # From here on: views that allocate.
     "conjugated": """
         with torch.no_grad():
@@ -159,7 +168,7 @@ def test_both_ways_record_the_same(tmp_path: Path, name: str) -> None:
     head = "import sys, torch\nfrom torch import nn\n"
     tail = textwrap.dedent("""
         hook = sys.modules["memtrace._hook"]
-        assert hook.has_dispatcher_shortcut()
+        assert hook.has_dispatcher_shortcut() and hook.counts_listeners()
     """)
     short = rows(tmp_path, "short", head + body + tail)
     listened = "with listening:\n" + textwrap.indent(body, "    ") + tail
@@ -189,6 +198,54 @@ def test_a_profiler_beside_sees_every_operator(tmp_path: Path, mode: str) -> Non
     beside = recorded(tmp_path / "t.memtrace", program, cwd=tmp_path)
     assert alone.status == beside.status == 0, beside.err
     assert b"aten::view" in alone.out
+    assert beside.out == alone.out
+
+
+# One that listens to all threads (a profiler listens to its own), coming and going again and again
+# while operators run: on its own thread, and on one that has seen nobody yet.
+OBSERVER = """
+    import json, sys, threading, torch
+    from torch.profiler import ExecutionTraceObserver
+    x = torch.ones(4, 4)
+    def work():
+        with torch.no_grad():
+            return (x.view(16).view(4, 4).t() @ x).expand(2, 4, 4).sum()
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+    def work_when_told():
+        while go.acquire() and not over:
+            work()
+            done.release()
+    def work_there():
+        go.release()
+        done.acquire()
+    over = False
+    thread = threading.Thread(target=work_when_told)
+    thread.start()
+    for place in (work, work_there):
+        for turn in range(2):
+            place()  # nobody listens
+            observer = ExecutionTraceObserver()
+            observer.register_callback("seen.json")
+            observer.start()
+            place()
+            observer.stop()
+            place()
+            observer.unregister_callback()
+            with open("seen.json") as file:
+                print(sorted(node["name"] for node in json.load(file)["nodes"]))
+    over = True
+    go.release()
+    thread.join()
+"""
+
+
+def test_one_that_listens_to_all_threads_sees_every_operator(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(OBSERVER))
+    alone = python(program, cwd=tmp_path)
+    beside = recorded(tmp_path / "t.memtrace", program, cwd=tmp_path)
+    assert alone.status == beside.status == 0, beside.err
+    assert alone.out.count(b"'aten::view', 'aten::view'") == 4
     assert beside.out == alone.out
 
 

@@ -33,7 +33,8 @@ size = sum(tensor.nbytes for tensor in live)
 peak = size if device == "cpu" else torch.cuda.max_memory_allocated()
 held = sum(tensor.nbytes for tensor in weights)
 hook = sys.modules.get("memtrace._hook")
-came = {"shortcut": hook and hook.has_dispatcher_shortcut(), "same_operators": True}
+shortcut = hook and hook.has_dispatcher_shortcut() and hook.counts_listeners()
+came = {"shortcut": shortcut, "same_operators": True}
 print(json.dumps({"peak": peak, "weight": held, "gradient": held, **came}))
 if device != "cpu":
     time.sleep(0.5)
