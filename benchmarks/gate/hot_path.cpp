@@ -50,8 +50,10 @@ int main(int argc, char** argv) {
   install_cpu_allocator();
   c10::Allocator* const allocator = c10::GetCPUAllocator();
   g_recording.store(&recording);
+  g_kept_recording.store(&recording);
   for (long i = 0; i < events; ++i)
     allocator->allocate(4096);
   g_recording.store(nullptr);
-  return 0;
+  g_kept_recording.store(nullptr);
+  return t_state ? 0 : 1; // 1: nothing was recorded
 }

@@ -17,11 +17,11 @@ namespace memtrace {
 
 // ---- a call begins ------------------------------------------------------------------------------
 
-// True: the call may be a context itself, which is yet to be seen to. `clock` reads the ticks.
-template <class Clock>
+// True: the call may be a context itself, which is yet to be seen to.
+template <class ReadTicks>
 [[gnu::always_inline]] inline bool push_call(ThreadState& state, const BegunCall& begun,
                                              OperatorCall& parent, const NameSlot& name,
-                                             Clock clock) noexcept {
+                                             ReadTicks read_ticks) noexcept {
   OperatorCall& call = *(&parent + 1); // sooner than by its own number
   const bool user = begun.scope == at::RecordScope::USER_SCOPE;
   ++state.depth;
@@ -42,7 +42,7 @@ template <class Clock>
   call.touched = false;
   call.context_is_written = false;
   call.has_callback = begun.record_function != nullptr;
-  call.start_ticks = clock();
+  call.start_ticks = read_ticks();
   return begun.scope == at::RecordScope::BACKWARD_FUNCTION ||
          (user && name.optimizer != OptimizerScope::none) ||
          state.ended_node.parent_call == parent.call;
