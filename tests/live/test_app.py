@@ -52,6 +52,17 @@ def test_a_running_program_is_shown_until_its_end(tmp_path: Path) -> None:
         drive(LiveApp(trace, interval_s=0.1), lambda app, pilot: _watch(app, pilot, program))
 
 
+def test_what_comes_when_the_view_is_closed_is_not_drawn(tmp_path: Path) -> None:
+    app = LiveApp(tmp_path, interval_s=0.1)
+
+    async def seen_at_last(app: LiveApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: "nothing is written yet" in shown(app, "state"))
+
+    drive(app, seen_at_last)
+    app.on_live_app_seen(LiveApp.Seen(app.view))  # a view that was on its way
+    app._draw_device(device_view())  # put off until the next refresh
+
+
 async def _watch(app: LiveApp, pilot: Pilot[None], program: StoppingProgram) -> None:
     await until(pilot, lambda: app.process and app.process.step == 2)
     assert str(app.process and app.process.pid) in shown(app, "title")

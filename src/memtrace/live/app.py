@@ -221,6 +221,8 @@ class LiveApp(App[None]):
     # ---- drawing ---------------------------------------------------------------------------------
 
     def _draw(self) -> None:
+        if not self.is_running:  # the last messages come when the widgets are gone
+            return
         process, device = self.process, self.device
         if process is None:
             self._write("title", f"memtrace live · {self.view.trace}")
@@ -243,6 +245,8 @@ class LiveApp(App[None]):
         self.call_after_refresh(self._draw_device, device)
 
     def _draw_device(self, device: DeviceView) -> None:
+        if not self.is_running:
+            return
         plot = self.query_one("#chart", Drawing)
         plot.draw(chart(device, width=plot.size.width, height=plot.size.height))
         for by in ("category", "module", "operator"):
