@@ -173,9 +173,7 @@ inline StepCallbacks our_list(at::RecordScope scope, Caller from) {
     return callbacks;
   find_switches();
   look_for_others(g_callback);
-  const bool is_ours = callbacks && callbacks->callbacks_.size() == 1 &&
-                       callbacks->callbacks_[0].start_ == g_callback;
-  return is_ours ? our_list(scope, from) : callbacks;
+  return holds_only(callbacks, g_callback) ? our_list(scope, from) : callbacks;
 }
 
 StepCallbacks get(at::RecordScope scope) {

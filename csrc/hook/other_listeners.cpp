@@ -75,21 +75,19 @@ void look_for_others(at::RecordFunctionCallback::StartCallback callback) {
     return;
   Listeners& known = t_listeners;
   known.own = &at::get_record_function_tls_();
-  if (!known.own->sorted_tls_callbacks_.empty() || !known.own->tls_record_function_enabled_ ||
-      known.count == g_callback_count->load(std::memory_order_acquire))
-    return;
-  known.alone = false;
   const uintptr_t count = g_callback_count->load(std::memory_order_acquire);
+  if (!known.own->sorted_tls_callbacks_.empty() || !known.own->tls_record_function_enabled_ ||
+      known.count == count)
+    return;
   // Takes torch's lock: whoever has counted up has changed the list as well, from here on.
   (void)at::hasGlobalCallbacks();
-  // Of two, one may listen to some operators alone: the list itself has to be read.
+  // Another one may be told of some operators alone, so that torch's list is not enough.
   const bool is_one = read(g_callback_count).size_bytes == kEntryBytes;
-  const auto callbacks = at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION);
-  const bool is_ours =
-      callbacks && callbacks->callbacks_.size() == 1 && callbacks->callbacks_[0].start_ == callback;
+  const bool alone =
+      is_one && holds_only(at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION), callback);
   if (g_callback_count->load(std::memory_order_acquire) == count) {
     known.count = count;
-    known.alone = is_one && is_ours;
+    known.alone = alone;
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 
 namespace memtrace {
 
@@ -21,6 +22,12 @@ void find_callback_count(const SharedLibrary& torch);
 
 // Changes of the list for all threads, as torch counts them. Null: not found.
 inline const std::atomic<uintptr_t>* g_callback_count = nullptr;
+
+// Whether torch's list for some operator holds that callback and no other.
+inline bool holds_only(const std::optional<at::StepCallbacks>& list,
+                       at::RecordFunctionCallback::StartCallback callback) noexcept {
+  return list && list->callbacks_.size() == 1 && list->callbacks_[0].start_ == callback;
+}
 
 // What a thread knows.
 struct Listeners {

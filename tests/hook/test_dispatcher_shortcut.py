@@ -81,7 +81,7 @@ PROGRAMS = {
         with torch.no_grad():
             for _ in range(3):
                 kept = [torch.ones(4, 4).t() + 1]
-                before = switch(False)
+                switch(False)
                 kept.append(torch.ones(4, 4).t() + 1)
                 switch(True)
     """,
