@@ -239,6 +239,7 @@ class Recording:
         try:
             self.hook = installed.install(self, torch)
             self.tell_steps()
+            guarded(self._note_cells)
         except Exception as error:  # ours, never the program's
             if _core.is_programs_exception(error):
                 raise

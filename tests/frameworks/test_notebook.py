@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 
 import memtrace
 from memtrace.analyse.overview import GROUPED_BY
@@ -311,6 +312,23 @@ def test_a_kernel_that_is_recorded_whole(tmp_path: Path) -> None:
     assert "In[2]" in {stage["name"] for stage in stages}
     rows = [row for row in trace.allocations.to_pylist() if row["size_bytes"] == 100 * 4096]
     assert [(row["stage"], row["source"]) for row in rows] == [("In[2]", "In[2]:2 <module>")]
+
+
+KILL = "import os, signal\nheld = grow(64)\nos.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_kernel_that_is_killed(tmp_path: Path, whole: bool) -> None:
+    """As when memory is out; or when it is shut down and takes longer than it is given."""
+    run = ("-m", "memtrace", "run", "--quiet", "-o", str(tmp_path / "killed.memtrace"))
+    begin = "import torch" if whole else "memtrace.record('killed.memtrace').start()"
+    with pytest.raises(DeadKernelError):
+        run_notebook(tmp_path, LOAD, GROW, begin, KILL, through=run if whole else ())
+    found = memtrace.open(tmp_path / "killed.memtrace")
+    rows = [row for row in found.allocations.to_pylist() if row["size_bytes"] == 64 * 4096]
+    assert [row["source"] for row in rows] == ["In[2]:2 grow"]
+    stack = [row for row in found.stacks.to_pylist() if row["stack_id"] == rows[0]["stack_id"]]
+    assert [row["file"] for row in stack if row["depth"] < 2] == ["In[2]", "In[4]"]
 
 
 def test_in_a_terminal_it_is_text(tmp_path: Path) -> None:
