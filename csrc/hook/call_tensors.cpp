@@ -11,14 +11,16 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <utility>
 
 namespace memtrace {
 namespace {
 
 constexpr unsigned kMostDepth = 8;
-constexpr size_t kMostVisits = 16384; // a list may hold a million numbers
-constexpr size_t kMostObjects = 256;  // whose dictionaries are read
+constexpr size_t kMostVisits = 16384;                    // a list may hold a million numbers
+constexpr size_t kMostObjects = 256;                     // whose dictionaries are read
+constexpr uint64_t kPathMultiplier = 0x9E3779B97F4A7C15; // odd: nothing of a path is lost
 
 bool is_a(PyObject* object, PyTypeObject* type) noexcept {
   return type != nullptr && PyObject_TypeCheck(object, type);
@@ -67,40 +69,105 @@ PyObject* forward_of(PyTypeObject* type) noexcept {
   return nullptr;
 }
 
-// The name of a positional parameter of forward, or empty.
-std::string_view parameter(PyObject* forward, size_t place) noexcept {
+// The name of a positional parameter of forward, or null.
+PyObject* parameter(PyObject* forward, size_t place) noexcept {
   if (!forward)
-    return {};
+    return nullptr;
   const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(forward));
   if (std::cmp_greater_equal(place, code->co_argcount))
-    return {};
+    return nullptr;
 #if PY_VERSION_HEX >= 0x030B0000
-  return text_of(PyTuple_GET_ITEM(code->co_localsplusnames, static_cast<Py_ssize_t>(place)));
+  return PyTuple_GET_ITEM(code->co_localsplusnames, static_cast<Py_ssize_t>(place));
 #else
-  return text_of(PyTuple_GET_ITEM(code->co_varnames, static_cast<Py_ssize_t>(place)));
+  return PyTuple_GET_ITEM(code->co_varnames, static_cast<Py_ssize_t>(place));
 #endif
 }
 
 } // namespace
 
+// A text of ours in a path, and its number; `own` outlives the walk.
+struct CallTensors::Word {
+  template <size_t Size>
+  consteval explicit(false) Word(const char (&own)[Size]) : Word(std::string_view(own, Size - 1)) {}
+  static constexpr Word of(std::string_view own) noexcept { return Word(own); }
+
+  std::string_view text;
+  uint64_t hash;
+
+ private:
+  constexpr explicit Word(std::string_view own) noexcept : text(own), hash(own.size()) {
+    for (const char letter : own)
+      hash = hash * kPathMultiplier + static_cast<unsigned char>(letter);
+  }
+};
+
+// A part of the name of all that is found while it lives, behind those around it. The text of a
+// name is seldom needed: its path stands for it, a number made of what names its parts.
 class CallTensors::Name {
  public:
-  explicit Name(CallTensors& walk) : name_(walk.name_), length_(walk.name_.size()) {}
-  ~Name() { name_.resize(length_); }
+  static Name field(CallTensors& walk, PyObject* key) {
+    return {walk, Form::field, hash_of(key), key, {}, 0};
+  }
+  static Name field(CallTensors& walk, const Word& own) {
+    return {walk, Form::field, own.hash, nullptr, own.text, 0};
+  }
+  static Name word(CallTensors& walk, const Word& own) {
+    return {walk, Form::word, own.hash, nullptr, own.text, 0};
+  }
+  static Name word(CallTensors& walk, Py_ssize_t number) {
+    return {walk, Form::number, static_cast<uint64_t>(number), nullptr, {}, number};
+  }
+  static Name index(CallTensors& walk, Py_ssize_t place) {
+    return {walk, Form::index, static_cast<uint64_t>(place), nullptr, {}, place};
+  }
+  ~Name() { walk_.innermost_ = around_; }
   Name(const Name&) = delete;
   Name& operator=(const Name&) = delete;
 
-  void index(Py_ssize_t at) { (name_ += '[').append(std::to_string(at)) += ']'; }
-  void field(std::string_view field) {
-    if (length_ > 0)
-      name_ += '.';
-    name_ += field;
+  uint64_t path() const noexcept { return path_; }
+
+  std::string text() const {
+    std::string text = around_ ? around_->text() : std::string();
+    switch (form_) {
+    case Form::field:
+      if (!text.empty())
+        text += '.';
+      return (text += own_) += text_of(key_);
+    case Form::word:
+      return (text += ' ') += own_;
+    case Form::number:
+      return (text += ' ') += std::to_string(number_);
+    case Form::index:
+      return (text += '[').append(std::to_string(number_)) += ']';
+    }
+    return text;
   }
-  void word(std::string_view word) { (name_ += ' ') += word; }
 
  private:
-  std::string& name_;
-  const size_t length_;
+  enum class Form : uint8_t { field, word, number, index };
+
+  Name(CallTensors& walk, Form form, uint64_t hash, PyObject* key, std::string_view own,
+       Py_ssize_t number) noexcept
+      : walk_(walk), around_(std::exchange(walk.innermost_, this)), form_(form), key_(key),
+        own_(own), number_(number), path_((std::rotl(around_ ? around_->path_ : kNoPath, 7) ^ hash ^
+                                           static_cast<uint64_t>(form) << 62) *
+                                          kPathMultiplier) {}
+
+  // Python keeps it in a text. Of anything else, which names nothing: 0.
+  static uint64_t hash_of(PyObject* key) noexcept {
+    if (!key || !PyUnicode_Check(key))
+      return 0;
+    const Py_hash_t kept = reinterpret_cast<PyASCIIObject*>(key)->hash;
+    return static_cast<uint64_t>(kept != -1 ? kept : PyUnicode_Type.tp_hash(key));
+  }
+
+  CallTensors& walk_;
+  const Name* const around_;
+  const Form form_;
+  PyObject* const key_;        // a text of Python's, or
+  const std::string_view own_; // of ours, or
+  const Py_ssize_t number_;
+  const uint64_t path_;
 };
 
 void CallClasses::renew() noexcept {
@@ -114,41 +181,56 @@ void CallClasses::renew() noexcept {
   proxy = class_in(modules, fx_proxy, proxy_name);
 }
 
+void CallTensors::clear() noexcept {
+  found_.clear();
+  caches_.clear();
+  given_ = nullptr;
+  in_cache_ = only_caches_ = false;
+  visits_ = objects_ = left_out_ = stand_ins_ = 0;
+}
+
 void CallTensors::read_arguments(PyObject* module, PyObject* const* args, size_t count,
+                                 PyObject* names) {
+  clear();
+  walk_arguments(module, args, count, names);
+}
+
+void CallTensors::walk_arguments(PyObject* module, PyObject* const* args, size_t count,
                                  PyObject* names) {
   PyObject* const forward = forward_of(Py_TYPE(called_module(module, *classes_)));
   for (size_t i = 0; i < count; ++i) {
-    Name name(*this);
-    if (const auto known = parameter(forward, i + 1); !known.empty()) { // 0 is self
-      name.field(known);
+    if (PyObject* known = parameter(forward, i + 1)) { // 0 is self
+      const Name name = Name::field(*this, known);
+      object(args[i], 0);
     } else {
-      name.field("args");
-      name.index(static_cast<Py_ssize_t>(i));
+      const Name name = Name::field(*this, "args");
+      const Name place = Name::index(*this, static_cast<Py_ssize_t>(i));
+      object(args[i], 0);
     }
-    object(args[i], 0);
   }
   for (Py_ssize_t i = 0; names && i < PyTuple_GET_SIZE(names); ++i) {
-    Name name(*this);
-    name.field(text_of(PyTuple_GET_ITEM(names, i)));
+    const Name name = Name::field(*this, PyTuple_GET_ITEM(names, i));
     object(args[count + static_cast<size_t>(i)], 0);
   }
 }
 
 void CallTensors::read_caches(PyObject* module, PyObject* const* args, size_t count,
                               PyObject* names) {
+  clear();
   only_caches_ = true;
-  read_arguments(module, args, count, names);
+  walk_arguments(module, args, count, names);
 }
 
 void CallTensors::read_result(PyObject* result, const CallTensors& given) {
+  clear();
   given_ = &given;
   // What has fields names its tensors by them, the rest is "output" and places in it.
-  Name name(*this);
   const bool has_fields =
       PyDict_Check(result) || (!PyTuple_Check(result) && !PyList_Check(result) &&
                                !is_a(result, classes_->tensor) && !is_a(result, classes_->cache));
-  if (!has_fields)
-    name.field("output");
+  if (has_fields)
+    return object(result, 0);
+  const Name name = Name::field(*this, "output");
   object(result, 0);
 }
 
@@ -186,11 +268,8 @@ void CallTensors::sequence(PyObject* const* items, Py_ssize_t count, PyObject* f
   const bool named =
       fields != nullptr && PyTuple_Check(fields) && PyTuple_GET_SIZE(fields) == count;
   for (Py_ssize_t i = 0; i < count && visits_ <= kMostVisits; ++i) {
-    Name name(*this);
-    if (named)
-      name.field(text_of(PyTuple_GET_ITEM(fields, i)));
-    else
-      name.index(i);
+    const Name name =
+        named ? Name::field(*this, PyTuple_GET_ITEM(fields, i)) : Name::index(*this, i);
     object(items[i], depth);
   }
 }
@@ -198,15 +277,12 @@ void CallTensors::sequence(PyObject* const* items, Py_ssize_t count, PyObject* f
 void CallTensors::dict(PyObject* dict, unsigned depth) {
   PyObject *key = nullptr, *value = nullptr;
   for (Py_ssize_t at = 0; visits_ <= kMostVisits && PyDict_Next(dict, &at, &key, &value);) {
-    Name name(*this);
-    if (PyUnicode_Check(key)) {
-      name.field(text_of(key));
-    } else if (PyLong_CheckExact(key)) {
-      int overflow = 0;
-      name.index(PyLong_AsLongAndOverflow(key, &overflow));
-    } else {
-      name.index(at - 1);
-    }
+    int overflow = 0;
+    const Name name =
+        PyUnicode_Check(key)
+            ? Name::field(*this, key)
+            : Name::index(*this, PyLong_CheckExact(key) ? PyLong_AsLongAndOverflow(key, &overflow)
+                                                        : at - 1);
     object(value, depth);
   }
 }
@@ -217,8 +293,7 @@ void CallTensors::attributes(PyObject* object, unsigned depth) {
   Attributes attributes(object);
   for (PyObject *key = nullptr, *value = nullptr;
        visits_ <= kMostVisits && attributes.next(key, value);) {
-    Name name(*this);
-    name.field(text_of(key));
+    const Name name = Name::field(*this, key);
     this->object(value, depth);
   }
 }
@@ -248,30 +323,30 @@ void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
   if (!is_list && !is_a(value, classes_->tensor) && !PyTuple_Check(value) && !PyDict_Check(value) &&
       !is_a(value, classes_->cache))
     return;
+  static const Key keys("keys"), values("values"); // of nearly all caches
+  if (key == keys.text() || key == values.text()) {
+    const Name name = Name::word(*this, key == keys.text() ? Word("key") : Word("value"));
+    return object(value, depth);
+  }
   std::string_view part = text_of(key);
   while (part.starts_with('_'))
     part.remove_prefix(1);
-  Name name(*this);
   if (part == "layers" && is_list) {
+    const Name layer = Name::word(*this, "layer");
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value) && depth <= kMostDepth; ++i) {
-      Name layer(*this);
-      layer.word("layer");
-      layer.word(std::to_string(i));
+      const Name number = Name::word(*this, i);
       cache(PyList_GET_ITEM(value, i), depth + 1);
     }
     return;
   }
-  for (const auto& [old, now] :
-       {std::pair("key_cache", "key"), std::pair("value_cache", "value")}) {
-    for (Py_ssize_t i = 0; part == old && is_list && i < PyList_GET_SIZE(value); ++i) {
-      Name layer(*this);
-      layer.word("layer");
-      layer.word(std::to_string(i));
-      layer.word(now);
+  if (is_list && (part == "key_cache" || part == "value_cache")) {
+    const Name layer = Name::word(*this, "layer");
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); ++i) {
+      const Name number = Name::word(*this, i);
+      const Name name = Name::word(*this, part == "key_cache" ? Word("key") : Word("value"));
       object(PyList_GET_ITEM(value, i), depth);
     }
-    if (part == old && is_list)
-      return;
+    return;
   }
   constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kWords = {
       {{"keys", "key"},
@@ -281,7 +356,7 @@ void CallTensors::cache_part(PyObject* key, PyObject* value, unsigned depth) {
   for (const auto& [attribute, word] : kWords)
     if (part == attribute)
       part = word;
-  name.word(part);
+  const Name name = Name::word(*this, Word::of(part));
   object(value, depth);
 }
 
@@ -323,19 +398,18 @@ void CallTensors::tensor(const at::Tensor& given) {
   }
   if (keys.has_any(c10::sparse_ks)) {
     const auto& sparse = static_cast<const at::SparseTensorImpl&>(impl);
-    for (const auto& [part, word] :
-         {std::pair(sparse.indices(), "indices"), std::pair(sparse.values(), "values")}) {
-      Name name(*this);
-      name.word(word);
+    for (const auto& [part, word] : {std::pair(sparse.indices(), Word("indices")),
+                                     std::pair(sparse.values(), Word("values"))}) {
+      const Name name = Name::word(*this, word);
       plain_tensor(part);
     }
   } else if (keys.has_any(c10::sparse_csr_ks)) {
     const auto& sparse = static_cast<const at::SparseCsrTensorImpl&>(impl);
     for (const auto& [part, word] :
-         {std::pair(sparse.compressed_indices(), "compressed indices"),
-          std::pair(sparse.plain_indices(), "indices"), std::pair(sparse.values(), "values")}) {
-      Name name(*this);
-      name.word(word);
+         {std::pair(sparse.compressed_indices(), Word("compressed indices")),
+          std::pair(sparse.plain_indices(), Word("indices")),
+          std::pair(sparse.values(), Word("values"))}) {
+      const Name name = Name::word(*this, word);
       plain_tensor(part);
     }
   } else {
@@ -361,9 +435,13 @@ void CallTensors::plain_tensor(const at::Tensor& tensor) {
     ++left_out_;
     return;
   }
-  found_.push_back(
-      {impl, static_cast<uint32_t>(names_.size()), static_cast<uint32_t>(name_.size()), in_cache_});
-  names_ += name_;
+  const uint64_t path = innermost_ ? innermost_->path() : kNoPath;
+  const size_t place = found_.size();
+  if (place == names_.size())
+    names_.emplace_back();
+  if (KnownName& known = names_[place]; known.path != path)
+    known = {path, innermost_ ? innermost_->text() : std::string()};
+  found_.push_back({impl, path, in_cache_});
 }
 
 PyObject* called_module(PyObject* module, const CallClasses& classes) noexcept {

@@ -40,16 +40,20 @@ struct CallClasses {
 
 struct CallTensor {
   const c10::TensorImpl* tensor; // without a reference: until code of the program runs
-  uint32_t name_place, name_length;
+  uint64_t path;                 // stands for its name
   bool in_cache;
 };
 
 class CallTensors {
  public:
   static constexpr size_t kMostTensors = 4096;
+  static constexpr uint64_t kNoPath = 1; // of what stands for no place in a call
 
   explicit CallTensors(const CallClasses& classes) : classes_(&classes) {}
 
+  // Forgets what was found. All that it took to find it is kept for the next time, as each of these
+  // does first: the tensors of calls mostly have the names of those of the call before.
+  void clear() noexcept;
   // Those of a call of the module with these arguments (as vectorcall has them, without self).
   void read_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
   // Likewise, of what lies in caches alone.
@@ -58,18 +62,23 @@ class CallTensors {
   void read_result(PyObject* result, const CallTensors& given);
 
   const std::vector<CallTensor>& found() const { return found_; }
-  // "input_ids", "past_key_values layer 3 key", "hidden_states[2]"
-  std::string_view name(const CallTensor& tensor) const {
-    return std::string_view(names_).substr(tensor.name_place, tensor.name_length);
-  }
+  // Of the one at a place in found(): "input_ids", "past_key_values layer 3 key",
+  // "hidden_states[2]"
+  std::string_view name(size_t place) const { return names_[place].text; }
   size_t left_out() const { return left_out_; }       // beyond kMostTensors
   bool saw_cache() const { return !caches_.empty(); } // if only an empty one
   // The call is one of a tracer: all that it was given stands for tensors, and has no memory.
   bool only_stand_ins() const { return stand_ins_ > 0 && found_.empty(); }
 
  private:
-  class Name; // a longer name for as long as it lives
+  class Name;
+  struct Word;
+  struct KnownName {
+    uint64_t path = 0;
+    std::string text;
+  };
 
+  void walk_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);
   void object(PyObject* object, unsigned depth);
   void sequence(PyObject* const* items, Py_ssize_t count, PyObject* fields, unsigned depth);
   void dict(PyObject* dict, unsigned depth);
@@ -81,8 +90,9 @@ class CallTensors {
   void plain_tensor(const at::Tensor& tensor);
 
   const CallClasses* classes_;
-  std::string name_;  // of what the walk is at
-  std::string names_; // of all that was found, one behind the other
+  const Name* innermost_ = nullptr; // of what the walk is at
+  // Of what was found at each place, now or in a walk before.
+  std::vector<KnownName> names_;
   bool in_cache_ = false, only_caches_ = false;
   std::vector<const PyObject*> caches_; // the outermost ones
   const CallTensors* given_ = nullptr;

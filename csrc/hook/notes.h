@@ -16,15 +16,16 @@ inline uint32_t intern(const HookScope& scope, std::string_view text) noexcept {
   return api.intern(api.recorder, text.data(), text.size());
 }
 
-// The time is now; thread 0 in the tail: the writer. The whole record is written: its place may
-// hold what an earlier one left there.
-template <class Kind> void write_record(const HookScope& scope, Kind record) noexcept {
+// Thread 0 in the tail: the writer. The whole record is written: its place may hold what an earlier
+// one left there.
+template <class Kind>
+void write_record(const HookScope& scope, Kind record, uint64_t ticks = ticks_after()) noexcept {
   static_assert(sizeof(Kind) == sizeof(Record) && std::is_trivially_copyable_v<Kind>);
   ThreadState& state = scope.state();
   Record* place = state.log->reserve();
   if (!place)
     return scope.recording().lose(Loss::record_no_space);
-  record.ticks = ticks_after();
+  record.ticks = ticks;
   std::memcpy(place, &record, sizeof record - sizeof record.tail);
   if (record.tail.thread == 0)
     record.tail.thread = state.thread;

@@ -31,7 +31,7 @@ constexpr uint64_t kLooking = UINT64_MAX; // some thread is
 constexpr uint32_t kMostMoves = 32;
 // To tell costs time too: one part in so many of the program's, and some ahead, so that one that
 // makes few calls is told of every move.
-constexpr uint64_t kCompareShare = 500;
+constexpr uint64_t kCompareShare = 1000;
 constexpr uint64_t kCompareAheadNs = 250'000;
 uint64_t g_began_ns = 0, g_compared_ns = 0;
 
@@ -95,8 +95,18 @@ struct Step {
   bool has_cache = false;
 };
 
-CallTensors inputs_of(const ModuleCall& call) {
-  CallTensors inputs(g_classes);
+// Each call is described at its beginning and at its end, at once and under the GIL: so they keep
+// their room. Never freed: threads may end after static destructors.
+struct DescribedTensors {
+  CallTensors inputs{g_classes}, caches{g_classes}, outputs{g_classes};
+};
+DescribedTensors& described() {
+  static auto* const tensors = new DescribedTensors;
+  return *tensors;
+}
+
+const CallTensors& inputs_of(const ModuleCall& call) {
+  CallTensors& inputs = described().inputs;
   inputs.read_arguments(call.module(), call.positional(), call.positional_count(), call.names);
   return inputs;
 }
@@ -105,13 +115,13 @@ CallTensors inputs_of(const ModuleCall& call) {
 bool begin(Step& step, const ModuleCall& call) {
   try {
     g_classes.renew();
-    CallTensors inputs = inputs_of(call);
+    const CallTensors& inputs = inputs_of(call);
     if (inputs.only_stand_ins())
       return true;
     if (PyObject* which = due_look(call.module(), step.recording)) {
       if (!look_at(which))
         return false;
-      inputs = inputs_of(call); // other threads may have run meanwhile
+      inputs_of(call); // anew: other threads may have run meanwhile
     }
     step.has_cache = inputs.saw_cache();
     const RecorderApi& api = step.recording->api;
@@ -130,9 +140,11 @@ void end(const Step& step, const ModuleCall& call, PyObject* result) {
     PyErr_Fetch(&error, &value, &traceback);
   try {
     g_classes.renew();
-    CallTensors caches(g_classes), outputs(g_classes);
+    auto& [inputs, caches, outputs] = described();
+    caches.clear();
     if (step.has_cache)
       caches.read_caches(call.module(), call.positional(), call.positional_count(), call.names);
+    outputs.clear();
     if (result)
       outputs.read_result(result, caches);
     write_step_end(step.recording, step.number, error, outputs, caches);

@@ -41,20 +41,21 @@ void note(const HookScope& scope, Action action, uint64_t value, uint32_t name, 
 // The text ids of a call's names, each at its place: mostly they are those of the call before.
 class NameIds {
  public:
-  uint32_t at(const HookScope& scope, size_t place, std::string_view name) {
+  uint32_t at(const HookScope& scope, size_t place, std::string_view name,
+              uint64_t path = CallTensors::kNoPath) {
     if (std::exchange(recording_, &scope.recording()) != &scope.recording())
       known_.clear();
     if (place >= known_.size())
       known_.resize(place + 1);
     Known& known = known_[place];
-    if (known.id == 0 || known.name != name)
-      known = {std::string(name), intern(scope, name)};
+    if (known.id == 0 || known.path != path)
+      known = {path, intern(scope, name)};
     return known.id;
   }
 
  private:
   struct Known {
-    std::string name;
+    uint64_t path = 0;
     uint32_t id = 0;
   };
   const Recording* recording_ = nullptr;
@@ -77,12 +78,13 @@ void tensors(const HookScope& scope, const CallTensors& tensors, Part part, cons
   NameIds& names = names_of(part);
   const uint32_t plain = names.at(scope, 0, part == Part::outputs ? "output" : "input");
   const uint32_t cache = tensors.saw_cache() ? names.at(scope, 1, "kv_cache") : 0;
-  size_t place = 2;
-  for (const CallTensor& found : tensors.found()) {
+  const uint64_t ticks = ticks_after(); // they were all seen at one moment
+  for (size_t place = 0; place < tensors.found().size(); ++place) {
+    const CallTensor& found = tensors.found()[place];
     if (wanted(found))
-      write_tensor(scope, *found.tensor, names.at(scope, place, tensors.name(found)),
-                   found.in_cache ? cache : plain);
-    ++place;
+      write_tensor(scope, *found.tensor,
+                   names.at(scope, place + 2, tensors.name(place), found.path),
+                   found.in_cache ? cache : plain, ticks);
   }
   if (tensors.left_out() > 0)
     note(scope, Action::mark, 0, intern(scope, "tensors_left_out"),
@@ -133,14 +135,15 @@ const std::string& describe(const CallTensors& inputs) {
     json += "null";
   json += R"(, "input_shapes": {)";
   size_t count = 0;
-  for (const CallTensor& input : inputs.found()) {
+  for (size_t place = 0; place < inputs.found().size(); ++place) {
+    const CallTensor& input = inputs.found()[place];
     if (input.in_cache)
       continue;
     if (++count > kMostShapes)
       break;
     if (count > 1)
       json += ", ";
-    append_quoted(json, inputs.name(input));
+    append_quoted(json, inputs.name(place));
     json += ": [";
     for (bool more = false; const int64_t size : sizes_of(input)) {
       if (std::exchange(more, true))

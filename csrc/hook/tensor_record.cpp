@@ -1,10 +1,10 @@
 #include "hook/tensor_record.h"
 
+#include <algorithm>
 #include <array>
 #include <c10/core/TensorImpl.h>
 #include <cctype>
 #include <utility>
-#include <vector>
 
 namespace memtrace {
 namespace {
@@ -43,28 +43,46 @@ std::string layout_of(const c10::TensorImpl& tensor) {
   return layout;
 }
 
-uint32_t layout_id(const HookScope& scope, const c10::TensorImpl& tensor) {
+// The text ids of layouts, each at a place of its own by what it is: the next tensor is often laid
+// out as one of the last ones. Under the GIL. Never freed: threads may end after static
+// destructors.
+class LayoutIds {
+ public:
+  uint32_t of(const HookScope& scope, const c10::TensorImpl& tensor) {
+    const c10::IntArrayRef sizes = tensor.sizes_default();
+    if (sizes.size() > kMostSizes)
+      return intern(scope, layout_of(tensor));
+    const caffe2::TypeMeta dtype = tensor.dtype();
+    uint64_t hash = dtype.itemsize() + sizes.size();
+    for (const int64_t size : sizes)
+      hash = (hash ^ static_cast<uint64_t>(size)) * kOddMultiplier;
+    Known& known = known_[hash >> (64 - kPlaceBits)];
+    if (known.recording != &scope.recording() || known.dtype != dtype ||
+        known.dimensions != sizes.size() ||
+        !std::equal(sizes.begin(), sizes.end(), known.sizes.begin())) [[unlikely]] {
+      known = {&scope.recording(), dtype, static_cast<uint32_t>(sizes.size()),
+               intern(scope, layout_of(tensor))};
+      std::ranges::copy(sizes, known.sizes.begin());
+    }
+    return known.id;
+  }
+
+ private:
+  static constexpr size_t kMostSizes = 5, kPlaceBits = 6;
+  static constexpr uint64_t kOddMultiplier = 0x9E3779B97F4A7C15; // 2^64 divided by the golden ratio
   struct Known {
     const Recording* recording = nullptr;
     caffe2::TypeMeta dtype;
-    std::vector<int64_t> sizes;
+    uint32_t dimensions = 0;
     uint32_t id = 0;
+    std::array<int64_t, kMostSizes> sizes{};
   };
-  // Some of the last ones; the next tensor is often laid out alike. Under the GIL. Never freed:
-  // threads may end after static destructors.
-  static auto* const known = new std::array<Known, 16>;
-  static size_t last = 0;
-  for (size_t i = 0; i < known->size(); ++i)
-    if (const Known& each = (*known)[(last + i) % known->size()];
-        each.id != 0 && each.recording == &scope.recording() && each.dtype == tensor.dtype() &&
-        tensor.sizes_default() == each.sizes) {
-      last = (last + i) % known->size();
-      return each.id;
-    }
-  const uint32_t id = intern(scope, layout_of(tensor));
-  Known& oldest = (*known)[last = (last + known->size() - 1) % known->size()];
-  oldest = {&scope.recording(), tensor.dtype(), tensor.sizes_default().vec(), id};
-  return id;
+  std::array<Known, size_t{1} << kPlaceBits> known_;
+};
+
+uint32_t layout_id(const HookScope& scope, const c10::TensorImpl& tensor) {
+  static auto* const ids = new LayoutIds;
+  return ids->of(scope, tensor);
 }
 
 } // namespace
@@ -86,7 +104,7 @@ StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept {
 }
 
 void write_tensor(const HookScope& scope, const c10::TensorImpl& tensor, uint32_t name,
-                  uint32_t kind) {
+                  uint32_t kind, uint64_t ticks) {
   const StorageFacts storage = storage_facts(tensor);
   if (storage.address == 0 || storage.size_bytes == 0)
     return;
@@ -98,7 +116,7 @@ void write_tensor(const HookScope& scope, const c10::TensorImpl& tensor, uint32_
   record.kind = kind;
   record.layout = layout_id(scope, tensor);
   record.tail = {0, 0, storage.device, Action::tensor};
-  write_record(scope, record);
+  write_record(scope, record, ticks);
   flush_full_window(scope);
 }
 

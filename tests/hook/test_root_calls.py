@@ -355,6 +355,47 @@ def test_inputs_and_outputs_of_every_form(tmp_path: Path) -> None:
     assert (dtypes["scalar"], dtypes["half"]) == ("int16", "complex64")
 
 
+def test_names_that_change_from_call_to_call(tmp_path: Path) -> None:
+    found = run(tmp_path, """
+        class First(nn.Module):
+            def forward(self, x, **others): return x["out"] if "out" in x else None
+        class Second(nn.Module):
+            def forward(self, ids, *rest): return list(rest)
+        class Text(str):
+            is_hostile = False
+            def __hash__(self):
+                if self.is_hostile: raise SystemExit("hash")
+                return 7
+            def __eq__(self, other):
+                if self.is_hostile: raise SystemExit("eq")
+                return super().__eq__(other)
+        def made(): return torch.ones(3, 2)
+        first, second = First(), Second()
+        for turn in range(3):
+            keys = ["a", "b"] if turn != 1 else ["b", "a"]
+            x = {key: made() for key in keys}
+            x["out" if turn else "in"] = made()
+            x[str(turn)] = made()
+            x[turn] = made()
+            first(x, **{f"more{turn}": (made(), [made()])})
+            for key, tensor in x.items():
+                tell("input", f"x[{key}]" if isinstance(key, int) else f"x.{key}", tensor)
+            rest = [made() for _ in range(2 + turn)]
+            second(made(), *rest)
+            for i, tensor in enumerate(rest):
+                tell("input", f"args[{1 + i}]", tensor)
+        odd = {Text("one"): made(), Text("other"): made(), 1 << 80: made()}
+        Text.is_hostile = True
+        first({}, odd=odd)
+        for name, tensor in zip(("odd.one", "odd.other", "odd[-1]"), odd.values()):
+            tell("input", name, tensor)
+        save()
+    """)  # fmt: skip
+    assert told(tmp_path) - named(found) == set()
+    names = {row["name"] for row in found["names"] if row["kind"] == "input"}
+    assert {f"more{turn}{place}" for turn in range(3) for place in ("[0]", "[1][0]")} <= names
+
+
 def test_bounds(tmp_path: Path) -> None:
     found = run(tmp_path, """
         class Takes(nn.Module):
