@@ -28,6 +28,7 @@ from finalise.throughput import write_spool
 from record.recording import HooksOn
 from replay.speed import made_up, replay
 from torch import nn
+from transformers import DynamicCache
 
 from memtrace import _core
 from memtrace.analyse.peak import find_peak
@@ -37,6 +38,7 @@ from memtrace.trace import open_trace
 
 CALLS = 5000  # so many that it does not matter when windows are written and caches fill
 STEPS = 100
+LAYERS = 12
 DEPTHS = (10, 30, 60)
 EVENTS = 60_000
 
@@ -121,6 +123,14 @@ def training() -> Callable[[], None]:
     return steps
 
 
+def cache_of(layers: int) -> object:
+    """The KV cache that transformers gives a model which decodes."""
+    cache = DynamicCache()
+    for layer in range(layers):
+        cache.update(torch.ones(1, 2, 8, 16), torch.ones(1, 2, 8, 16), layer)
+    return cache
+
+
 Using = Callable[[], AbstractContextManager[object]]
 
 
@@ -141,6 +151,9 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
     root, around = Pass(), Around()
     steps = lambda: [root(*given) for _ in range(CALLS)]  # noqa: E731
     yield "a root call with 3 tensors", CALLS, steps, HooksOn
+    cache = cache_of(LAYERS)
+    decoding = lambda: [root(given[0], cache) for _ in range(STEPS)]  # noqa: E731
+    yield f"a root call with a cache of {LAYERS} layers", STEPS, decoding, HooksOn
     yield "a module's call inside a model", CALLS, lambda: around(given[0]), HooksOn
     yield "a step of training", STEPS, training(), HooksOn
     paused = lambda: HooksOn(paused=True)  # noqa: E731
