@@ -93,7 +93,8 @@ class Attributes {
     return true;
   }
 
-  // The attribute of that name (a text), or null. Without an exception.
+  // The attribute of that name (an interned text, as nearly all of them are), or null. Without an
+  // exception.
   PyObject* find(PyObject* name) const noexcept {
     if (!values_) {
       PyObject* const found = dict_ ? PyDict_GetItemWithError(dict_, name) : nullptr;
@@ -103,8 +104,7 @@ class Attributes {
     }
     for (size_t i = 0; i < values_.count(); ++i)
       if (PyObject* const key = values_.key(i);
-          key == name || (PyUnicode_GET_LENGTH(key) == PyUnicode_GET_LENGTH(name) &&
-                          PyUnicode_Compare(key, name) == 0))
+          key == name || (!PyUnicode_CHECK_INTERNED(key) && PyUnicode_Compare(key, name) == 0))
         return values_.value(i);
     return nullptr;
   }
