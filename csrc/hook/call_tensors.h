@@ -51,8 +51,8 @@ class CallTensors {
 
   explicit CallTensors(const CallClasses& classes) : classes_(&classes) {}
 
-  // Forgets what was found. All that it took to find it is kept for the next time, as each of these
-  // does first: the tensors of calls mostly have the names of those of the call before.
+  // Forgets what was found, as each of these does first. Room and names are kept: the tensors of a
+  // call mostly have the names of those of the call before.
   void clear() noexcept;
   // Those of a call of the module with these arguments (as vectorcall has them, without self).
   void read_arguments(PyObject* module, PyObject* const* args, size_t count, PyObject* names);

@@ -95,8 +95,8 @@ struct Step {
   bool has_cache = false;
 };
 
-// Each call is described at its beginning and at its end, at once and under the GIL: so they keep
-// their room. Never freed: threads may end after static destructors.
+// Of the call that is described at this moment, under the GIL. One for all calls, so that room and
+// names are kept. Never freed: threads may end after static destructors.
 struct DescribedTensors {
   CallTensors inputs{g_classes}, caches{g_classes}, outputs{g_classes};
 };
