@@ -93,8 +93,7 @@ class Attributes {
     return true;
   }
 
-  // The attribute of that name (an interned text, as nearly all of them are), or null. Without an
-  // exception.
+  // The attribute of that name (a text), or null. Without an exception.
   PyObject* find(PyObject* name) const noexcept {
     if (!values_) {
       PyObject* const found = dict_ ? PyDict_GetItemWithError(dict_, name) : nullptr;
@@ -102,10 +101,15 @@ class Attributes {
         PyErr_Clear();
       return found;
     }
-    for (size_t i = 0; i < values_.count(); ++i)
-      if (PyObject* const key = values_.key(i);
-          key == name || (!PyUnicode_CHECK_INTERNED(key) && PyUnicode_Compare(key, name) == 0))
+    const bool is_interned = PyUnicode_CHECK_INTERNED(name) != 0; // as nearly all keys are, too
+    for (size_t i = 0; i < values_.count(); ++i) {
+      PyObject* const key = values_.key(i);
+      if (key == name)
         return values_.value(i);
+      // Two that are interned are the same or different.
+      if ((!is_interned || PyUnicode_CHECK_INTERNED(key) == 0) && PyUnicode_Compare(key, name) == 0)
+        return values_.value(i);
+    }
     return nullptr;
   }
 

@@ -54,8 +54,11 @@ def key_of(spool: Path) -> str:
 
 @pytest.fixture(scope="module")
 def traces(spool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same recording, whole and thinned."""
-    folder = tmp_path_factory.mktemp("thinning")
+    return whole_and_thinned(spool, tmp_path_factory.mktemp("thinning"))
+
+
+def whole_and_thinned(spool: Path, folder: Path) -> tuple[Path, Path]:
+    """The same recording, both ways."""
     whole, thinned = folder / "whole.memtrace", folder / "thinned.memtrace"
     copied(spool, whole)
     finalise(whole)
@@ -222,6 +225,16 @@ def test_who_held_the_peak_is_known_to_the_byte(traces: tuple[Path, Path]) -> No
 
 def test_what_stages_held_at_most_and_at_their_end_is_exact(traces: tuple[Path, Path]) -> None:
     """Those of the program, and those that are found afterwards: load, idle, training."""
+    check_stages(traces)
+
+
+def test_a_load_that_ends_with_weights_which_do_not_stay(tmp_path: Path) -> None:
+    """They are small, old and long gone when rows go: they tell where the stage ends."""
+    spool = leave_spool(tmp_path / "t.memtrace", TRAINING, "900", "first")
+    check_stages(whole_and_thinned(spool, tmp_path))
+
+
+def check_stages(traces: tuple[Path, Path]) -> None:
     told = [json.loads(run_memtrace("stages", str(trace), "--json").out) for trace in traces]
     stages = [answer["devices"][0]["stages"] for answer in told]
     assert {stage["name"] for stage in stages[0]} >= {"load", "idle", "training", "stage 1"}

@@ -4,9 +4,10 @@ Rows go in rounds. In a part of `allocations`, the oldest parts first, the small
 go; with them their events, their names, and the operator calls of which then nobody speaks. What is
 older has been through more rounds, so it is known by ever larger allocations only. Always kept: who
 was live at a peak of a device, whatever is no plain allocation (segments, failures, what was there
-before), and the events that show what was held at most and at the end, of a stage and of every few
-hundred events. Each event that is left has the device's sums, which count all: totals and peaks
-stay exact. (Of a block that is open while rows go, it is not known yet where it began.)
+before), the weight with which a stage of loading ended, and the events that show what was held at
+most and at the end, of a stage and of every few hundred events. Each event that is left has the
+device's sums, which count all: totals and peaks stay exact. (Of a block that is open while rows go,
+it is not known yet where it began.)
 """
 
 from __future__ import annotations
@@ -87,18 +88,19 @@ class Thinner:
         parts = self._closed_parts("allocations")
         old = parts[: max(int(len(parts) * _OLD), 1)]
         bytes_of_row = self._bytes_of_allocation(parts)
+        bounds = bounds_of_stages(self._closed_parts)
         ids: list[Int64s] = []
         freed = 0.0
         barren = 0  # parts in a row in which nothing may go
         while old and freed < bytes_to_free and barren < len(old):
             part = old[self._next % len(old)]
             self._next += 1
-            ids.append(self._thin_allocations(part))
+            ids.append(self._thin_allocations(part, bounds.loaded))
             freed += len(ids[-1]) * bytes_of_row
             barren = 0 if len(ids[-1]) else barren + 1
         gone = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.int64)
         if len(gone):
-            self._thin_others(gone)
+            self._thin_others(gone, bounds.places)
 
     def _bytes_of_allocation(self, parts: Sequence[Path]) -> float:
         """That a row of `allocations` takes together with all that hangs on it."""
@@ -106,7 +108,7 @@ class Thinner:
         rows = [Part("allocations", path, mapped=False).metadata.num_rows for path in parts]
         return float(sum(sizes) / max(sum(rows), 1))
 
-    def _thin_allocations(self, path: Path) -> Int64s:
+    def _thin_allocations(self, path: Path, loaded: Int64s) -> Int64s:
         """The ids of the rows that went."""
         ids: list[Int64s] = []
 
@@ -115,6 +117,7 @@ class Thinner:
             may_go = columns.codes("origin", ["recorded"]) != NONE
             begun, released = columns.numbers("alloc_seq"), columns.numbers("release_seq")
             ended = np.where(released == NEVER, columns.numbers("free_seq"), released)
+            may_go &= ~np.isin(begun, loaded)
             for peak in self.peaks.seqs.tolist():
                 may_go &= ~((begun <= peak) & (peak < ended))
             rows = np.flatnonzero(may_go)
@@ -131,10 +134,9 @@ class Thinner:
         self._rewrite(path, "allocations", keeps)
         return np.concatenate(ids) if ids else np.empty(0, np.int64)
 
-    def _thin_others(self, gone: Int64s) -> None:
+    def _thin_others(self, gone: Int64s, bounds: Int64s) -> None:
         calls_gone: list[Int64s] = []
         calls_kept: list[Int64s] = []
-        bounds = bounds_of_stages(self._closed_parts)
 
         def speaks_of(group: RowGroup) -> bool:
             return _may_hold(group, "allocation_id", gone)

@@ -1,4 +1,8 @@
-"""Trains a small model on two threads for so many steps, when it is told to go on."""
+"""Trains a small model on two threads for so many steps, when it is told to go on.
+
+The model of the main thread is made last; after a word "first" it is made first, and the other one
+is gone soon.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,13 @@ class Net(torch.nn.Module):
         return self.b(torch.relu(self.a(x)))
 
 
-def train(steps: int, *, stages: bool) -> None:
+def train(
+    steps: int, *, stages: bool, after: threading.Event | None, made: threading.Event
+) -> None:
+    if after is not None:
+        after.wait()
     model = Net()
+    made.set()
     optimizer = torch.optim.AdamW(model.parameters())
     time.sleep(_REST_S)
     for step in range(steps):
@@ -43,7 +52,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     print("ready", flush=True)
     sys.stdin.readline()
-    thread = threading.Thread(target=train, args=(steps // 2,), kwargs={"stages": False})
+    mine, its = threading.Event(), threading.Event()
+    is_first = sys.argv[2:] == ["first"]
+    of_thread = {"stages": False, "after": mine if is_first else None, "made": its}
+    its_steps = steps // (20 if is_first else 2)
+    thread = threading.Thread(target=train, args=(its_steps,), kwargs=of_thread)
     thread.start()
-    train(steps, stages=True)
+    train(steps, stages=True, after=None if is_first else its, made=mine)
     thread.join()
