@@ -85,7 +85,8 @@ PyObject* parameter(PyObject* forward, size_t place) noexcept {
 
 } // namespace
 
-// A text of ours in a path, and its number; `own` outlives the walk.
+// A text of ours in a path, and its number. Or one of Python's, cut to size; it lasts as long as
+// the walk.
 struct CallTensors::Word {
   template <size_t Size>
   consteval explicit(false) Word(const char (&own)[Size]) : Word(std::string_view(own, Size - 1)) {}

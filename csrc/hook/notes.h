@@ -16,8 +16,8 @@ inline uint32_t intern(const HookScope& scope, std::string_view text) noexcept {
   return api.intern(api.recorder, text.data(), text.size());
 }
 
-// Thread 0 in the tail: the writer. The whole record is written: its place may hold what an earlier
-// one left there.
+// The time is now, unless it is given; thread 0 in the tail: the writer. The whole record is
+// written: its place may hold what an earlier one left there.
 template <class Kind>
 void write_record(const HookScope& scope, Kind record, uint64_t ticks = ticks_after()) noexcept {
   static_assert(sizeof(Kind) == sizeof(Record) && std::is_trivially_copyable_v<Kind>);

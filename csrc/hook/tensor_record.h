@@ -21,8 +21,8 @@ struct StorageFacts {
 };
 StorageFacts storage_facts(const c10::TensorImpl& tensor) noexcept;
 
-// Writes the record of a tensor; nothing of one without memory. `name` and `kind`: text ids. Under
-// the GIL.
+// Writes the record of a tensor; nothing of one without memory. `name` and `kind`: text ids.
+// `ticks`: when it was seen. Under the GIL.
 void write_tensor(const HookScope& scope, const c10::TensorImpl& tensor, uint32_t name,
                   uint32_t kind, uint64_t ticks = ticks_after());
 

@@ -1,8 +1,9 @@
 """What a notebook's cells are called: IPython compiles each as a file of a temporary name.
 
 Code of any cell may have allocated, that of a function defined long ago too: all that have been
-run so far are written down as a recording begins, and each later one before it is run. A kernel is
-often killed: by whoever shuts it down and will not wait, or when memory is out.
+run so far are written down when a recording finds torch, each later one before it is run (a kernel
+is often killed: by whoever shuts it down and will not wait, or when memory is out), and at the end
+those of a shell that came after torch.
 """
 
 from __future__ import annotations
