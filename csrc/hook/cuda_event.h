@@ -152,7 +152,7 @@ template <class TraceEntry>
     return;
   // torch's snapshot goes from device to device and reports itself under each one's lock (always as
   // device 0): the exact moment between what it lists and what is recorded as an event.
-  if (t_listing >= 0 && entry.action_ == TraceEntry::SNAPSHOT) [[unlikely]] {
+  if (entry.action_ == TraceEntry::SNAPSHOT && t_listing >= 0) [[unlikely]] {
     if (t_listing < kMaxCudaDevices)
       open_cuda_device(t_listing++, scope.recording());
     return;

@@ -35,57 +35,72 @@ struct WalkedFrames {
   uint32_t count; // over kMaxFrames: there are more
 };
 
-// From a frame (not null) outwards to `end`, which is not in it; or to the outermost one, where
-// `end` is never met.
-template <bool kHasEnd>
-[[gnu::always_inline]] inline WalkedFrames walk_to(const RawFrame*& frame,
-                                                   const void* end) noexcept {
+// Takes a frame into the hash of those inside it.
+[[gnu::always_inline]] inline void mix_frame(StackHash& hash, const RawFrame* frame,
+                                             const void* module_call) noexcept {
+  const void* const code = frame_code(frame);
+  if (code == module_call) {
+    const PyObject* const self = first_local(frame);
+    mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
+  }
+  mix(hash, frame_place(frame), salt(code));
+}
+
+inline const void* module_call_code() noexcept {
+  return module_calls().entry.load(std::memory_order_relaxed);
+}
+
+// From a frame (not null) outwards to the outermost one.
+[[gnu::noinline]] WalkedFrames walk_to_outermost(const RawFrame* frame) noexcept {
   constexpr uint32_t kAtOnce = 4; // the limit is looked at once for so many
   static_assert(StackTable::kMaxFrames % kAtOnce == 0);
-  const void* const module_call = module_calls().entry.load(std::memory_order_relaxed);
+  const void* const module_call = module_call_code();
   StackHash hash = kNoFrames;
   for (uint32_t count = 0; count < StackTable::kMaxFrames; count += kAtOnce) {
 #pragma GCC unroll 4
     for (uint32_t i = 1; i <= kAtOnce; ++i) {
-      const void* const code = frame_code(frame);
-      if (code == module_call) {
-        const PyObject* const self = first_local(frame);
-        mix(hash, reinterpret_cast<uintptr_t>(self), salt(self));
-      }
-      mix(hash, frame_place(frame), salt(code));
+      mix_frame(hash, frame, module_call);
       frame = outer_frame(frame);
-      if (!frame || (kHasEnd && frame == end))
+      if (!frame)
         return {hash, count + i};
     }
   }
   return {hash, StackTable::kMaxFrames + 1};
 }
 
-const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept;
+void find_frames_around(FrozenFrames::Call& call) noexcept;
 
 // From a frame (not null) outwards; `call` is the innermost call of a module, or stands for none.
+// Few frames are inside it, so the loop is short.
 [[gnu::always_inline]] inline WalkedFrames walk(const RawFrame* frame,
                                                 FrozenFrames::Call& call) noexcept {
   const void* const caller = call.caller;
   if (!caller)
-    return walk_to<false>(frame, nullptr);
-  WalkedFrames walked = walk_to<true>(frame, caller);
-  if (frame == caller) { // else the call is another greenlet's, or far out
-    const FrozenFrames::Call& around = frames_around(call);
-    walked.hash = joined(walked.hash, around.hash);
-    walked.count += around.frames;
+    return walk_to_outermost(frame);
+  const void* const module_call = module_call_code();
+  StackHash hash = kNoFrames;
+  uint32_t count = 0;
+#pragma GCC unroll 1
+  while (true) {
+    mix_frame(hash, frame, module_call);
+    frame = outer_frame(frame);
+    ++count;
+    if (frame == caller)
+      break;
+    if (!frame || count == StackTable::kMaxFrames)
+        [[unlikely]] // the call is another greenlet's, or far out
+      return {hash, count + (frame ? 1 : 0)};
   }
-  return walked;
+  if (call.frames == 0)
+    find_frames_around(call);
+  return {joined(hash, call.hash), count + call.frames};
 }
 
 // The frames around a call, which stand still: walked once.
-[[gnu::noinline]] const FrozenFrames::Call& frames_around(FrozenFrames::Call& call) noexcept {
-  if (call.frames == 0) {
-    const auto [hash, count] = walk(static_cast<const RawFrame*>(call.caller), *(&call - 1));
-    call.hash = hash;
-    call.frames = count;
-  }
-  return call;
+[[gnu::noinline]] void find_frames_around(FrozenFrames::Call& call) noexcept {
+  const auto [hash, count] = walk(static_cast<const RawFrame*>(call.caller), *(&call - 1));
+  call.hash = hash;
+  call.frames = count;
 }
 
 } // namespace
@@ -320,6 +335,18 @@ PyObject* StackTable::module_object(uint32_t module) {
   if (!is_alive(object, number))
     return nullptr;
   return Py_NewRef(const_cast<PyObject*>(object));
+}
+
+uint32_t StackTable::root_id(PyObject* module) {
+  const std::lock_guard lock(g_first_sight);
+  Tables::Module* const found = tables_->module_of(module);
+  if (!found)
+    return 0;
+  if (!std::exchange(found->root, true)) {
+    tables_->new_roots.push_back(found->id);
+    has_new_roots_.store(true, std::memory_order_relaxed);
+  }
+  return found->id;
 }
 
 uint32_t StackTable::module_id(PyObject* module) {

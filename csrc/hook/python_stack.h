@@ -68,6 +68,9 @@ class StackTable {
   // Under the GIL. The id of a module, also of one that no stack has shown; writes its text. 0: it
   // is not a module whose death can be watched.
   uint32_t module_id(PyObject* module);
+  // Likewise of one that is called by no other: for take_new_roots() as if a stack had shown it, as
+  // one that is cut does not.
+  uint32_t root_id(PyObject* module);
 
   static constexpr uint32_t kMaxFrames = 512; // innermost are kept; what is cut is counted as lost
 

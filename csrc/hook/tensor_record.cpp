@@ -53,7 +53,7 @@ class LayoutIds {
     if (sizes.size() > kMostSizes)
       return intern(scope, layout_of(tensor));
     const caffe2::TypeMeta dtype = tensor.dtype();
-    uint64_t hash = dtype.itemsize() + sizes.size();
+    uint64_t hash = static_cast<uint64_t>(c10::typeMetaToScalarType(dtype)) * kOddMultiplier;
     for (const int64_t size : sizes)
       hash = (hash ^ static_cast<uint64_t>(size)) * kOddMultiplier;
     Known& known = known_[hash >> (64 - kPlaceBits)];
