@@ -1,5 +1,6 @@
 #include "hook/dispatcher_shortcut.h"
 
+#include "hook/factory_operators.h"
 #include "hook/operators.h"
 #include "hook/other_listeners.h"
 #include "hook/shared_library.h"
@@ -66,10 +67,13 @@ template <class... Keys> void torch_run(at::RecordFunction& function, Schema sch
 
 // ---- who calls ----------------------------------------------------------------------------------
 
+// Where a call comes from, and what it is: a word of a cache.
+enum class Caller : uint8_t { not_known, other, an_operator, a_view, a_factory };
+
 // at::_ops::...::call of libtorch_cpu: where the dispatcher is compiled into, once per operator.
 struct OperatorCode {
   uintptr_t begin, end;
-  bool only_makes_view;
+  Caller kind;
 };
 std::vector<OperatorCode> g_operator_code; // sorted; constant like g_torch
 
@@ -87,12 +91,16 @@ std::string_view operator_class(std::string_view name) noexcept {
   return name.substr(0, size);
 }
 
+Caller kind_of(std::string_view operator_class) noexcept {
+  if (only_makes_view(operator_class))
+    return Caller::a_view;
+  return is_factory_class(operator_class) ? Caller::a_factory : Caller::an_operator;
+}
+
 // In a function: where it will return to.
 #define MEMTRACE_CALLER                                                                            \
   reinterpret_cast<uintptr_t>(__builtin_extract_return_addr(__builtin_return_address(0)))
 
-// Where a call comes from, and what it is: a word of a cache.
-enum class Caller : uint8_t { not_known, other, an_operator, a_view };
 constexpr uintptr_t kCallerShift = 56; // above any address
 constexpr size_t kCachedCallers = 2048;
 std::array<std::atomic<uintptr_t>, kCachedCallers> g_callers;
@@ -112,7 +120,7 @@ Caller find_caller(uintptr_t address) noexcept {
   const auto after = std::ranges::upper_bound(g_operator_code, address, {}, &OperatorCode::begin);
   Caller found = Caller::other;
   if (after != g_operator_code.begin() && address < std::prev(after)->end)
-    found = std::prev(after)->only_makes_view ? Caller::a_view : Caller::an_operator;
+    found = std::prev(after)->kind;
   cached_caller(address).store(address | static_cast<uintptr_t>(found) << kCallerShift,
                                std::memory_order_relaxed);
   return found;
@@ -153,6 +161,21 @@ inline bool can_leave_out_view() noexcept {
          !others_make_views(*keys);
 }
 
+// A factory inside an operator that takes it in: where memory changes, that one is the innermost.
+[[gnu::noinline]] bool is_taken_in(const ThreadState& state) noexcept {
+  const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+  const OperatorCall& around = state.calls[state.depth];
+  return around.function > here &&
+         state.recording.load(std::memory_order_relaxed) ==
+             g_recording.load(std::memory_order_relaxed) &&
+         takes_in_factories(around, t_switches.autograd->get_grad_mode());
+}
+
+inline bool can_leave_out_factory() noexcept {
+  const ThreadState* const state = t_state;
+  return state && state->depth != 0 && is_taken_in(*state);
+}
+
 // An empty list is still one: the operator is to be observed.
 inline StepCallbacks empty_list(at::RecordScope scope) {
   return std::make_optional<at::StepCallbacks>(0, scope);
@@ -160,7 +183,10 @@ inline StepCallbacks empty_list(at::RecordScope scope) {
 
 // What an operator gets where nobody else listens.
 inline StepCallbacks our_list(at::RecordScope scope, Caller from) {
-  return from == Caller::a_view && can_leave_out_view() ? std::nullopt : empty_list(scope);
+  if (from == Caller::a_view ? can_leave_out_view()
+                             : from == Caller::a_factory && can_leave_out_factory())
+    return std::nullopt;
+  return empty_list(scope);
 }
 
 // In any state of the thread.
@@ -281,7 +307,7 @@ bool find_torch(const SharedLibrary& library) {
       return true;
     };
     if (const std::string_view found = operator_class(name); !found.empty()) {
-      g_operator_code.push_back({function.begin, function.end, only_makes_view(found)});
+      g_operator_code.push_back({function.begin, function.end, kind_of(found)});
     } else if (name == kGetName) {
       g_torch.get = function.begin;
     } else if (name == kDestroyName) {

@@ -11,7 +11,8 @@
 //   ~RecordFunction                ends it; there is nothing in it that would have to be freed
 //
 // An operator that only makes a view is not observed at all where autograd is off
-// (view_operators.h): torch goes on as if nobody listened. As soon as another one listens on the
+// (view_operators.h), nor is a factory inside another operator (factory_operators.h): torch goes on
+// as if nobody listened. As soon as another one listens on the
 // thread (torch.profiler beside us; other_listeners.h), every operator takes torch's way, with all
 // callbacks. So does what is not called from an at::_ops::...::call of libtorch_cpu.
 //

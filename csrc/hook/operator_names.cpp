@@ -1,5 +1,6 @@
 #include "hook/operator_names.h"
 
+#include "hook/factory_operators.h"
 #include "hook/view_operators.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -17,27 +18,9 @@
 namespace memtrace {
 namespace {
 
-// Operators that only make the storage for another one: memory is said to be that one's.
-constexpr std::string_view kFactories[] = {
-    "aten::empty",
-    "aten::empty_strided",
-    "aten::empty_like",
-    "aten::resize_",
-    "aten::new_empty",
-    "aten::new_empty_strided",
-    "aten::resize_as_",
-    "aten::empty_permuted",
-    "aten::_empty_affine_quantized",
-    "aten::empty.memory_format",
-};
-
 // What torch.optim.Optimizer calls the step of every optimizer, and its zero_grad.
 constexpr std::string_view kOptimizerStep = "Optimizer.step#";
 constexpr std::string_view kZeroGrad = "Optimizer.zero_grad#";
-
-bool is_factory(std::string_view name) noexcept {
-  return std::ranges::find(kFactories, name) != std::end(kFactories);
-}
 
 // Of a scope of the user's.
 OptimizerScope optimizer_scope(std::string_view name) noexcept {

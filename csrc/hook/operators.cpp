@@ -73,6 +73,8 @@ BegunCall begun_call(const at::RecordFunction& function) noexcept {
   if (state.calls[state.depth].function <= begun.function)
     drop_stale(state, begun.function); // a nested call lies lower on the C stack
   const NameSlot& name = name_of(state, begun, scope.recording());
+  if (name.factory && takes_in_factories(state.calls[state.depth], begun.sequence_number >= 0))
+    return false;
   return push_call(state, begun, state.calls[state.depth], name, ticks_before);
 }
 

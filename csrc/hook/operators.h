@@ -17,6 +17,12 @@ namespace memtrace {
 
 // ---- a call begins ------------------------------------------------------------------------------
 
+// Whether a factory called here is part of the operator around it (factory_operators.h). Not so
+// where its memory would be said to be of a graph that the one around it has no part in.
+inline bool takes_in_factories(const OperatorCall& around, bool records_graph) noexcept {
+  return around.owner != 0 && around.has_schema && (around.records_graph || !records_graph);
+}
+
 // True: the call may be a context itself, which is yet to be seen to.
 template <class ReadTicks>
 [[gnu::always_inline]] inline bool push_call(ThreadState& state, const BegunCall& begun,
@@ -62,6 +68,8 @@ enum class Begin : uint8_t { done, may_be_context, not_known };
   const NameSlot* const name = known_name(*state, begun.name);
   if (!name) [[unlikely]]
     return Begin::not_known;
+  if (name->factory && takes_in_factories(parent, begun.sequence_number >= 0)) [[unlikely]]
+    return Begin::done;
   return push_call(*state, begun, parent, *name, ticks_tsc) ? Begin::may_be_context : Begin::done;
 }
 

@@ -46,6 +46,42 @@ def test_a_call_has_the_module_and_the_stack_of_what_was_allocated_in_it(tmp_pat
     assert (request["module"], request["stack_id"]) == (None, None)
 
 
+@pytest.mark.parametrize("listener", ["nobody", "a profiler"])
+def test_a_factory_inside_another_operator_is_part_of_it(tmp_path: Path, listener: str) -> None:
+    rows = operators(tmp_path, f"""
+        import contextlib
+        from torch.profiler import profile, record_function
+        others = profile() if {listener == "a profiler"} else contextlib.nullcontext()
+        with others:
+            for grad in (False, True):
+                with torch.set_grad_enabled(grad):
+                    kept = torch.ones(1000) + 1
+                    alone = torch.empty(500)
+                    alike = torch.empty_like(alone)
+                    with record_function("scope"):
+                        inside = torch.empty(300)
+                    normed = nn.functional.layer_norm(torch.ones(4, 8), (8,))
+    """)  # fmt: skip
+    names = {row["call_id"]: row["name"] for row in rows}
+    factories = [
+        (row["name"], names.get(row["parent_call_id"]), row["allocated_bytes"])
+        for row in rows
+        if row["name"].startswith("aten::empty")
+    ]
+    assert factories == [
+        ("aten::empty", None, 2000), ("aten::empty_like", None, 2000),
+        ("aten::empty", "scope", 1200),
+    ] * 2  # fmt: skip
+    assert [row["allocated_bytes"] for row in rows if row["name"] == "aten::ones"] == [
+        4000,
+        128,
+    ] * 2
+    # So memory is in the call whose name it bears.
+    for row in memtrace.open(tmp_path / "t.memtrace").allocations.to_pylist():
+        if row["operator"] is not None:
+            assert names[row["operator_call_id"]] == row["operator"]
+
+
 def test_the_calls_that_a_kill_cut_off_are_there(tmp_path: Path) -> None:
     rows = operators(tmp_path, """
         from torch.profiler import record_function
