@@ -7,6 +7,8 @@
 #include "hook/marked_step.h"
 #include "hook/optimizer_step.h"
 #include "hook/other_listeners.h"
+#include "hook/plain_tensors.h"
+#include "hook/python_objects.h"
 #include "hook/python_stack.h"
 #include "hook/root_calls.h"
 #include "hook/root_scan.h"
@@ -17,6 +19,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <stdexcept>
+#include <string>
+#include <torch/csrc/Storage.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <utility>
 
 namespace py = pybind11;
@@ -196,6 +201,33 @@ uint32_t module_id(const py::object& module) {
   return g_stacks ? g_stacks->table->module_id(module.ptr()) : 0;
 }
 
+// The tensors that hold the memory of a tensor, and which part of it each is.
+std::vector<std::pair<std::string, py::object>> parts_of(const py::object& tensor) {
+  std::vector<std::pair<std::string, py::object>> parts;
+  for (const PlainTensor& plain : plain_tensors(tensor.ptr())) {
+    PyObject* const wrapped = THPVariable_Wrap(plain.tensor);
+    if (!wrapped)
+      throw py::error_already_set();
+    parts.emplace_back(plain.part, py::reinterpret_steal<py::object>(wrapped));
+  }
+  return parts;
+}
+
+// What lies in the object itself under that name, or None: nothing of its class's is asked.
+py::object own_attribute(const py::object& owner, const py::str& name) {
+  PyObject* const found = Attributes(owner.ptr()).find(name.ptr());
+  return found ? py::reinterpret_borrow<py::object>(found) : py::none();
+}
+
+// Where a torch.UntypedStorage lies; 0: nowhere. To ask it for its data_ptr() counts as writing:
+// then torch copies what several tensors share until one of them is written (copy on write).
+uint64_t storage_address(const py::object& storage) {
+  if (!THPStorage_Check(storage.ptr()))
+    return 0;
+  c10::StorageImpl& impl = *THPStorage_Unpack(storage.ptr()).unsafeGetStorageImpl();
+  return reinterpret_cast<uintptr_t>(impl._mutable_data_ptr_no_checks().get());
+}
+
 py::object marked(const py::object& original, const std::string& kind, const py::object& describe,
                   bool after) {
   PyObject* call = make_marked_call(original.ptr(), kind.c_str(), describe.ptr(), after);
@@ -228,6 +260,15 @@ PYBIND11_MODULE(_hook, module) {
   module.def("hold_parameter", [](const py::object& parameter, std::string_view name) {
     hold_parameter(parameter.ptr(), name);
   });
+  // What torch.utils.swap_tensors is about to be given, as a mark's description that is none.
+  module.def("let_go_of", [](const py::tuple& tensors, const py::dict&) {
+    for (const py::handle tensor : tensors)
+      let_go_of(tensor.ptr());
+    return py::none();
+  });
+  module.def("parts_of", &parts_of, py::arg("tensor"));
+  module.def("own_attribute", &own_attribute, py::arg("owner"), py::arg("name"));
+  module.def("storage_address", &storage_address, py::arg("storage"));
   module.def("set_unnamed_callback", [](const py::object& callback) {
     set_unnamed_callback(callback.is_none() ? nullptr : callback.ptr());
   });

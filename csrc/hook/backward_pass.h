@@ -16,7 +16,8 @@ namespace memtrace {
 // number (RecordFunction's) computed; 0: not known. Marks backward_begin once per task.
 void begin_backward(const HookScope& scope, int32_t graph_task, uint64_t forward_thread) noexcept;
 
-// A thread (RecordFunction's number) calls models or steps an optimizer. Before it has gradients.
+// A thread (RecordFunction's number) calls models with autograd on, or steps an optimizer. Before
+// it has gradients.
 void note_training_thread(uint64_t thread) noexcept;
 
 // Calls `look` unless a backward pass is under way, and lets none begin meanwhile. It must be short

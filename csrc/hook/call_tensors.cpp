@@ -1,6 +1,5 @@
 #include "hook/call_tensors.h"
 
-#include "hook/own_call.h"
 #include "hook/python_objects.h"
 
 #include <ATen/SparseCsrTensorImpl.h>
@@ -173,12 +172,14 @@ class CallTensors::Name {
 
 void CallClasses::renew() noexcept {
   static const Key cache_utils("transformers.cache_utils"), cache_name("Cache"),
-      mamba_name("MambaCache"), fx_proxy("torch.fx.proxy"), proxy_name("Proxy");
+      mamba_name("MambaCache"), batching("transformers.generation.continuous_batching.cache"),
+      paged_name("PagedAttentionCache"), fx_proxy("torch.fx.proxy"), proxy_name("Proxy");
   PyObject* const modules = PyImport_GetModuleDict();
   if (std::exchange(modules_, PyDict_GET_SIZE(modules)) == PyDict_GET_SIZE(modules))
     return;
   cache = class_in(modules, cache_utils, cache_name);
   mamba_cache = class_in(modules, cache_utils, mamba_name);
+  paged_cache = class_in(modules, batching, paged_name);
   proxy = class_in(modules, fx_proxy, proxy_name);
 }
 
@@ -254,7 +255,8 @@ void CallTensors::object(PyObject* object, unsigned depth) {
     return dict(object, depth + 1);
   if (!(Py_TYPE(object)->tp_flags & Py_TPFLAGS_HEAPTYPE) || PyType_Check(object))
     return;
-  if (is_a(object, classes_->cache) || is_a(object, classes_->mamba_cache))
+  if (is_a(object, classes_->cache) || is_a(object, classes_->mamba_cache) ||
+      is_a(object, classes_->paged_cache))
     return cache(object, depth + 1);
   if (is_a(object, classes_->proxy)) {
     ++stand_ins_;
@@ -370,11 +372,9 @@ void CallTensors::tensor(PyObject* object, unsigned depth) {
   // A wrapper may answer everything with Python code: what it holds are the tensors.
   if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
     return this->tensor(tensor);
-  static const Key local_tensor("_local_tensor"); // a DTensor's, in a slot
-  const OwnedObject local(PyObject_GenericGetAttr(object, local_tensor.text()));
-  drop_own_exception();
-  if (local && is_a(local.get(), classes_->tensor) && depth <= kMostDepth)
-    return this->tensor(local.get(), depth + 1);
+  if (PyObject* const local = local_tensor_of(object);
+      local && is_a(local, classes_->tensor) && depth <= kMostDepth)
+    return this->tensor(local, depth + 1);
   const size_t before = found_.size();
   Attributes attributes(object);
   for (PyObject *key = nullptr, *value = nullptr;
@@ -397,24 +397,22 @@ void CallTensors::tensor(const at::Tensor& given) {
     ++stand_ins_;
     return;
   }
-  if (keys.has_any(c10::sparse_ks)) {
-    const auto& sparse = static_cast<const at::SparseTensorImpl&>(impl);
-    for (const auto& [part, word] : {std::pair(sparse.indices(), Word("indices")),
-                                     std::pair(sparse.values(), Word("values"))}) {
-      const Name name = Name::word(*this, word);
-      plain_tensor(part);
-    }
-  } else if (keys.has_any(c10::sparse_csr_ks)) {
-    const auto& sparse = static_cast<const at::SparseCsrTensorImpl&>(impl);
-    for (const auto& [part, word] :
-         {std::pair(sparse.compressed_indices(), Word("compressed indices")),
-          std::pair(sparse.plain_indices(), Word("indices")),
-          std::pair(sparse.values(), Word("values"))}) {
-      const Name name = Name::word(*this, word);
-      plain_tensor(part);
-    }
-  } else {
-    plain_tensor(*tensor);
+  if (!keys.has_any(c10::sparse_ks | c10::sparse_csr_ks))
+    return plain_tensor(*tensor);
+  // A wrapper may say that it is sparse, and hold nothing itself.
+  if (const auto* coo = dynamic_cast<const at::SparseTensorImpl*>(&impl))
+    return parts({{coo->indices(), Word("indices")}, {coo->values(), Word("values")}});
+  if (const auto* csr = dynamic_cast<const at::SparseCsrTensorImpl*>(&impl))
+    return parts({{csr->compressed_indices(), Word("compressed indices")},
+                  {csr->plain_indices(), Word("indices")},
+                  {csr->values(), Word("values")}});
+  plain_tensor(*tensor);
+}
+
+void CallTensors::parts(std::initializer_list<std::pair<at::Tensor, Word>> parts) {
+  for (const auto& [part, word] : parts) {
+    const Name name = Name::word(*this, word);
+    plain_tensor(part);
   }
 }
 

@@ -9,8 +9,10 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace at {
@@ -29,6 +31,7 @@ struct CallClasses {
   // Of modules that the program may import at any time; null: it has not yet.
   PyTypeObject* cache = nullptr;       // transformers.cache_utils.Cache
   PyTypeObject* mamba_cache = nullptr; // of older versions
+  PyTypeObject* paged_cache = nullptr; // of continuous batching: PagedAttentionCache
   PyTypeObject* proxy = nullptr;       // torch.fx.Proxy
 
   // Looks for them in sys.modules, when that has changed.
@@ -87,6 +90,8 @@ class CallTensors {
   void cache_part(PyObject* key, PyObject* value, unsigned depth);
   void tensor(PyObject* object, unsigned depth);
   void tensor(const at::Tensor& given);
+  // Of a sparse tensor.
+  void parts(std::initializer_list<std::pair<at::Tensor, Word>> parts);
   void plain_tensor(const at::Tensor& tensor);
 
   const CallClasses* classes_;

@@ -3,6 +3,7 @@
 #include "hook/backward_pass.h"
 #include "hook/gil.h"
 #include "hook/own_call.h"
+#include "hook/plain_tensors.h"
 #include "hook/python_objects.h"
 #include "hook/tensor_record.h"
 
@@ -122,12 +123,10 @@ at::Tensor shard_of(const at::Tensor& tensor) {
   if (!tensor.unsafeGetTensorImpl()->is_python_dispatch())
     return {};
   const OwnedObject wrapper(THPVariable_Wrap(tensor));
-  static const Key name("_local_tensor");
-  const OwnedObject local(wrapper ? PyObject_GenericGetAttr(wrapper.get(), name.text()) : nullptr);
-  drop_own_exception();
-  if (!local || !THPVariable_Check(local.get()))
+  PyObject* const local = wrapper ? local_tensor_of(wrapper.get()) : nullptr;
+  if (!local || !THPVariable_Check(local))
     return {};
-  return THPVariable_Unpack(local.get());
+  return THPVariable_Unpack(local);
 }
 
 // Null: it holds its memory in another way.
@@ -150,9 +149,10 @@ void look_at_gradient(const HookScope& scope, Parameter& parameter, const at::Te
   if (parameter.gradient_name == 0)
     parameter.gradient_name = intern(scope, "grad of " + parameter.name);
   const uint32_t name = parameter.gradient_name;
-  if (!local.is_sparse())
+  // A wrapper may say that it is sparse, and hold nothing itself.
+  const auto* sparse = dynamic_cast<const at::SparseTensorImpl*>(local.unsafeGetTensorImpl());
+  if (!sparse)
     return write_if_new(scope, parameter.gradient, local, name, "gradient");
-  const auto* sparse = static_cast<const at::SparseTensorImpl*>(local.unsafeGetTensorImpl());
   write_if_new(scope, parameter.gradient, sparse->values(), name, "gradient");
   write_if_new(scope, parameter.gradient_indices, sparse->indices(), name, "gradient");
 }
@@ -258,8 +258,11 @@ struct StateOf {
   void visit(PyObject* key, PyObject* value, int nesting) const {
     if (THPVariable_Check(value)) {
       const at::Tensor& whole = THPVariable_Unpack(value);
-      const at::Tensor shard = shard_of(whole);
-      return tensor(key, shard.defined() ? shard : whole);
+      if (!whole.unsafeGetTensorImpl()->is_python_dispatch())
+        return tensor(key, whole);
+      for (const PlainTensor& plain : plain_tensors(value)) // a shard, numbers of 8 bits and scales
+        tensor(key, plain.tensor);
+      return;
     }
     if (nesting == kMostNesting)
       return;
@@ -311,6 +314,18 @@ void hold_parameter(PyObject* parameter, std::string_view name) noexcept {
   dropping_errors([&] {
     if (THPVariable_Check(parameter))
       hold(THPVariable_Unpack(parameter), name, true);
+  });
+}
+
+void let_go_of(PyObject* parameter) noexcept {
+  dropping_errors([&] {
+    if (!g_held || !THPVariable_Check(parameter))
+      return;
+    const auto [first, end] =
+        g_held->places.equal_range(THPVariable_Unpack(parameter).unsafeGetTensorImpl());
+    for (auto at = first; at != end; ++at)
+      g_held->parameters[at->second].tensor.reset();
+    g_held->places.erase(first, end);
   });
 }
 

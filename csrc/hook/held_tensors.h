@@ -15,6 +15,9 @@ namespace memtrace {
 // A parameter of a model under its name there: "transformer.h.3.mlp.c_fc.weight". A tensor may have
 // several. What is no tensor is ignored.
 void hold_parameter(PyObject* parameter, std::string_view name) noexcept;
+// No reference to it is kept any more, not even a weak one: torch is about to exchange what it
+// holds (torch.utils.swap_tensors), and does so with tensors that nobody else refers to alone.
+void let_go_of(PyObject* parameter) noexcept;
 // Called when an optimizer has a parameter without a name: may hold it under one. Null: none.
 void set_unnamed_callback(PyObject* callback) noexcept;
 

@@ -1,6 +1,5 @@
 #include "hook/module_storages.h"
 
-#include "hook/own_call.h"
 #include "hook/python_objects.h"
 
 #include <torch/csrc/autograd/python_variable.h>
@@ -40,15 +39,11 @@ class Walk {
   }
 
   void tensor(PyObject* object) noexcept {
-    static const Key local("_local_tensor");
     const at::Tensor* tensor = &THPVariable_Unpack(object);
-    OwnedObject inner(nullptr);
-    if (tensor->defined() && tensor->unsafeGetTensorImpl()->is_python_dispatch()) {
-      inner = OwnedObject(PyObject_GenericGetAttr(object, local.text())); // of a DTensor
-      drop_own_exception();
-      if (inner && PyType_IsSubtype(Py_TYPE(inner.get()), classes_.tensor))
-        tensor = &THPVariable_Unpack(inner.get());
-    }
+    if (tensor->defined() && tensor->unsafeGetTensorImpl()->is_python_dispatch())
+      if (PyObject* const local = local_tensor_of(object);
+          local && PyType_IsSubtype(Py_TYPE(local), classes_.tensor))
+        tensor = &THPVariable_Unpack(local);
     if (!tensor->defined() || !tensor->unsafeGetTensorImpl()->has_storage())
       return;
     const c10::StorageImpl* storage =

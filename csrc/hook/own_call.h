@@ -12,6 +12,8 @@
 
 #include <csignal>
 #include <string_view>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <utility>
 
 namespace memtrace {
@@ -88,6 +90,11 @@ inline bool is_our_frame(PyObject* frame) noexcept {
     return false;
   const std::string_view module(text);
   return module == kPackage || (module.starts_with(kPackage) && module[kPackage.size()] == '.');
+}
+
+// Of the process, as Python's own is.
+inline bool is_main_thread() noexcept {
+  return syscall(SYS_gettid) == getpid();
 }
 
 inline PyObject* frame_of(PyObject* traceback) noexcept {
@@ -181,15 +188,22 @@ inline PyObject* call_own(PyObject* callable, PyObject* first = nullptr, PyObjec
 
 // Where an exception cannot be passed on (an observer of an operator has nobody to give it to): one
 // that is set, the program's, surfaces at its next bytecode. A signal handler runs in the main
-// thread alone, as pending calls do.
+// thread alone, as pending calls do; another thread got it from PyThreadState_SetAsyncExc, which
+// gives it back to that thread.
 inline void raise_later() noexcept {
   PyObject *type = nullptr, *exception = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &exception, &traceback);
   PyErr_NormalizeException(&type, &exception, &traceback);
   if (exception && traceback)
     PyException_SetTraceback(exception, traceback);
-  Py_XDECREF(type);
   Py_XDECREF(traceback);
+  const OwnedObject of_type(type);
+  if (!own_call::is_main_thread()) {
+    if (type)
+      PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
+    Py_XDECREF(exception);
+    return;
+  }
   constexpr auto raise = [](void* pending) {
     auto* const raised = static_cast<PyObject*>(pending);
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(raised)), raised);

@@ -10,6 +10,7 @@
 #include "hook/step_records.h"
 #include "record/clock.h"
 
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <unordered_map>
 #include <utility>
@@ -67,7 +68,7 @@ PyObject* due_look(PyObject* module, const Recording* recording) {
     return nullptr;
   uint32_t id = 0;
   if (const HookScope scope; scope && &scope.recording() == recording)
-    id = recording->stacks->module_id(module);
+    id = recording->stacks->root_id(module);
   const uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
   const bool is_new = id != 0 && is_new_to_looks(module, id, now_ns);
   if (now_ns >= g_look_due_ns)
@@ -165,7 +166,8 @@ PyObject* on_root_call(const ModuleCall& call) {
   Step step{g_recording.load(std::memory_order_acquire)};
   if (!step.recording)
     return call.go_on();
-  note_training_thread(record_function_thread());
+  if (c10::GradMode::is_enabled()) // one that only infers has no gradients
+    note_training_thread(record_function_thread());
   PyObject* result = nullptr;
   if (torch::autograd::get_current_graph_task_id() != -1) {
     mark(step.recording, "recompute_begin");

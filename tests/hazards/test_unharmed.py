@@ -65,6 +65,21 @@ def test_objects_are_what_they_are(tmp_path: Path) -> None:
     assert compare(tmp_path, PROGRAMS / "objects.py").status == 0
 
 
+def test_classes_of_the_programs_own_are_not_asked(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "own_classes.py")
+    assert (shown.status, shown.err) == (0, b"")
+
+
+def test_tensors_that_are_more_than_they_look(tmp_path: Path) -> None:
+    shown = compare(tmp_path, PROGRAMS / "wrapped_tensors.py")
+    assert (shown.status, shown.err) == (0, b"")
+    assert shown.out.decode().splitlines() == [
+        "torch.float16", "torch.float64 torch.float64",
+        "tensor([1., 1.])", "tensor([1., 1.])", "ValueError",
+        "True True", "18",
+    ]  # fmt: skip
+
+
 def test_exceptions(tmp_path: Path) -> None:
     shown = compare(tmp_path, PROGRAMS / "exceptions.py")
     assert shown.status == 1
@@ -90,12 +105,12 @@ def test_one_that_comes_in_a_look_of_an_optimizers_step_arrives(tmp_path: Path) 
     assert (shown.status, shown.out) == (0, b"arrived\n"), shown.err
 
 
-def test_one_that_comes_in_code_of_what_is_looked_at_arrives(tmp_path: Path) -> None:
+def test_no_code_runs_of_what_is_looked_at_in_which_one_could_come(tmp_path: Path) -> None:
     trace = tmp_path / "t.memtrace"
     shown = python(PROGRAMS / "signal_in_objects.py", str(trace))
     assert (shown.status, shown.err) == (0, b"")
-    # No code of a key is run, so no signal comes there.
-    assert shown.out == b"state: nothing came\nshard: arrived\n"
+    # No code of a key or of a wrapper is run, so no signal comes there.
+    assert shown.out == b"state: nothing came\nshard: nothing came\n"
     names = pyarrow.parquet.read_table(trace / "names", columns=["name"])
     assert "momentum of param_groups[0].params[0]" in names["name"].to_pylist()
 

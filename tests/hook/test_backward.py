@@ -244,6 +244,33 @@ with memtrace.record("one.memtrace"):
 """
 
 
+BESIDE_INFERENCE = """
+import threading, torch, memtrace
+model, other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+def infer():
+    with torch.inference_mode():
+        for _ in range(3):
+            other(torch.ones(2, 4))
+with memtrace.record("t.memtrace"):
+    thread = threading.Thread(target=infer)
+    thread.start(); thread.join()
+    for _ in range(2):
+        model(torch.ones(2, 4)).sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+"""
+
+
+def test_a_thread_that_only_infers_does_not_train(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_INFERENCE], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = memtrace.open(tmp_path / "t.memtrace").names.to_pylist()
+    gradients = {row["name"] for row in names if row["kind"] == "gradient"}
+    assert gradients == {"grad of weight", "grad of bias"}
+
+
 def test_threads_of_an_earlier_recording_train_no_more(tmp_path: Path) -> None:
     """Gradients are looked at when a backward ends only while one thread trains."""
     done = subprocess.run(

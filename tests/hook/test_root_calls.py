@@ -490,6 +490,29 @@ def test_dynamic_and_static_caches(tmp_path: Path) -> None:
     assert len(static) == len(set(static)) == 6
 
 
+def test_the_paged_cache_of_continuous_batching(tmp_path: Path) -> None:
+    pytest.importorskip("transformers.generation.continuous_batching.cache")
+    found = run(tmp_path, """
+        from transformers import (
+            ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+        )
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, eos_token_id=None, pad_token_id=0,
+        )).eval()
+        batching = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)
+        done = model.generate_batch(
+            [[5, 6, 7], [8, 9]], generation_config=GenerationConfig(max_new_tokens=4),
+            continuous_batching_config=batching,
+        )
+        assert len(done) == 2
+    """)  # fmt: skip
+    pages = [row for row in found["allocations"] if "PagedAttentionCache" in (row["source"] or "")]
+    largest = max(pages, key=lambda row: row["size_bytes"])
+    assert largest["category"] == "kv_cache"
+    assert largest["category_by"] == "identity"
+
+
 def test_the_cache_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     found = run(tmp_path, MODELS + textwrap.dedent("""

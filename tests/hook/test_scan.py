@@ -355,6 +355,68 @@ def test_a_model_that_no_scan_could_see_is_counted(tmp_path: Path) -> None:
     assert process["unscanned_models"] == 1 - bool(held(found))
 
 
+def test_weights_that_are_made_of_others(tmp_path: Path) -> None:
+    found = tables(tmp_path, """
+        import warnings
+        warnings.simplefilter("ignore")  # torch calls them a prototype
+        class Quantized(torch.Tensor):  # as those of torchao
+            @staticmethod
+            def __new__(cls, codes, scale):
+                return torch.Tensor._make_wrapper_subclass(cls, codes.shape)
+            def __init__(self, codes, scale):
+                self.codes, self.scale = codes, scale
+            __torch_function__ = torch._C._disabled_torch_function_impl
+            @classmethod
+            def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+                return cls(args[0].codes, args[0].scale)  # detach
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                codes = torch.ones(100, 100, dtype=torch.int8)
+                self.weight = nn.Parameter(Quantized(codes, torch.ones(100)), requires_grad=False)
+                self.register_buffer("coo", torch.eye(100).to_sparse())
+                self.register_buffer("csr", torch.eye(100).to_sparse_csr())
+            def forward(self, x):
+                return x + torch.ones(1000)
+        net = Net()
+        for _ in range(3):
+            net(torch.ones(1))
+    """)  # fmt: skip
+    allocations = {row["allocation_id"]: row for row in found["allocations"]}
+    sizes = {
+        row["name"]: (row["kind"], row["dtype"], allocations[row["allocation_id"]]["category"])
+        for row in held(found)
+    }
+    assert sizes == {
+        "weight.codes": ("weight", "int8", "weight"),
+        "weight.scale": ("weight", "float32", "weight"),
+        "coo.indices": ("buffer", "int64", "buffer"),
+        "coo.values": ("buffer", "float32", "buffer"),
+        "csr.compressed_indices": ("buffer", "int64", "buffer"),
+        "csr.indices": ("buffer", "int64", "buffer"),
+        "csr.values": ("buffer", "float32", "buffer"),
+    }
+
+
+def test_models_that_are_called_deeper_than_stacks_reach(tmp_path: Path) -> None:
+    found = tables(tmp_path, """
+        import sys
+        sys.setrecursionlimit(5000)
+        models = [nn.Linear(100, 100) for _ in range(4)]
+        def deep(depth):
+            if depth:
+                return deep(depth - 1)
+            with torch.no_grad():
+                for model in models:
+                    model(torch.ones(1, 100))
+        deep(600)
+    """)  # fmt: skip
+    weights = [row for row in held(found) if row["name"] == "weight"]
+    assert len({row["allocation_id"] for row in weights}) == 4
+    (process,) = found["processes"]
+    assert process["unscanned_models"] == 0
+
+
 def test_no_code_of_the_program_runs(tmp_path: Path) -> None:
     tables(tmp_path, """
         class Touchy(torch.Tensor):
@@ -403,12 +465,12 @@ def test_a_new_model_costs_a_look_at_itself_alone(tmp_path: Path) -> None:
         large = nn.Sequential(*(nn.Linear(2, 2) for _ in range(300)))
         large(torch.zeros(1, 2))
         seen = 0
-        described = scan.describe_tensor
-        def count(tensor):
+        described = scan.Scan._describe
+        def count(*args):
             global seen
             seen += 1
-            return described(tensor)
-        scan.describe_tensor = count
+            return described(*args)
+        scan.Scan._describe = count
         for _ in range(100):
             nn.Linear(2, 2)(torch.zeros(1, 2))
         # Now and then, when much more time has passed than it takes, all are looked at.

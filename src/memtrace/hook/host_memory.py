@@ -15,6 +15,7 @@ from memtrace.hook.mappings import Mappings, resident_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from memtrace.recording import Recording
@@ -38,12 +39,12 @@ class _Held:
         self.kind = kind
         self.storages: list[weakref.ref[Any]] = []
 
-    def is_held(self, address: int) -> bool:
+    def is_held(self, address: int, address_of: Callable[[Any], int]) -> bool:
         living = [(reference, reference()) for reference in self.storages]
         self.storages = [
             reference
             for reference, storage in living
-            if storage is not None and storage.data_ptr() == address
+            if storage is not None and address_of(storage) == address
         ]
         return bool(self.storages)
 
@@ -51,8 +52,9 @@ class _Held:
 class HostMemory:
     """What the looks of one recording know of host memory. Call it within scan's _unseen()."""
 
-    def __init__(self, recorded: Recording) -> None:
+    def __init__(self, recorded: Recording, address_of: Callable[[Any], int]) -> None:
         self._recorder = recorded.recorder
+        self._address_of = address_of  # NativeHook.storage_address
         self._held: dict[int, _Held] = {}
         self._mappings: Mappings | None = None
         self._sweep_at = _LEAST_SWEEP
@@ -65,7 +67,7 @@ class HostMemory:
         """Likewise, and whatever is gone by now has ended."""
         self.renew()
         for address, held in list(self._held.items()):
-            if not held.is_held(address):
+            if not held.is_held(address, self._address_of):
                 self._end(address, held)
         self._sweep_at = max(2 * len(self._held), _LEAST_SWEEP)
 
@@ -73,9 +75,11 @@ class HostMemory:
         """What memory a storage lies in, and how much of it is resident; None: torch's own."""
         if len(self._held) >= self._sweep_at:
             self.begin_look()
-        address, size_bytes = storage.data_ptr(), storage.nbytes()
+        address, size_bytes = self._address_of(storage), storage.nbytes()
         held = self._held.get(address)
-        if held is not None and not (held.is_held(address) and held.size_bytes >= size_bytes):
+        if held is not None and not (
+            held.is_held(address, self._address_of) and held.size_bytes >= size_bytes
+        ):
             self._end(address, held)
         kept = held.storages if held is not None else []
         if address not in self._held:

@@ -54,6 +54,18 @@ class NativeHook(Protocol):
     ) -> Callable[..., Any]:
         """The original, which writes a mark of this kind at each call."""
 
+    def let_go_of(self, tensors: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Keep no reference to these parameters, not even a weak one; a `Describe` of no mark."""
+
+    def parts_of(self, tensor: object) -> list[tuple[str, Any]]:
+        """The tensors that hold a tensor's memory, and which part of it each is ("": itself)."""
+
+    def own_attribute(self, owner: object, name: str) -> Any:
+        """What lies in the object itself under that name, or None; runs no code of its class."""
+
+    def storage_address(self, storage: object) -> int:
+        """Where a torch.UntypedStorage lies, without making a copy of what others share with it."""
+
     def module_id(self, module: object) -> int:
         """The id by which stacks name this nn.Module; 0: no stack did yet."""
 

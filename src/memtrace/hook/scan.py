@@ -1,9 +1,9 @@
 """Names of what models hold: weights and buffers by identity, never by guessing.
 
 Root modules are found by the native frame walk. A look walks the dictionaries that every nn.Module
-keeps, so no method of the program's own classes runs, and writes what is new or has moved since
-the last look. What is to be said of host memory that the allocator's hook has not seen is said by
-host_memory.py.
+keeps, as they lie in it, and asks tensors by torch's own methods, so no method of the program's
+classes runs; and it writes what is new or has moved since the last look. What is to be said of host
+memory that the allocator's hook has not seen is said by host_memory.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _PATHS_LIMIT = 200_000
 # Models that are gone are forgotten when so many are known.
 _LEAST_SWEEP = 64
+# What tells whether a tensor lies where it lay at the last look.
+_PLACE = ("address", "bytes", "offset_bytes", "resident_bytes")
 
 
 class _Root:
@@ -57,7 +59,7 @@ class Scan:
         self._native = native
         self._roots: list[_Root] = []
         self._sweep_at = _LEAST_SWEEP
-        self._host = HostMemory(recorded)
+        self._host = HostMemory(recorded, native.storage_address)
         self._compiled = CompiledCode(recorded)
         self._cpu_recorded = recorded.options.cpu
         self._every_stack = recorded.options.stacks and not recorded.options.stack_min_bytes
@@ -68,6 +70,7 @@ class Scan:
         self._native.set_unnamed_callback(self.look)
         self._native.set_old_state_callback(self.look_at_old_state)
         self._native.set_look(self.look_again)
+        _watch_swaps(self._torch, self._native)
 
     def end(self) -> None:
         """No more looks."""
@@ -81,7 +84,7 @@ class Scan:
         """The look at the end; where stacks cannot show every model, all that are alive."""
         if not self._every_stack:
             known = {id(root.reference()) for root in self._roots}
-            for module in _outer_modules(self._torch.nn.Module):
+            for module in self._outer_modules():
                 if id(module) not in known:
                     self._roots.append(_Root(module, self._native.module_id(module)))
         self.look()
@@ -116,7 +119,7 @@ class Scan:
         for root in roots:
             module = root.reference()
             if module is not None and not self._is_part(root):
-                self._look_at(root, list(walk_modules(module)))
+                self._look_at(root, list(self._walk(module)))
 
     def look_at_old_state(self, state: Any) -> None:
         """An optimizer has stepped before the recording: its state's memory is told of."""
@@ -126,9 +129,9 @@ class Scan:
         """That there is memory; what it is, others say."""
         self._host.renew()
         for tensor in tensors:
-            facts = self._describe(tensor)
-            if facts is not None and facts["device"] == "cpu":
-                self._write_note({**facts, "name": None, "kind": None})
+            for _, facts, _ in self._describe(tensor):
+                if facts["device"] == "cpu":
+                    self._write_note({**facts, "name": None, "kind": None})
 
     def _take_new_roots(self) -> list[_Root]:
         if len(self._roots) >= self._sweep_at:
@@ -159,7 +162,7 @@ class Scan:
             if id(module) in inside:
                 inner.append(root)
                 continue
-            modules = list(walk_modules(module))
+            modules = list(self._walk(module))
             inside.update(id(part) for _, part in modules if part is not module)
             walked.append((root, module, modules))
         outer = [(root, modules) for root, module, modules in walked if id(module) not in inside]
@@ -169,7 +172,7 @@ class Scan:
 
     def _look_at(self, root: _Root, modules: list[tuple[str, Any]]) -> None:
         if not root.seen:  # they may be older than the recording, whose backward names later ones
-            guarded(self._note_memory, list(_gradients_in(modules)))
+            guarded(self._note_memory, list(self._gradients_in(modules)))
         for path, inner in modules:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
@@ -179,7 +182,7 @@ class Scan:
                 payload = struct.pack("<I", root.number) + shown.encode(errors="replace")
                 self._recorder.text(_core.KIND_module_path, number, payload)
             for kind, table in (("weight", "_parameters"), ("buffer", "_buffers")):
-                for name, tensor in list((inner.__dict__.get(table) or {}).items()):
+                for name, tensor in self._items(inner, table):
                     if tensor is not None:
                         full_name = f"{path}.{name}" if path else str(name)
                         guarded(self._note_tensor, root, full_name, kind, tensor)
@@ -187,42 +190,95 @@ class Scan:
                             guarded(self._native.hold_parameter, tensor, full_name)
 
     def _note_tensor(self, root: _Root, name: str, kind: str, tensor: Any) -> None:
-        facts = self._describe(tensor)
-        if facts is None:
-            return
-        storage = local_tensor(tensor).untyped_storage()
-        # Pages of a mapped file become resident as they are read: the last look counts.
-        now = tuple(facts[key] for key in ("address", "bytes", "offset_bytes", "resident_bytes"))
-        before = root.seen.get(name)
-        if before is not None and before[0] == now and before[1]() is storage:
-            return
-        root.seen[name] = now, weakref.ref(storage)
-        self._write_note(
-            {**facts, "name": name, "kind": kind, "root": root.class_name, "root_id": root.number}
-        )
+        for part, facts, storage in self._describe(tensor):
+            full_name = f"{name}.{part}" if part else name
+            # Pages of a mapped file become resident as they are read: the last look counts.
+            now = tuple(facts[key] for key in _PLACE)
+            before = root.seen.get(full_name)
+            if before is not None and before[0] == now and before[1]() is storage:
+                continue
+            root.seen[full_name] = now, weakref.ref(storage)
+            said = {"root": root.class_name, "root_id": root.number}
+            self._write_note({**facts, "name": full_name, "kind": kind, **said})
 
     def label(self, tensor: Any, name: str | None, category: str | None) -> None:
         """memtrace.label: the user's word on one tensor."""
-        facts = _unseen(self._torch, self._describe_labelled, tensor)
-        if facts is not None:
+        for _, facts, _ in _unseen(self._torch, self._describe_labelled, tensor):
             said = {"name": name, "kind": "label", "category": category, "label": name}
             self._write_note({**facts, **said})
 
-    def _describe_labelled(self, tensor: Any) -> dict[str, Any] | None:
+    def _describe_labelled(self, tensor: Any) -> list[tuple[str, dict[str, Any], Any]]:
         self._host.renew()
-        return self._describe(tensor)
+        return list(self._describe(tensor))
 
-    def _describe(self, tensor: Any) -> dict[str, Any] | None:
-        """Where a tensor lies, its host memory noted; None: nowhere, or not recorded."""
-        facts = describe_tensor(tensor)
-        if facts is None:
+    def _describe(self, tensor: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
+        """The parts of a tensor that lie in recorded memory: name, where it lies, storage."""
+        for part, plain in self._native.parts_of(tensor):
+            storage = self._torch._C.TensorBase.untyped_storage(plain)
+            facts = self._facts(plain, storage)
+            if facts is None:
+                continue
+            memory = resident = None
+            if facts["device"] == "cpu":
+                memory, resident = self._host.note(storage)
+                if memory is None and not self._cpu_recorded:
+                    continue
+            yield part, {**facts, "memory": memory, "resident_bytes": resident}, storage
+
+    def _facts(self, tensor: Any, storage: Any) -> dict[str, Any] | None:
+        """Where a tensor lies; None: nowhere (meta, fake). By the methods of torch's own class."""
+        address, size_bytes = self._native.storage_address(storage), storage.nbytes()
+        if not address or not size_bytes:
             return None
-        memory = resident = None
-        if facts["device"] == "cpu":
-            memory, resident = self._host.note(local_tensor(tensor).untyped_storage())
-            if memory is None and not self._cpu_recorded:
-                return None
-        return {**facts, "memory": memory, "resident_bytes": resident}
+        base = self._torch._C.TensorBase
+        return {
+            "address": address,
+            "bytes": size_bytes,
+            "device": str(base.device.__get__(tensor)),
+            "offset_bytes": base.storage_offset(tensor) * base.element_size(tensor),
+            "shape": [int(size) for size in base.shape.__get__(tensor)],
+            "dtype": str(base.dtype.__get__(tensor)).removeprefix("torch."),
+        }
+
+    def _items(self, module: Any, table: str) -> list[tuple[Any, Any]]:
+        """What is in a dictionary of an nn.Module's."""
+        found = self._native.own_attribute(module, table)
+        return list(dict.items(found)) if issubclass(type(found), dict) else []
+
+    def _walk(self, module: Any) -> Iterator[tuple[str, Any]]:
+        """A module and all in it, by path; one that hangs in several places comes once for each.
+
+        torch.compile's wrapper adds nothing to the paths: "h.0", not "_orig_mod.h.0".
+        """
+        # The modules around each one are kept: a model may contain itself.
+        waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", module, ())]
+        for _ in range(_PATHS_LIMIT):
+            if not waiting:
+                return
+            path, inner, around = waiting.pop()
+            yield path, inner
+            around = (*around, id(inner))
+            for name, child in reversed(self._items(inner, "_modules")):
+                if child is not None and id(child) not in around:
+                    inner_path = f"{path}.{name}" if path else str(name)
+                    inner_path = path if is_wrapped(inner, name) else inner_path
+                    waiting.append((inner_path, child, around))
+
+    def _outer_modules(self) -> list[Any]:
+        """The modules of this process that hang in no other one."""
+        module_class = self._torch.nn.Module
+        modules = [thing for thing in gc.get_objects() if issubclass(type(thing), module_class)]
+        inside = {id(child) for each in modules for _, child in self._items(each, "_modules")}
+        return [module for module in modules if id(module) not in inside]
+
+    def _gradients_in(self, modules: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+        base = self._torch._C.TensorBase
+        for _, module in modules:
+            for _, parameter in self._items(module, "_parameters"):
+                if parameter is not None and base.is_leaf.__get__(parameter):
+                    gradient = base.grad.__get__(parameter)
+                    if gradient is not None:
+                        yield gradient
 
     def _write_note(self, note: dict[str, Any]) -> None:
         missing = {"root": None, "root_id": 0, "category": None, "label": None}
@@ -246,42 +302,11 @@ def _unseen(torch: ModuleType, look: Callable[..., Result], *args: Any) -> Resul
             torch._C._set_tracing_state(tracing)
 
 
-def _outer_modules(module_class: type) -> list[Any]:
-    """The modules of this process that hang in no other one."""
-    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), module_class)]
-    inside = {
-        id(child)
-        for module in modules
-        for child in (module.__dict__.get("_modules") or {}).values()
-    }
-    return [module for module in modules if id(module) not in inside]
-
-
-def walk_modules(module: Any) -> Iterator[tuple[str, Any]]:
-    """A module and all in it, by path; one that hangs in several places comes once for each.
-
-    torch.compile's wrapper adds nothing to the paths: "h.0", not "_orig_mod.h.0".
-    """
-    # The modules around each one are kept: a model may contain itself.
-    waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", module, ())]
-    for _ in range(_PATHS_LIMIT):
-        if not waiting:
-            return
-        path, inner, around = waiting.pop()
-        yield path, inner
-        around = (*around, id(inner))
-        for name, child in reversed(list((inner.__dict__.get("_modules") or {}).items())):
-            if child is not None and id(child) not in around:
-                inner_path = f"{path}.{name}" if path else str(name)
-                inner_path = path if is_wrapped(inner, name) else inner_path
-                waiting.append((inner_path, child, around))
-
-
-def _gradients_in(modules: Iterable[tuple[str, Any]]) -> Iterator[Any]:
-    for _, module in modules:
-        for parameter in list((module.__dict__.get("_parameters") or {}).values()):
-            if parameter is not None and parameter.is_leaf and parameter.grad is not None:
-                yield parameter.grad
+def _watch_swaps(torch: ModuleType, native: NativeHook) -> None:
+    """torch.utils.swap_tensors (Module.to of wrapped parameters) refuses what others refer to."""
+    swap = torch._C._swap_tensor_impl
+    if not hasattr(swap, "__wrapped__"):  # for the life of the process, as cuda.py's
+        torch._C._swap_tensor_impl = native.marked(swap, "swap", native.let_go_of)
 
 
 def _tensors_in(state: Any, tensor_class: type) -> Iterator[Any]:
@@ -297,31 +322,3 @@ def _tensors_in(state: Any, tensor_class: type) -> Iterator[Any]:
             waiting += dict.values(thing)
         elif issubclass(type(thing), (list, tuple)):
             waiting += thing
-
-
-def describe_tensor(tensor: Any) -> dict[str, Any] | None:
-    """Where a tensor lies; None: nowhere (meta, fake, a wrapper around others).
-
-    Call it within _unseen().
-    """
-    tensor = local_tensor(tensor)
-    storage = tensor.untyped_storage()
-    address = storage.data_ptr()
-    if not address or not storage.nbytes():
-        return None
-    return {
-        "address": address,
-        "bytes": storage.nbytes(),
-        "device": str(tensor.device),
-        "offset_bytes": tensor.storage_offset() * tensor.element_size(),
-        "shape": [int(size) for size in tensor.shape],
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-    }
-
-
-def local_tensor(tensor: Any) -> Any:
-    """A DTensor (FSDP2, tensor parallel) holds this process's shard; others are themselves."""
-    try:
-        return object.__getattribute__(tensor, "_local_tensor")  # a slot: no code of its class runs
-    except AttributeError:
-        return tensor

@@ -20,7 +20,29 @@ held: dict[str, set[tuple[str, int, int, int, str, str]]] = {
 }
 
 
+class Eightbit(torch.Tensor):
+    """A state of 8 bits, as torchao's and bitsandbytes' optimizers keep it."""
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor, scale: torch.Tensor):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape)
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.codes = codes
+        self.scale = scale
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise NotImplementedError
+
+
 def note(kind: str, name: str, tensor: torch.Tensor) -> None:
+    if isinstance(tensor, Eightbit):
+        note(kind, name, tensor.codes)
+        note(kind, name, tensor.scale)
+        return
     if tensor.is_sparse:
         note(kind, name, tensor._values())
         note(kind, name, tensor._indices())
@@ -151,7 +173,7 @@ def in_backward() -> None:
 
 
 class Odd(torch.optim.Optimizer):
-    """Keeps its state in nested containers, and things in it that are no tensors."""
+    """Keeps its state in nested containers and wrappers, and things in it that are no tensors."""
 
     def __init__(self, params) -> None:
         super().__init__(params, {})
@@ -164,6 +186,8 @@ class Odd(torch.optim.Optimizer):
                 state = self.state[p]
                 state.setdefault("count", 0)
                 state.setdefault("pair", ({"low": torch.zeros_like(p)}, [torch.ones(3), None]))
+                codes = torch.zeros(p.shape, dtype=torch.int8)
+                state.setdefault("eightbit", Eightbit(codes, torch.ones(7)))
                 halves = torch.zeros(2, *p.shape)
                 state.setdefault("halves", list(halves.unbind()))
                 p.sub_(p.grad * 0.1)

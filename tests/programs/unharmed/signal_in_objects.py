@@ -1,4 +1,4 @@
-"""A signal comes in code that belongs to the objects that a look meets: it arrives, or never came.
+"""A signal comes in code that belongs to the objects that a look meets: it arrives, or never comes.
 
 python signal_in_objects.py TRACE     (not under memtrace)
 """
