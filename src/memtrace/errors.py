@@ -21,10 +21,14 @@ def without_controls(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
 
 
-def readable(text: str) -> str:
-    """An argument or a path as it can be printed: bytes that are not UTF-8 as "\\xff"."""
+def encodable(text: str) -> str:
+    """An argument, a path, a string of JSON as UTF-8 has it: bytes that are not as "\\xff"."""
     try:
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a surrogate pair, which no system call has given
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return without_controls(text)
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def readable(text: str) -> str:
+    """The same as it can be printed."""
+    return without_controls(encodable(text))

@@ -370,6 +370,30 @@ def test_processes_say_who_ran_and_how_it_ended(trace_dir: Path) -> None:
     assert row["lost_total"] == 17
 
 
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("no torch in /caf\udce9", r"no torch in /caf\xe9"),  # as os.fsdecode has b"caf\xe9"
+        ("caf\udcc3\udca9", "café"),
+        ("a\ud800b", r"a\ud800b"),
+    ],
+)
+def test_text_that_is_not_utf8_is_written_as_it_can_be(
+    trace_dir: Path, said: str, written: str
+) -> None:
+    columns = (
+        "host", "boot_id", "parent", "start_method", "end_reason", "exception", "hook_error",
+    )  # fmt: skip
+    versions = ("torch", "cuda", "python", "driver", "memtrace")
+    spool = SpoolWriter(trace_dir)
+    spool.process(**dict.fromkeys(columns, said), versions=dict.fromkeys(versions, said))
+    spool.finish()
+    finalise(trace_dir)
+    (row,) = rows(trace_dir, "processes")
+    texts = (*columns, *(f"{name}_version" for name in versions))
+    assert {name: row[name] for name in texts} == dict.fromkeys(texts, written)
+
+
 def test_words_that_are_cut_are_no_loss_and_missing_chunks_are(trace_dir: Path) -> None:
     words = SpoolWriter(trace_dir, "host-1-a")
     words.lost[3] = 7  # stack_too_deep

@@ -65,6 +65,12 @@ def test_gpus_are_known_by_their_uuid(trace_dir: Path, uuid: str) -> None:
     ]
 
 
+def test_a_device_whose_name_is_not_utf8(trace_dir: Path) -> None:
+    reading = Reading(10, UUID, "nvml", "process", 5)
+    (found,) = converted(trace_dir, [reading], devices=[{"device": "cuda:\ud800", "uuid": UUID}])
+    assert found["target"] == r"cuda:\ud800"
+
+
 def test_a_program_without_gpus_has_no_rows_of_them(trace_dir: Path) -> None:
     readings = [Reading(20, "gpu", "nvml", "unavailable", None, "no driver")]
     assert converted(trace_dir, readings) == []

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from memtrace.errors import encodable
+
 
 class Notes(dict[str, Any]):
     """Merged notes; a value of an unexpected type reads as missing (the spool may be damaged)."""
 
     def text(self, key: str) -> str | None:
         value = self.get(key)
-        return value if isinstance(value, str) else None
+        return encodable(value) if isinstance(value, str) else None
 
     def integer(self, key: str) -> int | None:
         value = self.get(key)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memtrace import _core
+from memtrace.errors import encodable
 from memtrace.finalise.spools import Spool
 from memtrace.sample.sample_file import ANY_GPU, Reading, file_size, read_samples
 from memtrace.schema import SCHEMAS
@@ -120,7 +121,9 @@ def _devices(spool: Spool) -> dict[str, str]:
     """uuid -> "cuda:0"; torch leaves out the prefix that NVML writes."""
     listed = spool.notes.get("devices")
     found = [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
-    return {_plain_uuid(str(d.get("uuid"))): str(d["device"]) for d in found if "device" in d}
+    return {
+        _plain_uuid(str(d.get("uuid"))): encodable(str(d["device"])) for d in found if "device" in d
+    }
 
 
 def _plain_uuid(uuid: str) -> str:
