@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from memtrace.cli import main
 from memtrace.errors import MemtraceError
+from memtrace.finalise.processes import process_table
+from memtrace.finalise.spools import Spool
 from memtrace.trace import open_trace
 from spool_writer import SpoolWriter
 
@@ -75,6 +81,57 @@ def test_a_damaged_spool_is_left_out(trace_dir: Path, capsys: pytest.CaptureFixt
             "process=box-8-a/control.bin is cut short (5 bytes): this process is left out"
         )
     assert main(["summary", str(trace_dir)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("of\nours"), "KeyError: 'of\\nours'; the recording is kept there"),
+        (ValueError("of\nours"), "ValueError: of ours; the recording is kept there"),
+        (OSError(28, "no room"), "No space left on device; the recording is kept in "),
+    ],
+)
+def test_what_cannot_be_converted_keeps_no_other_process_from_it(
+    trace_dir: Path,
+    error: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad, good = spool_of(trace_dir, 7).finish(), spool_of(trace_dir, 8).finish()
+
+    def table(spool: Spool, *more: Any) -> pa.Table:
+        if spool.path == bad:
+            raise error
+        return process_table(spool, *more)
+
+    monkeypatch.setattr("memtrace.finalise.convert.process_table", table)
+    assert [process.pid for process in open_trace(trace_dir).process_list] == [999_999_008]
+    finished, left = capsys.readouterr().err.splitlines()
+    assert finished.startswith("memtrace: finished the records of process 8")
+    assert said in left
+    assert str(bad) in left
+    assert left.endswith(": this process is left out")
+    assert (bad.is_dir(), good.is_dir()) == (True, False)
+    monkeypatch.undo()
+    assert main(["recover", str(trace_dir)]) == 0
+    assert len(open_trace(trace_dir).process_list) == 2
+    assert not (trace_dir / "spool").exists()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_finaliser_says_what_it_has_left(trace_dir: Path, quiet: bool) -> None:
+    spool_of(trace_dir, 7).finish()
+    damage(spool_of(trace_dir, 8).finish())
+    argv = [sys.executable, "-m", "memtrace.finalise", "--trace", str(trace_dir)]
+    done = subprocess.run(
+        [*argv, *["--quiet"] * quiet], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "control.bin is cut short" in line]
+    assert len(said) == 1
+    assert said[0].startswith("memtrace: ")
+    assert len(open_trace(trace_dir).process_list) == 1
 
 
 def test_nothing_but_a_damaged_spool(trace_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,10 @@ import pytest
 
 from imports.torch_snapshot.golden import pickled
 from memtrace.cli.main import main
+from memtrace.errors import MemtraceError
+from memtrace.finalise import FinaliseResult
 from memtrace.imports.formats import FORMATS, format_of
+from memtrace.imports.importing import import_file
 from memtrace.trace import open_trace
 
 HERE = Path(__file__).parent
@@ -85,3 +88,15 @@ def test_what_the_trace_is_called(
     Path(name).write_bytes(data if "json" in name else CONTENTS["snapshot"])
     assert main(["import", name]) == 0
     assert Path(f"{made}.memtrace").is_dir()
+
+
+def test_what_cannot_be_converted_leaves_no_trace_of_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(CHROME)
+    refused = FinaliseResult(("a-1-b",), (), events=1, seconds=0, refused=("cannot convert it",))
+    monkeypatch.setattr("memtrace.finalise.convert.finalise", lambda *_, **__: refused)
+    with pytest.raises(MemtraceError, match="cannot convert it"):
+        import_file(path, str(tmp_path / "x.memtrace"))
+    assert not (tmp_path / "x.memtrace").exists()

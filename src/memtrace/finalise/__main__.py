@@ -37,7 +37,7 @@ _ORPHANS_S = 10.0
 
 
 def main() -> int:
-    """The exit status is for nobody: the program's own is what counts."""
+    """The exit status is for who waits for the trace; of a run, the program's own counts."""
     arguments = _parse()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -46,6 +46,7 @@ def main() -> int:
     trace_dir = Path(arguments.trace)
     shown = arguments.shown or str(trace_dir)
     finished = False
+    left: tuple[str, ...] = ()
     compactor = Compactor(trace_dir, main_pid=arguments.pid, max_disk_bytes=arguments.max_disk)
     try:
         if arguments.pid:
@@ -54,9 +55,11 @@ def main() -> int:
             end = _wait_for_end(arguments, Sampling(arguments.trace))
             _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
             seal_main(trace_dir, arguments.pid, end)
-        _convert(trace_dir, compactor, quiet=arguments.quiet)
+        left = _convert(trace_dir, compactor, quiet=arguments.quiet)
         if not arguments.quiet:
-            _print_summary(trace_dir, shown)
+            _print_summary(trace_dir, shown)  # it says itself what is left
+        for reason in left if arguments.quiet else ():
+            _say(f"memtrace: {reason}")
         finished = True
     except BaseException as error:
         _say(
@@ -79,7 +82,7 @@ def main() -> int:
             _convert(trace_dir, compactor, quiet=True)
     compactor.abandon()
     _remove_fifos(trace_dir)
-    return 0 if finished else 1
+    return 0 if finished and not left else 1
 
 
 def _parse() -> argparse.Namespace:
@@ -166,12 +169,15 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
 
 
-def _convert(trace_dir: Path, compactor: Compactor, *, quiet: bool) -> None:
+def _convert(trace_dir: Path, compactor: Compactor, *, quiet: bool) -> tuple[str, ...]:
+    """Why spools were left, a line each."""
     from memtrace.finalise import finalise
 
     progress = not quiet and sys.stderr.isatty()
     compactions = compactor.stop()
-    compactor.forget(finalise(trace_dir, progress=progress, compactions=compactions).keys)
+    result = finalise(trace_dir, progress=progress, compactions=compactions)
+    compactor.forget(result.keys)
+    return result.refused
 
 
 def _print_summary(trace_dir: Path, shown: str) -> None:

@@ -32,7 +32,6 @@ from memtrace.finalise.process_files import (
 from memtrace.finalise.processes import end_time_ns, process_table
 from memtrace.finalise.spools import (
     Spool,
-    UnreadableSpoolError,
     clear_away,
     delete_spool,
     forget_unrecorded,
@@ -57,7 +56,7 @@ class FinaliseResult:
     running: tuple[str, ...]
     events: int
     seconds: float
-    # Spools that cannot be read, with the one line that says why; they are left as they are.
+    # Why a spool is left as it is: a line for each that cannot be read, or not be converted.
     refused: tuple[str, ...] = ()
     # Those of `keys` that did not say themselves that they are at their end.
     cut_off: tuple[str, ...] = ()
@@ -156,12 +155,19 @@ class _Conversion:
         for key, path in spool_dirs(self._trace_dir).items():
             if self._keys is not None and key not in self._keys:
                 continue
-            with held(path) as still_there:
-                if still_there:
-                    try:
+            try:
+                with held(path) as still_there:
+                    if still_there:
                         self._take(key, path)
-                    except UnreadableSpoolError as error:
-                        self._refused.append(str(error))
+            except MemtraceError as error:
+                self._refused.append(str(error))
+            except Exception as error:  # whatever is wrong with it, the others are converted
+                if os.environ.get("MEMTRACE_DEBUG"):
+                    raise
+                self._refused.append(
+                    f"cannot convert {path}: {type(error).__name__}: {_in_one_line(error)}; "
+                    "the recording is kept there"
+                )
         if not self._keep_spools:
             with suppress(OSError):  # others' spools are still there
                 (self._trace_dir / "spool").rmdir()
@@ -228,7 +234,9 @@ def _convert(
         _put_in_place(work, target, spool.key)
     except (OSError, pa.ArrowException) as error:
         shutil.rmtree(work, ignore_errors=True)
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        reason = _in_one_line(error)
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
         raise MemtraceError(
             f"cannot write the trace to {target}: {reason}; the recording is kept in {spool.path}"
         ) from error
@@ -236,6 +244,10 @@ def _convert(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return events
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _write_datasets(

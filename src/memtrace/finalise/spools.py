@@ -28,10 +28,6 @@ _SPOOL_FILES = (
 )
 
 
-class UnreadableSpoolError(MemtraceError):
-    """A spool of another version, or a damaged one; the text is one line that says so."""
-
-
 @dataclass(frozen=True)
 class Spool:
     """One process's spool, opened."""
@@ -77,11 +73,15 @@ def held(spool_dir: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def open_spool(key: str, path: Path, *, view: Path | None = None) -> Spool:
-    """Opens a spool, or says in one line why it cannot be read; `view`: see standing_still."""
+    """Opens a spool; `view`: see standing_still.
+
+    Raises:
+        MemtraceError: it is of another version, or damaged.
+    """
     try:
         reader = _core.SpoolReader(view or path)
     except _core.SpoolError as error:
-        raise UnreadableSpoolError(str(error)) from error
+        raise MemtraceError(str(error)) from error
     return Spool(key, path, reader, merge_notes(reader.process_notes()))
 
 

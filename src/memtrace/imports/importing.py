@@ -53,7 +53,8 @@ def import_file(
         lacks = write_spools_of(file, Path(folder) / "spool", found)
         from memtrace.finalise import finalise
 
-        finalise(Path(folder), progress=True)
+        if refused := finalise(Path(folder), progress=True).refused:
+            raise MemtraceError(refused[0])
     except BaseException:
         take_back(folder)
         raise
