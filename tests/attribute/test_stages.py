@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attributed_program import Program
+from memtrace.attribute.columns import NEVER, NONE
+from memtrace.attribute.stages import AUTO_NAMES, StageOf, UserStage
 from trace_builder import ProcessBuilder
 
 S = 1_000_000_000
+
+places = st.integers(0, 30)
+user_stages = st.builds(
+    UserStage, st.sampled_from([*AUTO_NAMES, "mine"]), places, places | st.just(NEVER)
+)
 
 
 def serve(p: ProcessBuilder, requests: int, *, pause_ns: int = 0, **columns: object) -> None:
@@ -196,3 +207,29 @@ def test_the_users_stages_win(program: Program, name: str | None) -> None:
     ids = [row["stage_id"] for row in again]
     assert len(set(ids)) == len(ids)
     assert [row["kind"] for row in again] == ["user"] * bool(name) + ["auto"]
+
+
+@given(st.lists(user_stages, max_size=8))
+def test_a_stage_of_a_name_that_is_found_is_the_users_in_any_of_theirs(
+    stages: list[UserStage],
+) -> None:
+    words: list[str] = [*AUTO_NAMES, "mine"]
+    codes, born = (part.ravel() for part in np.mgrid[NONE : len(words), -1:32])
+    found = StageOf([], stages).is_users(codes.astype(np.int32), words, born)
+    for code, seq, is_users in zip(codes.tolist(), born.tolist(), found.tolist(), strict=True):
+        theirs = [
+            stage
+            for stage in stages
+            if code != NONE and stage.name == words[code] and stage.begin_seq <= seq < stage.end_seq
+        ]
+        assert is_users == (bool(theirs) or (code != NONE and words[code] == "mine"))
+
+
+def test_many_stages_of_such_a_name_take_no_longer_than_few() -> None:
+    n = 40_000
+    stages = [UserStage("inference", 5 * i, 5 * i + 3) for i in range(n)]
+    born = np.arange(5 * n)
+    took_s = time.process_time()
+    users = StageOf([], stages).is_users(np.zeros(5 * n, np.int32), ["inference"], born)
+    assert users.sum() == 3 * n
+    assert time.process_time() - took_s < 5  # each by itself: half a minute

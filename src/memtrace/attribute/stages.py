@@ -62,7 +62,10 @@ class StageOf:
         self._ends = np.array([stage.end.seq for stage in stages], np.int64)
         codes = [AUTO_NAMES.index(stage.name) for stage in stages]
         self._codes = np.array([*codes, NONE], np.int32)
-        self._users = [stage for stage in by_user if stage.name in AUTO_NAMES]
+        self._users = {
+            name: _Anywhere([stage for stage in by_user if stage.name == name])
+            for name in AUTO_NAMES
+        }
 
     def found(self, born: Int64s) -> Int32s:
         """Place in AUTO_NAMES at each seq; NONE."""
@@ -79,10 +82,24 @@ class StageOf:
         """
         ours = np.array([word in AUTO_NAMES for word in words] + [False])[codes]
         users: Flags = (codes != NONE) & ~ours
-        for stage in self._users:
-            named = np.array([word == stage.name for word in words] + [False])[codes]
-            users |= named & (born >= stage.begin_seq) & (born < stage.end_seq)
+        for name, stages in self._users.items():
+            named = np.array([word == name for word in words] + [False])[codes]
+            users |= named & stages.hold(born)
         return users
+
+
+class _Anywhere:
+    """In any of some stages, of which a program may have one for each of its requests."""
+
+    def __init__(self, stages: list[UserStage]) -> None:
+        pairs = sorted((stage.begin_seq, stage.end_seq) for stage in stages)
+        self._begins, ends = np.array(pairs, np.int64).reshape(-1, 2).T
+        # By how many have begun: a place is in one of those if the last of their ends is later.
+        self._latest_end = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, ends))
+
+    def hold(self, seq: Int64s) -> Flags:
+        held: Flags = self._latest_end[np.searchsorted(self._begins, seq, side="right")] > seq
+        return held
 
 
 def find_stages(facts: Facts, training: Flags, end: Place) -> list[Stage]:
