@@ -84,15 +84,29 @@ class Steps:
         One that allocated for it, or began after it and before the next step of its thread.
         """
         training: Flags = self.trained.copy()
-        for thread in np.unique(self.thread):
-            mine = np.flatnonzero(self.thread == thread)
-            mine = mine[np.argsort(self.begin[mine], kind="stable")]
-            until = np.append(self.begin[mine][1:], NEVER)
-            for work in (backward, optimizer):
-                begins = work.begin[(work.thread == thread) | (work.thread == NEVER)]
-                first = np.searchsorted(begins, self.begin[mine], side="left")
-                training[mine] |= first < np.searchsorted(begins, until, side="left")
+        order = np.lexsort((self.begin, self.thread))
+        begin, thread = self.begin[order], self.thread[order]
+        is_last = np.append(thread[1:] != thread[:-1], True)[: len(self)]
+        until = np.where(is_last, NEVER, np.roll(begin, -1))
+        for work in (backward, optimizer):
+            # What is of no known thread may belong to a step of each.
+            anyones = work.begin[work.thread == NEVER]
+            first = np.searchsorted(anyones, begin, side="left")
+            training[order] |= first < np.searchsorted(anyones, until, side="left")
+            step = _last_before(begin, thread, work)
+            belongs = (step != NONE) & (work.begin < np.append(until, NONE)[step])
+            training[order[step[belongs]]] = True
         return training
+
+
+def _last_before(begin: Int64s, thread: Int64s, work: Intervals) -> Int64s:
+    """Of the steps in order of thread and begin, the last of its thread when each began; NONE."""
+    # Sorting is stable: of those that begin at one place, the steps come first.
+    order = np.lexsort((np.concatenate([begin, work.begin]), np.concatenate([thread, work.thread])))
+    is_step = order < len(begin)
+    last = np.empty(len(work), np.int64)
+    last[order[~is_step] - len(begin)] = np.cumsum(is_step)[~is_step] - 1
+    return np.where(np.append(thread, NONE)[last] == work.thread, last, NONE)
 
 
 def read_steps(parts: Sequence[Part]) -> Steps:
