@@ -29,9 +29,10 @@ TORCH_OR_PYTHON = re.compile(
 MAY_INCLUDE_PYTHON = {"hook", "bind"}
 
 # Package of src/memtrace -> what of memtrace it may import when it is loaded or later.
-BASE = {"errors", "schema", "plain_json", "categories"}
+BASE = {"errors", "schema", "plain_json", "trace_json", "categories"}
 PYTHON = {
     "plain_json": set(),
+    "trace_json": set(),
     "categories": set(),
     "errors": set(),
     "schema": set(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from memtrace.dataset import Dataset
-from memtrace.errors import MemtraceError, readable
+from memtrace.errors import MemtraceError, encodable, readable
 from memtrace.schema import FORMAT_VERSION, SCHEMAS
 from memtrace.shown import Shown
+from memtrace.trace_json import parsed, parsed_object
 
 if TYPE_CHECKING:
     from memtrace.analyse.ledger import Ledger
@@ -61,9 +61,8 @@ class Process:
         text = self.row["argv"]
         if not text or self.row["argv_withheld"]:
             return None
-        try:
-            words = json.loads(text)
-        except ValueError:
+        words = parsed(text)
+        if words is None:
             return [str(text)]
         return [readable(str(word)) for word in (words if isinstance(words, list) else [words])]
 
@@ -71,12 +70,12 @@ class Process:
     def device_names(self) -> dict[str, str]:
         """Devices as the driver names them: {"cuda:0": "NVIDIA H100 80GB HBM3"}."""
         listed = self.listed("devices")
-        return {str(d.get("device")): str(d.get("name") or "") for d in listed}
+        return {str(d.get("device")): encodable(str(d.get("name") or "")) for d in listed}
 
     @property
     def paused_intervals(self) -> list[tuple[int, int | None]]:
         """When recording was paused, (start_ns, end_ns); an end of None: until the end."""
-        found = self._parsed("paused_intervals")
+        found = parsed(self.row.get("paused_intervals"))
         pairs = found if isinstance(found, list) else []
         return [
             (pair[0], pair[1])
@@ -90,40 +89,26 @@ class Process:
     @property
     def paused_peaks(self) -> dict[str, int]:
         """The most bytes that torch counted allocated in pauses, where that is more than before."""
-        found = self._parsed("paused_peaks")
-        items = found.items() if isinstance(found, dict) else ()
+        items = parsed_object(self.row.get("paused_peaks")).items()
         return {device: most for device, most in items if type(most) is int}
-
-    def _parsed(self, column: str) -> Any:
-        try:
-            return json.loads(self.row.get(column) or "null")
-        except ValueError:
-            return None
 
     def listed(self, column: str) -> list[dict[str, Any]]:
         """A column that holds a JSON list of objects; empty when it holds none."""
-        value = self._parsed(column)
+        value = parsed(self.row.get(column))
         return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
     @property
     def dataset_rows(self) -> dict[str, int]:
         """How many rows were written of each dataset; empty in an older trace."""
-        try:
-            value = json.loads(self.row.get("dataset_rows") or "{}")
-        except ValueError:
-            return {}
-        if not isinstance(value, dict):
-            return {}
-        return {str(name): rows for name, rows in value.items() if isinstance(rows, int)}
+        told = parsed_object(self.row.get("dataset_rows"))
+        return {name: rows for name, rows in told.items() if isinstance(rows, int)}
 
     @property
     def dropped(self) -> Dropped | None:
         """What was left out of its rows; None: nothing."""
-        try:
-            value = json.loads(self.row.get("dropped") or "null")
-            return Dropped(*(int(value[f.name]) for f in fields(Dropped))) if value else None
-        except (ValueError, TypeError, KeyError):
-            return None
+        told = parsed_object(self.row.get("dropped"))
+        figures: list[Any] = [told.get(field.name) for field in fields(Dropped)]
+        return Dropped(*figures) if all(type(figure) is int for figure in figures) else None
 
     def __str__(self) -> str:
         return f"process {self.pid}" + (f" (rank {self.rank})" if self.rank is not None else "")

@@ -6,11 +6,11 @@ reads with, and have to be changed in both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from memtrace.trace import Process
+from memtrace.trace_json import parsed_object
 
 MIB = 1 << 20
 SMALL_PAGE_BYTES = 2 * MIB
@@ -22,12 +22,7 @@ _MOST_DIVISIONS = 1 << 30
 
 def allocator_settings(process: Process) -> dict[str, Any]:
     """By the names of a `settings` mark; without what is not there, null, or torch would refuse."""
-    try:
-        found = json.loads(process.row.get("allocator_settings") or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+    found = parsed_object(process.row.get("allocator_settings"))
     return {
         name: found[name] for name, is_possible in _POSSIBLE.items() if is_possible(found.get(name))
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import Frame, stacks_by_id
 from memtrace.analyse.target import check_device, find_process
 from memtrace.trace import Process, Trace
+from memtrace.trace_json import parsed_object
 
 
 @dataclass(frozen=True)
@@ -156,16 +156,8 @@ def asked_by_seq(trace: Trace, key: str, seqs: Collection[int]) -> dict[int, dic
         table = group.read(["seq", "kind", "text"])
         for row in table.filter(pa.array(equals(table, "kind", "oom"))).to_pylist():
             if row["seq"] in seqs:
-                found[row["seq"]] = _told(row["text"])
+                found[row["seq"]] = parsed_object(row["text"])
     return found
-
-
-def _told(text: str | None) -> dict[str, Any]:
-    try:
-        told = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _stacks_of_calls(trace: Trace, key: str, ids: set[Any]) -> dict[Any, int | None]:

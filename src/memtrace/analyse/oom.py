@@ -7,7 +7,6 @@ small, in the other size class, in another stream's memory, or in a private pool
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from memtrace.analyse.step_names import StepNames, is_outermost
 from memtrace.analyse.target import total_bytes
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
+from memtrace.trace_json import parsed_object
 
 
 @dataclass(frozen=True)
@@ -233,16 +233,8 @@ def _limit(trace: Trace, oom: Oom) -> int | None:
         chosen = equals(table, "kind", "memory_fraction") & equals(table, "device", oom.device)
         chosen &= integers(table, "seq") <= oom.moment.seq
         for row in table.filter(pa.array(chosen)).to_pylist():
-            fraction = _number(_json(row["text"]).get("fraction"))
-    return None if fraction is None or fraction >= 1 else int(fraction * total)
-
-
-def _json(text: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+            fraction = _number(parsed_object(row["text"]).get("fraction"))
+    return int(fraction * total) if fraction is not None and 0 <= fraction < 1 else None
 
 
 def _number(value: object) -> float | None:

@@ -5,7 +5,6 @@ Calls of models lie in the steps that a program marked; told is the outermost, w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from memtrace.analyse.counters import Flags, Int64s, integers
+from memtrace.errors import encodable
 from memtrace.trace import Trace
+from memtrace.trace_json import parsed_object
 
 STEP = "step"
 _NONE = -1
@@ -96,10 +97,7 @@ def step_name(row: dict[str, Any]) -> str:
 
 def told_shapes(text: str | None) -> list[str]:
     """Of the column input_shapes: "input_ids [4, 512], mask [4, 512], ..."; empty: none known."""
-    try:
-        shapes = json.loads(text or "{}")
-        told = [f"{name} {list(shape)}" for name, shape in shapes.items()]
-    except (ValueError, TypeError, AttributeError):
-        return []
+    shapes = parsed_object(text).items()
+    told = [encodable(f"{name} {shape}") for name, shape in shapes if isinstance(shape, list)]
     more = ["..."] if len(told) > _MOST_SHAPES else []
     return [", ".join(told[:_MOST_SHAPES] + more)] if told else []

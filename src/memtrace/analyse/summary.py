@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from memtrace.analyse.breakdown import Breakdown
@@ -19,9 +18,10 @@ from memtrace.analyse.readings import Readings
 from memtrace.analyse.snapshot import External, snapshot_at
 from memtrace.analyse.target import check_device, total_bytes, why_empty
 from memtrace.analyse.weights import Weights, largest_external, weights_at
-from memtrace.errors import readable
+from memtrace.errors import encodable, readable
 from memtrace.schema import LOST_WORDS
 from memtrace.trace import Process, Trace
+from memtrace.trace_json import parsed_object
 
 OPERATORS_SHOWN = 5
 #: Unused memory below this is not worth asking who pins it.
@@ -213,13 +213,8 @@ def _rss_peak(trace: Trace, process: Process) -> Extreme | None:
 
 
 def _lost(text: str | None) -> dict[str, int]:
-    try:
-        kinds = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    if not isinstance(kinds, dict):
-        return {}
-    return {str(kind): count for kind, count in kinds.items() if isinstance(count, int)}
+    kinds = parsed_object(text).items()
+    return {encodable(kind): count for kind, count in kinds if isinstance(count, int)}
 
 
 def _reconciled(process: Process, used: list[str]) -> str:

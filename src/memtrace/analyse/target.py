@@ -8,6 +8,8 @@ from memtrace.analyse.counters import Highest, highest
 from memtrace.errors import MemtraceError
 from memtrace.trace import Process, Trace
 
+_MOST_DEVICE_BYTES = 1 << 50  # what a trace of anyone's making may say that a device has
+
 
 @dataclass(frozen=True)
 class Target:
@@ -82,7 +84,8 @@ def find_process(trace: Trace, wanted: str | int) -> Process:
 def total_bytes(process: Process, device: str) -> int | None:
     """The device's memory, as the driver told it."""
     found = [d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device]
-    return int(found[0]) if found and found[0] else None
+    known = found and type(found[0]) is int and 0 < found[0] <= _MOST_DEVICE_BYTES
+    return found[0] if known else None
 
 
 def why_empty(trace: Trace) -> str:

@@ -28,6 +28,7 @@ from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
 from memtrace.run.output import UNFINISHED
 from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
+from memtrace.trace_json import parsed_object
 
 
 def attribute_again(trace_dir: Path, key: str) -> None:
@@ -98,7 +99,7 @@ class _Process:
 
     def write(self, path: Path, rows: dict[str, int | None], version: int | None) -> None:
         """The row with other numbers of rows (None: not told), and another version."""
-        told = json.loads(self.row["dataset_rows"] or "{}")
+        told = parsed_object(self.row["dataset_rows"])
         if told:
             told = {name: n for name, n in {**told, **rows}.items() if n is not None}
         row = {**self.row, "dataset_rows": json.dumps(told), "attribution_version": version}

@@ -11,7 +11,7 @@ import numpy as np
 from memtrace.analyse.counters import Int64s, equals, integers, may_hold
 from memtrace.analyse.failures import list_ooms
 from memtrace.analyse.ledger import make_ledger
-from memtrace.analyse.target import choose_target
+from memtrace.analyse.target import choose_target, total_bytes
 from memtrace.fit.context import find_context
 from memtrace.trace import Process, Trace
 
@@ -237,9 +237,5 @@ def _totals(trace: Trace, process: Process, device: str) -> tuple[Int64s, Int64s
 
 
 def _usable_bytes(trace: Trace, process: Process, device: str) -> int | None:
-    total = next(
-        (d.get("total_bytes") for d in process.listed("devices") if d.get("device") == device), None
-    )
-    if not isinstance(total, int):
-        return None
-    return total - find_context(trace, process, device).high_bytes
+    total = total_bytes(process, device)
+    return None if total is None else total - find_context(trace, process, device).high_bytes

@@ -7,7 +7,6 @@ whose seq they have.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +22,7 @@ from memtrace.analyse.target import choose_target
 from memtrace.errors import MemtraceError
 from memtrace.schema import SCHEMAS
 from memtrace.trace import Process, Trace
+from memtrace.trace_json import parsed_object
 
 Places = npt.NDArray[np.float64]
 
@@ -281,13 +281,7 @@ def _marks(trace: Trace, key: str, device: str) -> list[Mark]:
     for group in trace.datasets["marks"].row_groups(key):
         for row in group.read(["seq", "device", "kind", "pool", "text"]).to_pylist():
             if row["device"] in (None, device):
-                found.append(Mark(row["seq"] - 0.5, row["kind"], row["pool"], _facts(row["text"])))
+                found.append(
+                    Mark(row["seq"] - 0.5, row["kind"], row["pool"], parsed_object(row["text"]))
+                )
     return found
-
-
-def _facts(text: str | None) -> dict[str, Any]:
-    try:
-        facts = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from memtrace.analyse.ledger import BatchPeak, DeviceLedger, Instant, Ledger, StageLedger
@@ -14,11 +13,12 @@ from memtrace.analyse.ledger_lines import (
     Line,
 )
 from memtrace.categories import CATEGORIES
-from memtrace.errors import readable
+from memtrace.errors import encodable, readable
 from memtrace.report.losses import lost_lines
 from memtrace.report.page import FAINT, TITLE, Block, Column, Grid
 from memtrace.report.page import Line as Text
 from memtrace.report.units import count, duration, size
+from memtrace.trace_json import parsed_object
 
 #: The lines in their order, in words. What only one of two instants has stands in its place.
 _WORDS = {
@@ -188,16 +188,11 @@ def _step_text(step: dict[str, Any]) -> str:
         words = [f"{step['name']}, step {step['step']:,}"]
     if step["batch_size"] is not None:
         words.append(f"batch {step['batch_size']:,}")
-    try:
-        shapes = json.loads(step["input_shapes"] or "{}")
-    except ValueError:
-        shapes = {}
-    if isinstance(shapes, dict):
-        words += [
-            f"{name} {'x'.join(map(str, shape))}"
-            for name, shape in list(shapes.items())[:4]
-            if isinstance(shape, list)
-        ]
+    words += [
+        encodable(f"{name} {'x'.join(map(str, shape))}")
+        for name, shape in list(parsed_object(step["input_shapes"]).items())[:4]
+        if isinstance(shape, list)
+    ]
     return ", ".join(words)
 
 

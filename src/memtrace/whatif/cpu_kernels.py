@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from memtrace.trace import Process
+from memtrace.trace_json import parsed_object
+
+_MOST_THREADS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,11 @@ class CpuKernels:
 
 def cpu_kernels(process: Process) -> CpuKernels:
     """By the column `cpu_kernels`; of an older trace as if the CPU had bfloat16 alone."""
-    try:
-        told = json.loads(process.row.get("cpu_kernels") or "{}")
-    except ValueError:
-        told = {}
-    told = told if isinstance(told, dict) else {}
+    told = parsed_object(process.row.get("cpu_kernels"))
     threads = told.get("threads")
     has = {"bfloat16": told.get("bfloat16", True), "float16": told.get("float16", False)}
     return CpuKernels(
-        threads=threads if isinstance(threads, int) and threads > 0 else None,
+        threads=threads if type(threads) is int and 0 < threads <= _MOST_THREADS else None,
         dtypes=frozenset(name for name, there in has.items() if there),
         blocks_known=told.get("capability") == "AVX512" and told.get("amx") is False,
     )

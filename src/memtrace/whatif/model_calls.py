@@ -7,7 +7,6 @@ inputs): which, the sizes tell.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 from memtrace.analyse.counters import Int64s, equals, integers
 from memtrace.errors import MemtraceError
 from memtrace.replay.requests import Requests
+from memtrace.trace_json import parsed_object
 from memtrace.whatif.laws import Shape
 
 NONE = -1
@@ -145,12 +145,8 @@ def _shapes(rows: Sequence[dict[str, object]]) -> tuple[tuple[Shape, ...], Int64
 
 
 def _second_dimension(text: str) -> int:
-    try:
-        inputs = json.loads(text)
-    except ValueError:
-        return 1
-    lists = list(inputs.values()) if isinstance(inputs, dict) else []
-    return next((int(shape[1]) for shape in lists if isinstance(shape, list) and len(shape) > 1), 1)
+    shapes = (shape for shape in parsed_object(text).values() if isinstance(shape, list))
+    return next((shape[1] for shape in shapes if len(shape) > 1 and type(shape[1]) is int), 1)
 
 
 def _named_inputs(requests: Requests, calls: ModelCalls) -> Pairing:
