@@ -162,6 +162,21 @@ def test_the_programs_error_goes_on_when_its_trace_cannot_be_finished(tmp_path: 
     assert shown.err.startswith(b"memtrace: ")
 
 
+@pytest.mark.parametrize("begin", ['memtrace.stage("")', 'with memtrace.stage(""): torch.ones(3)'])
+def test_a_stage_whose_name_is_empty(tmp_path: Path, begin: str) -> None:
+    pytest.importorskip("torch", exc_type=ImportError)
+    run(tmp_path, f"""
+        import torch
+        import memtrace
+        with memtrace.record("t.memtrace"):
+            {begin}
+            torch.ones(3)
+    """)  # fmt: skip
+    trace = memtrace_open(tmp_path / "t.memtrace")
+    assert trace.stages["name"].to_pylist() == ["(no name)"]
+    assert trace.allocations["stage"].to_pylist()[0] == "(no name)"
+
+
 def test_record_in_a_program_that_is_recorded_as_a_whole(tmp_path: Path) -> None:
     text = """
         import memtrace

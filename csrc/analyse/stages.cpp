@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <ranges>
 #include <span>
+#include <string_view>
 #include <utility>
 
 namespace memtrace {
 namespace {
 
 constexpr Place kNoPlace{kNull, kNull};
+// What a stage is called whose name is empty, or found no memory while it was recorded.
+constexpr std::string_view kNoName = "(no name)";
 
 // Of all tensors of {"input_ids": [2, 128], ...} together.
 int64_t elements_in(const Json& shapes) {
@@ -59,8 +62,9 @@ void Stages::stage_begin(const Note& note, Place place) {
     end_plain_in(around, place);
   const OpenStage* plain = plain_in(around);
   const int64_t parent = plain ? plain->id : around;
-  stages_.push_back({static_cast<int64_t>(note.value), parent != 0 ? parent : kNull, around,
-                     names_.of(note.name), names_.of(note.text), note.tail.thread, block, place});
+  const StringId name = note.name != 0 ? names_.of(note.name) : names_.intern(kNoName);
+  stages_.push_back({static_cast<int64_t>(note.value), parent != 0 ? parent : kNull, around, name,
+                     names_.of(note.text), note.tail.thread, block, place});
   ++version_;
 }
 

@@ -44,6 +44,19 @@ def test_stages_and_steps(trace_dir: Path) -> None:
     assert (step["start_seq"], step["end_seq"]) == (1, 4)
 
 
+def test_a_stage_without_a_name_is_called_so(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    main = spool.log(1)
+    main.note("stage_begin", 1, "", value=1, text="user", thread=0)
+    main.alloc(2, 0x1000, 8)
+    main.note("stage_begin", 3, "", value=2, text="scope")
+    main.alloc(4, 0x2000, 8)
+    spool.finish()
+    finalise(trace_dir)
+    assert [row["name"] for row in rows(trace_dir, "stages")] == ["(no name)", "(no name)"]
+    assert [row["stage"] for row in rows(trace_dir, "allocations")] == ["(no name)", "(no name)"]
+
+
 def test_what_plain_stages_end_and_lie_in_follows_from_the_order_of_the_notes(
     trace_dir: Path,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imports.chrome_trace.small_trace import EVENTS, memory
+from imports.chrome_trace.small_trace import EVENTS, call, memory
 from memtrace.cli.main import main
 from memtrace.imports.importing import import_file
 from memtrace.trace import Trace, open_trace
@@ -51,6 +51,11 @@ def test_stacks_are_of_lines_and_modules(tmp_path: Path) -> None:
         ("forward", 50), ("_wrapped_call_impl", 0), ("<module>", 3),
     ]  # fmt: skip
     assert row["source"] == "train.py:3 <module>", "not a line of torch"
+
+
+def test_a_block_without_a_name_is_a_stage(tmp_path: Path) -> None:
+    trace = imported(tmp_path, [*EVENTS, call("", "user_annotation", 2, 20)])
+    assert "(no name)" in [row["name"] for row in trace.stages.to_pylist()]
 
 
 def test_what_is_reserved_is_a_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,15 @@ def test_functions_are_stages_that_nest(tmp_path: Path) -> None:
     assert stages[around["__main__.step"]]["name"] == "__main__.work"
 
 
+def test_a_function_without_a_name_is_a_stage(tmp_path: Path) -> None:
+    file = tmp_path / "nameless.dat"
+    file.write_text(
+        "CMDLINE python t.py\nMEM 83.25 1700000000.1234\n"
+        "FUNC  60.5 1700000000.2 62.0 1700000001.3 1\n"
+    )
+    assert [row["name"] for row in imported(file, tmp_path).stages.to_pylist()] == ["(no name)"]
+
+
 def test_memory_is_whole_pages(tmp_path: Path) -> None:
     rows = imported(FILES[0], tmp_path).samples.to_pylist()
     assert [row["value_bytes"] % 1024 for row in rows if row["reason"] == "period"] == [0] * 18
