@@ -162,6 +162,24 @@ def test_the_programs_error_goes_on_when_its_trace_cannot_be_finished(tmp_path: 
     assert shown.err.startswith(b"memtrace: ")
 
 
+def test_a_trace_that_cannot_be_finished_does_not_end_the_program(tmp_path: Path) -> None:
+    shown = run(tmp_path, """
+        import memtrace
+        with memtrace.record("d"):
+            open("d/allocations", "w").write("x")
+        recording = memtrace.record("e")
+        recording.start()
+        open("e/allocations", "w").write("x")
+        try:
+            recording.stop()
+        except memtrace.MemtraceError as error:
+            print("goes on:", error)
+    """)  # fmt: skip
+    assert shown.out.startswith(b"goes on: ")
+    (line,) = shown.err.splitlines()
+    assert line.startswith(b"memtrace: ")
+
+
 @pytest.mark.parametrize("begin", ['memtrace.stage("")', 'with memtrace.stage(""): torch.ones(3)'])
 def test_a_stage_whose_name_is_empty(tmp_path: Path, begin: str) -> None:
     pytest.importorskip("torch", exc_type=ImportError)

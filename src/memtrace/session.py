@@ -43,9 +43,11 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         stacks: Record the Python stack and the module of each allocation.
         stack_min_bytes: Take the stack only of allocations of this size or more.
 
+    A trace that cannot be finished never ends the program: leaving the block says why in a line on
+    standard error, as `memtrace run` does; stop() raises it.
+
     Raises:
-        MemtraceError: on entry, when another record() is under way or the trace cannot be made; on
-            exit, when it cannot be finished and the block has not failed.
+        MemtraceError: on entry, when another record() is under way or the trace cannot be made.
     """
 
     def __init__(
@@ -83,9 +85,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         try:
             self.stop()
         except MemtraceError as reason:
-            if error is None:
-                raise
-            say(str(reason))  # the program's own error goes on
+            say(str(reason))
 
     def start(self) -> None:
         """Begin; nothing when it has begun, or when `memtrace run` records the whole program.
@@ -124,7 +124,11 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             guarded(started.watch_torch)
 
     def stop(self) -> None:
-        """End and finish the trace; nothing when it has ended. Also what leaving the block does."""
+        """End and finish the trace; nothing when it has ended. Also what leaving the block does.
+
+        Raises:
+            MemtraceError: the trace cannot be finished.
+        """
         from memtrace.run import ending
 
         with recording.lock:
