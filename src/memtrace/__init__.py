@@ -2,6 +2,9 @@
 
 Importing this package is cheap and pulls in neither torch nor anything that reads traces: it is
 imported by the very programs that are being watched.
+
+PYTEST_DONT_REWRITE: a pytest that is watched finds the package of its plugin imported already, and
+would warn that it can rewrite no assertions here; there are none.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -221,3 +222,11 @@ def test_within():
     result.stdout.fnmatch_lines(
         ["the test held 4.00 MiB of cuda:0 at once; its limit is 3.00 MiB (limit_memory):"]
     )
+
+
+def test_pytest_under_run_where_warnings_are_errors(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(): assert True")
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "-W", "error")
+    result = project.run(sys.executable, "-m", "memtrace", "run", "--quiet", *words, timeout=200)
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
