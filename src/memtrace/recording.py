@@ -316,10 +316,13 @@ class Recording:
         quick: leave out the last look at torch: the process is about to vanish in os._exit, maybe
         in a state in which torch must not be called (a forked child, a crash handler).
         """
+        from memtrace.hook import arrival
+
         with lock:
             if _current is not self:
                 return
             set_current(None)
+            arrival.forget_all()
             if not quick:
                 guarded(self._note_unseen_torch)
                 guarded(self.sample, "end")

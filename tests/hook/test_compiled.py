@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,49 @@ def test_the_backward_is_shown_at_lines_of_the_forward(
 def test_names_have_no_trace_of_the_wrapper(trace: dict[str, list[dict[str, Any]]]) -> None:
     names = {row["name"] for row in trace["names"] if row["kind"] == "weight"}
     assert names == {"first.weight", "first.bias", "second.weight", "second.bias"}
+
+
+KILLED = """
+import os, signal
+import torch
+
+def function(x):
+    x = torch.relu(x + 1)
+    return torch.sigmoid(x @ x.T) * 2
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return function(x)
+
+{name} = {made}
+compiled = torch.compile({name}, dynamic=False)
+kept = []
+with torch.no_grad():
+    for rows in (64,) * 3 + (512,):
+        kept.append(compiled(torch.randn(rows, 300)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("made", ["Model()", "function"])
+def test_a_program_that_is_killed_in_the_first_call_of_a_graph(tmp_path: Path, made: str) -> None:
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED.format(name="made", made=made))
+    line = 1 + next(n for n, text in enumerate(KILLED.splitlines()) if "x @ x.T" in text)
+    environment = {**plain_environment(), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    out = tmp_path / "t.memtrace"
+    words = ("run", "--quiet", "-o", out, program)
+    shown = memtrace(*words, cwd=tmp_path, env=environment)
+    assert shown.status == -signal.SIGKILL, shown.err
+    wait_for_finaliser(out)
+    sources = [
+        row["source"]
+        for part in out.glob("allocations/*/*.parquet")
+        for row in pq.read_table(part, partitioning=None).to_pylist()
+        if row["size_bytes"] == 4 * 512 * 512
+    ]
+    assert sources
+    assert set(sources) == {f"killed.py:{line} function"}
 
 
 def test_lines_of_another_program_are_not_taken(tmp_path: Path) -> None:

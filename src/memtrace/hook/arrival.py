@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     # What to call once a module is there, and each time that its import has failed until then.
-    Callbacks = tuple[Callable[[ModuleType], None], Callable[[BaseException], None]]
+    Callbacks = tuple[Callable[[ModuleType], None], Callable[[BaseException], None] | None]
 
 _waiting: dict[str, list[Callbacks]] = {}
 
 
 def on_import(
-    name: str, arrived: Callable[[ModuleType], None], failed: Callable[[BaseException], None]
+    name: str,
+    arrived: Callable[[ModuleType], None],
+    failed: Callable[[BaseException], None] | None = None,
 ) -> None:
     """Call back with the module: now if it has been imported, else once it has been."""
     module = sys.modules.get(name)
     if module is not None and not _is_being_imported(module):
         guarded(arrived, module)
         return
-    _waiting.setdefault(name, []).append((arrived, failed))
+    waiting = _waiting.setdefault(name, [])
+    if (arrived, failed) not in waiting:  # an earlier recording may have asked the same
+        waiting.append((arrived, failed))
     if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())
 
@@ -78,7 +82,8 @@ def _arm(spec: ModuleSpec) -> None:
 
     def failed(error: BaseException) -> None:
         for _, tell in _waiting.get(spec.name, []):
-            guarded(tell, error)
+            if tell is not None:
+                guarded(tell, error)
 
     # In the loader's own dictionary, and only until it is called.
     observed = _core.observed(loader.exec_module, before=before, after=after, failed=failed)

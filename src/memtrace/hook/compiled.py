@@ -13,12 +13,15 @@ import linecache
 import re
 import sys
 
-from memtrace import _core
+from memtrace import _core, recording
+from memtrace.hook import arrival
 from memtrace.plain_json import to_json
+from memtrace.recording import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
+    from types import ModuleType
     from typing import Any
 
     from memtrace.recording import Recording
@@ -29,10 +32,32 @@ _WRAPPED = "_orig_mod"
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)\n +(.+)\n')
 
 
+_CODECACHE = "torch._inductor.codecache"
+
+
 def is_wrapped(around: object, name: str) -> bool:
     """Whether the child of that name is what torch.compile() made the module around it of."""
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     return name == _WRAPPED and type(around) is getattr(eval_frame, "OptimizedModule", None)
+
+
+def watch_loads() -> None:
+    """Hear of each generated file that is loaded, now or once Inductor has been imported."""
+    arrival.on_import(_CODECACHE, _watch)
+
+
+def _watch(codecache: ModuleType) -> None:
+    cache: Any = getattr(codecache, "PyCodeCache", None)
+    load = getattr(cache, "load_by_key_path", None)
+    # Once per process: what it tells of goes to the recording of that moment.
+    if load is not None and not isinstance(load, _core.ObservedCall):
+        cache.load_by_key_path = _core.observed(load, after=_loaded)
+
+
+def _loaded(*_: object) -> None:
+    recorded = recording.current()
+    if recorded is not None and recorded.hook is not None:
+        guarded(recorded.hook.note_compiled)
 
 
 class CompiledCode:
@@ -44,7 +69,7 @@ class CompiledCode:
 
     def note_new(self) -> None:
         """Write down where the files come from that were generated since."""
-        codecache = sys.modules.get("torch._inductor.codecache")
+        codecache = sys.modules.get(_CODECACHE)
         maps: dict[str, Any] = (
             getattr(getattr(codecache, "PyCodeCache", None), "linemaps", None) or {}
         )

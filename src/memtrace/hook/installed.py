@@ -226,6 +226,10 @@ class InstalledHook:
         """memtrace.label."""
         self._scan.label(tensor, name, category)
 
+    def note_compiled(self) -> None:
+        """Inductor has loaded a file of generated code."""
+        self._scan.note_compiled()
+
     def _note_cpu_kernels(self) -> None:
         from memtrace.hook.cpu_kernels import describe_cpu_kernels
 

@@ -13,7 +13,7 @@ import struct
 import weakref
 
 from memtrace import _core
-from memtrace.hook.compiled import CompiledCode, is_wrapped
+from memtrace.hook.compiled import CompiledCode, is_wrapped, watch_loads
 from memtrace.hook.host_memory import HostMemory
 from memtrace.plain_json import to_json
 from memtrace.recording import guarded
@@ -70,7 +70,8 @@ class Scan:
         self._native.set_unnamed_callback(self.look)
         self._native.set_old_state_callback(self.look_at_old_state)
         self._native.set_look(self.look_again)
-        _watch_swaps(self._torch, self._native)
+        guarded(_watch_swaps, self._torch, self._native)
+        guarded(watch_loads)
 
     def end(self) -> None:
         """No more looks."""
@@ -92,8 +93,12 @@ class Scan:
     def look(self) -> None:
         """Write down what the known models hold now and is not written yet."""
         self._take_new_roots()
-        self._compiled.note_new()
+        self.note_compiled()
         _unseen(self._torch, self._look_at_all)
+
+    def note_compiled(self) -> None:
+        """Write down where generated code comes from that was loaded since."""
+        self._compiled.note_new()
 
     def _look_at_all(self) -> None:
         self._host.begin_look()
