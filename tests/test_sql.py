@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_rows_of_all_processes(trace: Trace) -> None:
         {"process": "box-7-a7z", "bytes": 705},
         {"process": "box-8-a8z", "bytes": 805},
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["device=cuda", "process=7", "step=100", "a*b", "b[1]", "q?", "c]", "d\\e", "f{g,h}"]
+)
+def test_any_name_of_a_folder_above(path: Path, trace: Trace, name: str) -> None:
+    expected = [trace.sql(f"select * from {each} order by all").to_pylist() for each in SCHEMAS]
+    folder = path.parent / name / "deeper"
+    shutil.copytree(path, folder / path.name)
+    for other in ("axb", "b1", "qq"):  # which such a name fits, as a pattern
+        (path.parent / other / "deeper").mkdir(parents=True)
+        builder = TraceBuilder(path.parent / other / "deeper" / path.name)
+        builder.process(pid=7).alloc("cpu", 3)
+        builder.write()
+    moved = memtrace.open(folder / path.name)
+    assert [
+        moved.sql(f"select * from {each} order by all").to_pylist() for each in SCHEMAS
+    ] == expected
 
 
 def test_a_column_that_an_older_trace_lacks_is_null(path: Path) -> None:

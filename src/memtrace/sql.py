@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ _TYPES: dict[pa.DataType, str] = {
     pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.uint64(): "UBIGINT", pa.string(): "VARCHAR",
     pa.bool_(): "BOOLEAN", pa.list_(pa.int64()): "BIGINT[]",
 }  # fmt: skip
+# Of a part's path: DATASET/process=KEY/FILE.
+_PROCESS = r"'/process=([^/]*)/[^/]*$'"
 
 
 def connect(trace: Trace) -> Any:
@@ -93,14 +96,20 @@ def _view(trace: Trace, name: str) -> str:
         source, where = "(SELECT 1)", " WHERE false"
         columns.append("CAST(NULL AS VARCHAR) AS process")
     else:
-        files = ", ".join(_literal(str(part.path)) for part in parts)
+        files = ", ".join(_literal(_one_file(str(part.path))) for part in parts)
+        # For DuckDB every folder above the trace that is called NAME=VALUE would be a column.
         source = (
-            f"read_parquet([{files}], union_by_name = true, hive_partitioning = true, "
-            "hive_types = {'process': 'VARCHAR'})"
+            f"read_parquet([{files}], union_by_name = true, hive_partitioning = false, "
+            "filename = true)"
         )
         where = ""
-        columns.append("process")
+        columns.append(f"regexp_extract(filename, {_PROCESS}, 1) AS process")
     return f"CREATE VIEW {_quoted(name)} AS SELECT {', '.join(columns)} FROM {source}{where}"
+
+
+def _one_file(path: str) -> str:
+    """The pattern that fits this path alone: DuckDB takes a path for one."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
 
 
 def _quoted(name: str) -> str:
