@@ -281,3 +281,20 @@ def test_a_child_that_lives_on_is_left_for_recover(tmp_path: Path) -> None:
     assert [row["start_method"] for row in processes(trace)] == ["main"]
     (left,) = trace.glob("spool/process=*")
     os.kill(int(left.name.split("-")[-2]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("code", "ended"), [
+    ("import code; code.InteractiveConsole(globals()).runsource('1 / 0')", ("exit", None)),
+    ("def f():\n  try: 1 / 0\n  except: sys.last_type, _, sys.last_traceback = sys.exc_info()\nf()",
+     ("exit", None)),
+    ("def f(): 1 / 0\nf()", ("exception", "ZeroDivisionError")),
+    ("1 +", ("exception", "SyntaxError")),
+])  # fmt: skip
+@pytest.mark.parametrize("words", [["program.py"], ["-m", "program"]], ids=["file", "module"])
+def test_an_exception_ends_a_program_or_was_shown_and_caught(
+    tmp_path: Path, code: str, ended: tuple[str, str | None], words: list[str]
+) -> None:
+    (tmp_path / "program.py").write_text(f"import sys\n{code}\n")
+    recorded(tmp_path / "t.memtrace", *words, cwd=tmp_path)
+    row = main_process(tmp_path / "t.memtrace")
+    assert (row["end_reason"], row["exception"]) == ended

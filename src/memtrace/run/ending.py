@@ -21,7 +21,7 @@ def at_exit() -> None:
     recorded = recording.current()
     if recorded is None:
         return
-    uncaught = getattr(sys, "last_type", None)  # set when Python has printed the traceback
+    uncaught = guarded(_uncaught)
     reason = "exception" if uncaught is not None else "exit"
     if uncaught is KeyboardInterrupt:
         reason = "KeyboardInterrupt"
@@ -32,6 +32,16 @@ def at_exit() -> None:
     if uncaught is not None:
         guarded(recorded.note, {"exception": getattr(uncaught, "__name__", "?")})
     recorded.end(reason)
+
+
+def _uncaught() -> type[BaseException] | None:
+    """The type of the exception that ended the program, if one did."""
+    # Set when Python has printed a traceback; also by pytest, a kernel or code.interact(), of what
+    # they caught and showed. What ended the program has gone through all frames of the thread.
+    traceback = getattr(sys, "last_traceback", None)
+    if traceback is not None and traceback.tb_frame.f_back is not None:
+        return None
+    return getattr(sys, "last_type", None)
 
 
 def watch_os_exit() -> None:
