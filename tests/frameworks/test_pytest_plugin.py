@@ -66,7 +66,7 @@ def test_a_limit_on_what_a_test_holds_at_once(project: pytest.Pytester) -> None:
             "the test held 4.00 MiB of cpu at once; its limit is 3.00 MiB (limit_memory):",
             "*4.00 MiB  test_it.py:14 fill · aten::ones, *",
             "*4.00 KiB  test_it.py:18 test_above · *",
-            "trace: *test_above.memtrace",
+            "trace: *test_above-*.memtrace",
         ]
     )
     # In CI pytest's summary tells the whole message once more.
@@ -129,6 +129,17 @@ def test_none(): pass
             "     cpu   40.00 KiB  test_it.py::test_small[[]10[]]",
         ]
     )
+    assert len(list((project.path / "kept").glob("*.memtrace"))) == 4
+
+
+def test_every_test_has_a_trace_of_its_own(project: pytest.Pytester) -> None:
+    names = ["a/b", "a_b", "x" * 300, "y" + "x" * 300]
+    project.makepyfile(
+        "import pytest, torch\n"
+        f"@pytest.mark.parametrize('name', {names})\n"
+        "def test_it(name): torch.ones(1)\n"
+    )
+    run(project, "--memtrace", "--memtrace-dir", "kept").assert_outcomes(passed=4)
     assert len(list((project.path / "kept").glob("*.memtrace"))) == 4
 
 

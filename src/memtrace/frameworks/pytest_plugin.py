@@ -11,6 +11,7 @@ it. A test that is measured is recorded for itself: about half a second each.
 from __future__ import annotations
 
 import gc
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -177,8 +178,9 @@ def _folder(config: pytest.Config) -> Path:
 
 
 def _file_name(item: pytest.Item) -> str:
-    words = "".join(c if c.isalnum() or c in "._-" else "_" for c in item.nodeid)
-    return words[-180:]
+    words = "".join(c if c.isalnum() or c in "._-" else "_" for c in item.nodeid)[-160:]
+    # Two tests must not have one: of a[x/y] and a[x_y] the letters are the same here.
+    return f"{words}-{hashlib.sha256(item.nodeid.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def _forget(config: pytest.Config, trace_dir: Path) -> None:
