@@ -60,3 +60,14 @@ def test_a_program_that_becomes_a_python_that_cannot_be_recorded(
     assert plain.status == 6
     assert recorded(trace, "-c", code, env=env) == plain
     assert main_process(trace)["unrecorded_children"] == counted
+
+
+@pytest.mark.parametrize("word", ["-V", "-VV", "-IV", "--version", "-h", "--help"])
+def test_a_python_that_runs_nothing_is_not_counted(tmp_path: Path, word: str) -> None:
+    trace = tmp_path / "t.memtrace"
+    code = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '{word}'], env={{}}, stdout=subprocess.DEVNULL)\n"
+    )
+    assert recorded(trace, "-c", code).status == 0
+    assert main_process(trace)["unrecorded_children"] == 0

@@ -17,7 +17,7 @@ from memtrace.hook import arrival
 from memtrace.recording import Recording, guarded
 from memtrace.run import environment
 from memtrace.run.ending import replace_in_os
-from memtrace.run.interpreter import split, unusable_option
+from memtrace.run.interpreter import runs_nothing, split, unusable_option
 
 _watching = False
 
@@ -119,9 +119,9 @@ def _check_child(
     if recorded is None or not _is_python(executable):
         return
     words = [os.fsdecode(word) for word in argv]  # type: ignore[attr-defined]
-    options, program = split(words)
+    options, _ = split(words)
     letter = unusable_option(options)
-    if program[:1] == ["-V"]:
+    if runs_nothing(options):
         return
     if letter:
         leave_unrecorded_mark(recorded.trace_dir, pid, f"python -{letter}")

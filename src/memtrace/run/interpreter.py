@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _TAKES_VALUE = "WX"  # of python's one-letter options; -c and -m end them
 _UNUSABLE = "EIS"  # no environment, isolated, no site: sitecustomize would not run
+_TELLS = "Vh?"
 
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -57,14 +62,22 @@ def is_memtrace(program: list[str]) -> bool:
 
 def unusable_option(options: list[str]) -> str | None:
     """The letter of an option that keeps sitecustomize from running; None: there is none."""
+    return next((letter for letter in _letters(options) if letter in _UNUSABLE), None)
+
+
+def runs_nothing(options: list[str]) -> bool:
+    """Whether python only tells its version or its options, and ends."""
+    told = any(word == "--version" or word.startswith("--help") for word in options)
+    return told or any(letter in _TELLS for letter in _letters(options))
+
+
+def _letters(options: list[str]) -> Iterator[str]:
     for word in options:
         if word.startswith("-") and not word.startswith("--"):
             for letter in word[1:]:
-                if letter in _UNUSABLE:
-                    return letter
+                yield letter
                 if letter in _TAKES_VALUE:
                     break
-    return None
 
 
 def command(program: list[str]) -> list[str]:
