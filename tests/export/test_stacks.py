@@ -49,6 +49,13 @@ EXPECTED = {
 }
 
 
+def test_a_file_with_a_space_in_its_name(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "t.memtrace")
+    builder.process().alloc("cpu", 5, source="my train 2:3.py:7 main", operator="aten::mul")
+    lines = written(memtrace.open(builder.write()), "collapsed").decode()
+    assert lines == "cpu;my train 2:3.py:7 main;aten::mul 5\n"
+
+
 def test_collapsed_lines(trace: Trace) -> None:
     found = dict(line.rsplit(" ", 1) for line in written(trace, "collapsed").decode().splitlines())
     assert {path: int(size) for path, size in found.items()} == {

@@ -136,5 +136,4 @@ def _tell_stacks(trace: Trace, process: Process, all_sums: Iterable[Sums]) -> No
 
 def _functions(frames: tuple[Frame, ...]) -> str:
     """Innermost first: "mlp.py forward < model.py forward"."""
-    places = (frame.text.partition(" ") for frame in told_frames(frames))
-    return " < ".join(f"{file.rpartition(':')[0]} {function}" for file, _, function in places)
+    return " < ".join(frame.text_without_line for frame in told_frames(frames))

@@ -38,8 +38,22 @@ class Frame:
     @property
     def text(self) -> str:
         """As the column `source` has it: "model.py:120 forward"."""
-        function = self.function.rpartition("<locals>.")[2]
-        return f"{self.file.rpartition('/')[2]}:{self.line} {function}"
+        return f"{self.file.rpartition('/')[2]}:{self.line} {self._short_function}"
+
+    @property
+    def text_without_line(self) -> str:
+        """Likewise, for files whose lines move: "model.py forward"."""
+        return f"{self.file.rpartition('/')[2]} {self._short_function}"
+
+    @property
+    def _short_function(self) -> str:
+        return self.function.rpartition("<locals>.")[2]
+
+
+def frame_of_text(text: str) -> Frame | None:
+    """The frame that Frame.text tells of, as far as it does; files have spaces in their names."""
+    found = re.fullmatch(r"(.*):(\d+) (.*)", text, re.DOTALL)
+    return Frame(found[3], found[1], int(found[2])) if found else None
 
 
 def stacks_by_id(trace: Trace, process: str, ids: Collection[int]) -> dict[int, tuple[Frame, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 from memtrace.analyse.counters import highest, integers, moment_at_seq
 from memtrace.analyse.live_set import BYTES, live_allocations
 from memtrace.analyse.owners import encode
-from memtrace.analyse.stack import Frame, stacks_by_id, told_frames
+from memtrace.analyse.stack import Frame, frame_of_text, stacks_by_id, told_frames
 from memtrace.errors import MemtraceError
 from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace
@@ -109,6 +109,5 @@ def _held(trace: Trace, process: Process, device: str, *, several: bool) -> Held
 
 def _frame_of(source: str | None) -> tuple[Frame, ...]:
     """The frame that a column `source` tells of: "model.py:120 forward"."""
-    place, _, function = (source or "").partition(" ")
-    file, _, line = place.rpartition(":")
-    return (Frame(function, file, int(line)),) if line.isdigit() else ()
+    frame = frame_of_text(source or "")
+    return () if frame is None else (frame,)
