@@ -180,3 +180,16 @@ def test_locale(tmp_path: Path, variables: dict[str, str]) -> None:
         "sys.stderr.encoding, [os.environ.get(n) for n in ('LANG', 'LC_ALL', 'LC_CTYPE')])"
     )
     assert recorded(tmp_path / "t.memtrace", "-c", code, env=env) == python("-c", code, env=env)
+
+
+@pytest.mark.parametrize("name", ["PYTHONMALLOCSTATS", "PYTHONVERBOSE"])
+def test_what_python_prints_when_it_is_asked_to_is_the_programs(tmp_path: Path, name: str) -> None:
+    # The finaliser is a Python as well, and what it prints last is shown.
+    (tmp_path / "program.py").write_text(
+        f"import os, memtrace\nos.environ['{name}'] = '1'\n"
+        "with memtrace.record('t.memtrace'):\n    open('t.memtrace/allocations', 'w').close()\n"
+    )
+    shown = python("program.py", cwd=tmp_path)
+    assert (shown.status, shown.out) == (0, b"")
+    (line,) = shown.err.splitlines()
+    assert line.startswith(b"memtrace: t")

@@ -26,6 +26,11 @@ DONE_FIFO = "done.fifo"
 _NICE = 5
 _SIGKILL = 9
 _STDERR = 2
+# Of the user's environment: what changes how the finaliser runs, or prints beside the answer.
+_NOT_FOR_US = (
+    "PYTHONPATH", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONWARNINGS", "PYTHONVERBOSE",
+    "PYTHONMALLOCSTATS",
+)  # fmt: skip
 
 
 def end_fifo(trace_dir: str) -> str:
@@ -141,7 +146,7 @@ def _search_path() -> list[str]:
 def finaliser_environment() -> dict[str, str]:
     """The environment in which a finaliser runs: not recorded, nothing of the user's imported."""
     environ = environment.clean(dict(os.environ))
-    for name in ("PYTHONPATH", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONWARNINGS"):
+    for name in _NOT_FOR_US:
         environ.pop(name, None)
     return environ
 
