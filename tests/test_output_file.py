@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,69 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
         write(tmp_path / "no" / "x")
     with pytest.raises(MemtraceError, match="is a directory"):
         write(tmp_path, force=True)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path, force: bool) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with ThreadPoolExecutor(1) as reader:
+            read = reader.submit(pipe.read_bytes)
+            write(path, force=force)
+        assert read.result() == b"new"
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_device_is_written_to_and_stays(tmp_path: Path, force: bool) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
+        device.write_bytes(b"")
+    except OSError:
+        pytest.skip("devices cannot be made here")
+    write(device, force=force)
+    assert device.is_char_device()
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(file.name)
+    with pytest.raises(MemtraceError, match="link exists: "):
+        write(link)  # it leads nowhere, but it is there
+    for _ in range(2):
+        write(link, force=True)
+        assert link.is_symlink()
+        assert file.read_bytes() == b"new"
+    link.unlink()
+    link.symlink_to(link.name)
+    with pytest.raises(MemtraceError, match=r"cannot write .*/link: too many levels"):
+        write(link, force=True)
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["", "no links"])
+def test_a_file_that_appears_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _refused)
+    path = tmp_path / "x.pf"
+    writing = output_file(path, force=False)
+    writing.__enter__().write(b"new")
+    path.write_bytes(b"another")
+    with pytest.raises(MemtraceError, match="exists: "):
+        writing.__exit__(None, None, None)
+    assert path.read_bytes() == b"another"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pf"]
+    path.unlink()
+    write(path)
+    assert path.read_bytes() == b"new"
+
+
+def _refused(*_: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -13,7 +13,7 @@ from memtrace.cli.options import Command
 from memtrace.errors import readable
 from memtrace.trace import Trace
 
-_STANDARD_OUTPUT = "-"
+STANDARD_OUTPUT = ("-", "/dev/stdout")
 
 
 def output_options(default: str) -> Callable[[Command], Command]:
@@ -37,7 +37,7 @@ class Destination:
     def __init__(self, trace: Trace, suffix: str, output: str | None, *, force: bool) -> None:
         if output is None:
             output = trace.path.resolve().name.removesuffix(".memtrace") + suffix
-        self._path = None if output == _STANDARD_OUTPUT else Path(output)
+        self._path = None if output in STANDARD_OUTPUT else Path(output)
         self._force = force
         self._told = "standard output" if self._path is None else readable(output)
 
@@ -57,6 +57,7 @@ class Destination:
         from memtrace.report.units import size
 
         if self._path is not None:
-            click.echo(f"{self._told}: {size(self._path.stat().st_size)}, {what}")
+            written = f"{size(self._path.stat().st_size)}, " if self._path.is_file() else ""
+            click.echo(f"{self._told}: {written}{what}")
         for note in notes or ():
             click.echo(readable(note), err=True)

@@ -11,6 +11,7 @@ import click
 from memtrace.analyse.allowance import parse_allowance
 from memtrace.analyse.counters import MEASURES
 from memtrace.analyse.diff import DIFF_BY, make_diff
+from memtrace.cli.destination import STANDARD_OUTPUT
 from memtrace.cli.options import device_option, json_option, top_option
 from memtrace.errors import MemtraceError, readable
 
@@ -67,7 +68,7 @@ def command(
     from memtrace.trace import open_trace
 
     allowed = None if allowed_text is None else parse_allowance(allowed_text)
-    if output == "-":
+    if output in STANDARD_OUTPUT:
         raise MemtraceError("standard output is where the table goes: name a file with -o")
     a, b = open_trace(a_path), open_trace(b_path)
     if output is None:
