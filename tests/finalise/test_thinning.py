@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ import pytest
 from finalise.recorded_spools import all_rows, copied, leave_spool
 from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
+from memtrace.export.chrome import write_chrome
 from memtrace.finalise import finalise, process_files
 from memtrace.finalise.compaction import Compaction
 from memtrace.finalise.thinning import Thinner
+from memtrace.outputs import OUTPUTS, OutputSpec, Selection
 from memtrace.replay.requests import read_requests
 from memtrace.schema import SCHEMAS
 from memtrace.trace import open_trace
@@ -260,6 +263,70 @@ def test_every_answer_says_it(traces: tuple[Path, Path], command: str) -> None:
     shown = run_memtrace(command, str(traces[1]), *more)
     assert shown.status == 0
     assert b"left out to stay within --max-disk 4.00 MiB" in shown.out
+
+
+def test_sums_over_time_are_told_as_bounds(traces: tuple[Path, Path], tmp_path: Path) -> None:
+    for how in ("--allocated", "--temporary"):
+        shown = run_memtrace("tree", str(traces[1]), how).out
+        assert b": at least " in shown.splitlines()[0]
+        assert b"MiB: the sums here lack them" in shown
+        assert b"at least" not in run_memtrace("tree", str(traces[0]), how).out
+    to = str(tmp_path / "x.html")
+    page = run_memtrace("flamegraph", str(traces[1]), "--allocated", "-o", to).out
+    assert b", at least " in page
+    assert b"; bytes per step lack them" in run_memtrace("diff", *map(str, traces)).out
+
+
+def test_json_has_how_many_are_left_out(
+    traces: tuple[Path, Path], rows: tuple[dict[str, pa.Table], dict[str, pa.Table]]
+) -> None:
+    whole, thinned = map(str, traces)
+    number = {"dropped_allocations": dropped_of(rows[1])["allocations"]}
+    diff = json.loads(run_memtrace("diff", whole, thinned, "--json").out)["devices"][0]
+    assert "dropped_allocations" not in diff["a"]
+    assert number.items() <= diff["b"].items()
+    for command in ("tree", "peak", "stages", "leaks"):
+        assert number.items() <= json.loads(run_memtrace(command, thinned, "--json").out).items()
+    summary = json.loads(run_memtrace("summary", thinned, "--json").out)
+    assert number.items() <= summary["processes"][0].items()
+
+
+@pytest.mark.parametrize("spec", OUTPUTS, ids=lambda spec: spec.name)
+def test_every_export_says_it(traces: tuple[Path, Path], tmp_path: Path, spec: OutputSpec) -> None:
+    for trace, said in zip(traces, (0, 1), strict=True):
+        to = str(tmp_path / f"{said}{spec.suffix}")
+        shown = run_memtrace("export", str(trace), "--to", spec.name, "-o", to)
+        assert shown.err.count(b" left out to stay within --max-disk 4.00 MiB: totals") == said
+
+
+def test_a_snapshot_of_it_has_no_memory_that_never_goes(
+    traces: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its readers add up single allocations: the peak, of which all are there, is exact."""
+    snapshot, again = str(tmp_path / "x.pickle"), str(tmp_path / "x.memtrace")
+    shown = run_memtrace("export", str(traces[1]), "--to", "snapshot", "-o", snapshot)
+    assert b"its curve lacks those" in shown.err
+    assert run_memtrace("import", snapshot, "-o", again).status == 0
+    peaks = [open_trace(trace).peak("cpu").total_bytes for trace in (traces[1], again)]
+    assert peaks[0] == peaks[1]
+
+
+def test_a_chrome_trace_of_it_has_the_allocations_that_are_left(
+    traces: tuple[Path, Path], rows: tuple[dict[str, pa.Table], dict[str, pa.Table]]
+) -> None:
+    out = io.BytesIO()
+    write_chrome(open_trace(traces[1]), Selection(), out)
+    told = [e["args"] for e in json.loads(out.getvalue())["traceEvents"] if e["name"] == "[memory]"]
+    left = [
+        row
+        for row in rows[1]["allocations"].to_pylist()
+        if row["origin"] == "recorded" and row["block_bytes"]
+    ]
+    born = sorted((row["address"], row["block_bytes"]) for row in left)
+    freed = sorted((row["address"], -row["block_bytes"]) for row in left if row["free_seq"])
+    pairs = [(args["Addr"], args["Bytes"]) for args in told]
+    assert sorted(pair for pair in pairs if pair[1] > 0) == born
+    assert sorted(pair for pair in pairs if pair[1] < 0) == sorted(freed)
 
 
 def test_it_can_be_attributed_again(traces: tuple[Path, Path], tmp_path: Path) -> None:

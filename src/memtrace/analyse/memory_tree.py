@@ -66,6 +66,11 @@ class MemoryTree:
     def total_bytes(self) -> int:
         return self.root.total_bytes
 
+    @property
+    def at_least(self) -> bool:
+        """Whether allocations were left out (`--max-disk`) that would be in these sums."""
+        return self.what != LIVE and self.process.dropped is not None
+
 
 def parse_order(text: str) -> tuple[str, ...]:
     """The columns of "modules", of "stack", or of a list such as "category,module,source".

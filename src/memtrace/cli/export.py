@@ -37,6 +37,7 @@ def command(
 ) -> None:
     """Write the trace in another tool's format."""
     from memtrace.analyse.target import check_device, why_empty
+    from memtrace.report.losses import missing_notes
 
     selected = None if window_text is None else window(window_text)
     trace = open_argument(trace_path)
@@ -47,4 +48,4 @@ def command(
     destination = Destination(trace, spec.suffix, output, force=force)
     with destination.open() as out:
         notes = spec.load()(trace, Selection(device, selected), out)
-    destination.announce(spec.summary, notes)
+    destination.announce(spec.summary, [*missing_notes(trace), *(notes or ())])

@@ -37,5 +37,6 @@ def command(
     with destination.open() as out:
         tree = wanted_tree(trace, **how)
         write_tree_page(tree, out, inverted=inverted)
-    told = f"{size(tree.total_bytes)} in {tree.root.blocks:,} blocks"
+    least = "at least " if tree.at_least else ""
+    told = f"{least}{size(tree.total_bytes)} in {tree.root.blocks:,} blocks"
     destination.announce(f"{told}; open it in a browser")

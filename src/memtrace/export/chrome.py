@@ -13,10 +13,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
+import pyarrow as pa
+
 from memtrace.analyse.counters import Int64s
 from memtrace.analyse.curve import EVERYTHING, read_curves
 from memtrace.analyse.step_names import step_name
 from memtrace.dataset import RowGroup
+from memtrace.export.thinned import Whole
 from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace
 
@@ -25,8 +28,10 @@ MOST_CALLS = 1_000_000
 MOST_BINS = 100_000
 _CHANGE_COLUMNS = [
     "time_ns", "device", "action", "address", "block_bytes", "thread_id", "allocated_bytes",
-    "reserved_bytes",
+    "reserved_bytes", "allocation_id",
 ]  # fmt: skip
+#: What an event alone says of the bytes allocated.
+_SIGNS = {"alloc": 1, "preexisting": 1, "free_requested": -1}
 _CPU_TYPE, _CUDA_TYPE = 0, 1  # of c10::DeviceType
 _CALL_COLUMNS = [
     "name", "scope", "thread_id", "start_time_ns", "end_time_ns", "module", "allocated_bytes",
@@ -170,10 +175,13 @@ def _changes(
     """What changed the bytes allocated; what was there before the first change is none."""
     totals: dict[str, int] = {}
     changed: set[str] = set()
-    for row in _rows(trace, process, "events", _CHANGE_COLUMNS):
+    thinned = process.dropped is not None
+    for row in _whole_events(trace, process):
         device, total = row["device"], row["allocated_bytes"] or 0
         change = total - totals.get(device, 0)
         totals[device] = total
+        if thinned:  # the event before it may not be there
+            change = _SIGNS.get(row["action"], 0) * (row["block_bytes"] or 0)
         if row["action"] == "preexisting" and device not in changed:
             continue
         if change == 0 or row["address"] is None or only not in (None, device):
@@ -193,6 +201,13 @@ def _changes(
                 "Total Allocated": total, "Total Reserved": row["reserved_bytes"] or 0,
             },
         }  # fmt: skip
+
+
+def _whole_events(trace: Trace, process: Process) -> Iterator[dict[str, Any]]:
+    whole = Whole(trace, process)
+    for group in trace.datasets["events"].row_groups(process.key):
+        table = group.read(_CHANGE_COLUMNS)
+        yield from table.filter(pa.array(whole.of(table))).to_pylist()
 
 
 def _rows(

@@ -11,7 +11,7 @@ Memory grows by 4 bytes an allocation, and with what is live and with distinct s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -45,6 +45,7 @@ from memtrace.export.snapshot_pickle import (
     real,
 )
 from memtrace.export.snapshot_sites import NO_SITE, UNCOUNTED, Sites, frames_of
+from memtrace.export.thinned import Whole
 from memtrace.outputs import Selection
 from memtrace.trace import Process, Trace, device_order
 
@@ -90,9 +91,16 @@ class _Source:
         return self.layout.moment.seq
 
 
-def write_snapshot(trace: Trace, selection: Selection, out: IO[bytes]) -> None:
-    """Streams the pickle."""
+def write_snapshot(trace: Trace, selection: Selection, out: IO[bytes]) -> Sequence[str]:
+    """Streams the pickle.
+
+    Returns:
+        What a person should know of the file, a line each.
+    """
     _Writing(trace, selection, out).run()
+    if any(process.dropped is not None for process in trace.process_list):
+        return ["memory_viz adds up single allocations: its curve lacks those that were left out"]
+    return []
 
 
 class _Writing:
@@ -215,6 +223,7 @@ class _Writing:
     def _events(self, source: _Source) -> Iterator[Columns]:
         start, end = self._window
         first = _after_listing(self._trace, source) if source.device != _CPU else 0
+        whole = Whole(self._trace, source.process)
         for group in self._trace.datasets["events"].row_groups(source.process.key):
             if not may_hold(group, "device", source.device):
                 continue
@@ -222,6 +231,7 @@ class _Writing:
             seqs, times = integers(table, "seq"), integers(table, "time_ns")
             chosen = equals(table, "device", source.device) & (seqs >= first)
             chosen &= (seqs <= source.last_seq) & (times >= start) & (times <= end)
+            chosen &= whole.of(table)
             if chosen.any():
                 columns = self._event_columns(source, table.filter(pa.array(chosen)))
                 if len(columns["size"]):

@@ -50,6 +50,8 @@ Of `diff`: devices: in both traces, each with peak, stage_ends and steps (bytes 
 An owner: key (null: the rows without one), and what most of its bytes are: category, operator,
 module, source. Each of the last three also has `stacks`, as `peak` has.
 lost_records, of all but `summary`: where it is not 0, figures are bounds.
+dropped_allocations, only where `run --max-disk` left some out: how many; sums over time (`tree` of
+what is not live, the steps of `diff`) lack them.
 """
 
 from __future__ import annotations
@@ -188,7 +190,7 @@ def tree_document(tree: MemoryTree) -> dict[str, Any]:
         "total_bytes": tree.total_bytes,
         "blocks": tree.root.blocks,
         "excess_bytes": tree.excess_bytes,
-        "lost_records": tree.process.row["lost_total"],
+        **_lost(tree.process),
         "tree": _tree_node(tree.root),
     }
 
@@ -219,8 +221,8 @@ def diff_document(diff: Diff) -> dict[str, Any]:
 def _device_diff(device: DeviceDiff, by: Sequence[str]) -> dict[str, Any]:
     return {
         "device": device.device,
-        "a": {**_process(device.a), "lost_records": device.a.row["lost_total"]},
-        "b": {**_process(device.b), "lost_records": device.b.row["lost_total"]},
+        "a": {**_process(device.a), **_lost(device.a)},
+        "b": {**_process(device.b), **_lost(device.b)},
         "peak": _comparison(device.peak, by),
         "stage_ends": [_comparison(end, by) for end in device.stage_ends],
         "steps": [_comparison(step, by) for step in device.steps],
@@ -436,9 +438,12 @@ def _process(process: Process) -> dict[str, Any]:
 
 
 def _lost(process: Process) -> dict[str, Any]:
+    return {"lost_records": process.row["lost_total"], **_dropped(process)}
+
+
+def _dropped(process: Process) -> dict[str, Any]:
     dropped = process.dropped
-    told = {} if dropped is None else {"dropped_allocations": dropped.allocations}
-    return {"lost_records": process.row["lost_total"], **told}
+    return {} if dropped is None else {"dropped_allocations": dropped.allocations}
 
 
 def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
@@ -457,6 +462,7 @@ def _process_summary(summary: ProcessSummary) -> dict[str, Any]:
         "allocations": summary.allocations,
         "lost_events": summary.lost,
         "lost_total": summary.lost_total,
+        **_dropped(summary.process),
         "unmatched_frees": summary.unmatched_frees,
         "unrecorded_children": summary.unrecorded_children,
         "unscanned_models": summary.unscanned_models,

@@ -127,16 +127,17 @@ def _sides(device: DeviceDiff, diff: Diff) -> list[Block]:
         "AB", (diff.a, diff.b), (device.a, device.b), times, strict=True
     ):
         lines.append(Line(f"  {letter}: {trace.path}, {process} at {duration(time_ns or 0)}"))
-        lines += _lost(process)
+        lines += _lost(process, of_steps=bool(device.steps))
     return lines
 
 
-def _lost(process: Process) -> list[Block]:
+def _lost(process: Process, *, of_steps: bool) -> list[Block]:
     lines: list[Block] = []
     if lost := process.row["lost_total"]:
         lines.append(Line(f"     {count(lost, 'record')} lost: figures are bounds", WARNING))
     if dropped := dropped_text(process):
-        lines.append(Line(f"     {dropped}", FAINT))
+        lacking = "; bytes per step lack them: at least so many" if of_steps else ""
+        lines.append(Line(f"     {dropped}{lacking}", FAINT))
     return lines
 
 

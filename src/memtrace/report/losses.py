@@ -7,7 +7,7 @@ from __future__ import annotations
 from memtrace.analyse.summary import ProcessSummary, Summary
 from memtrace.report.page import FAINT, WARNING, Line
 from memtrace.report.units import count, duration, size
-from memtrace.trace import Process
+from memtrace.trace import Process, Trace
 
 #: The losses that cost no byte (schema.LOST_WORDS): what to count, and what befell it.
 _CUT_WORDS = {
@@ -32,6 +32,16 @@ def lost_lines(process: Process) -> list[Line]:
     return [*lines, *(Line(f"  {text}", FAINT) for text in told if text)]
 
 
+def missing_notes(trace: Trace) -> list[str]:
+    """The same of every process, for what is not a page of ours; a line each."""
+    several = len(trace.process_list) > 1
+    return [
+        (f"{process}: " if several else "") + line.text.strip()
+        for process in trace.process_list
+        for line in lost_lines(process)
+    ]
+
+
 def paused_text(process: Process) -> str:
     """That recording was paused, for how long, and what torch counted then; empty: it was not."""
     intervals = process.paused_intervals
@@ -47,15 +57,21 @@ def paused_text(process: Process) -> str:
     return f"recording was paused for {duration(lasted)}{times}: a peak meanwhile is not seen{seen}"
 
 
-def dropped_text(process: Process) -> str:
-    """What `--max-disk` has left out; empty: nothing."""
+def dropped_text(process: Process, *, of_sums: bool = False) -> str:
+    """What `--max-disk` has left out; empty: nothing.
+
+    Args:
+        of_sums: for an answer that adds up allocations over time, not one of an instant.
+    """
     dropped = process.dropped
     if dropped is None:
         return ""
+    told = "totals, peaks and ends of stages have them, other moments may not"
+    if of_sums:
+        told = "the sums here lack them"
     return (
         f"{count(dropped.allocations, 'allocation')} of up to {size(dropped.largest_bytes)} left "
-        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: totals, peaks and ends of "
-        "stages have them, other moments may not"
+        f"out to stay within --max-disk {size(dropped.max_disk_bytes)}: {told}"
     )
 
 

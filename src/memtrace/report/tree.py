@@ -31,7 +31,7 @@ def tree_title(tree: MemoryTree) -> str:
         kind = "Temporary memory" if tree.what == TEMPORARY else f"All memory {_asked(tree)}"
         stage = "" if tree.stage is None else f" in stage {tree.stage}"
         title = f"{kind} {where}{stage}"
-    return f"{title}: {exact(tree.total_bytes)}"
+    return f"{title}: {'at least ' if tree.at_least else ''}{exact(tree.total_bytes)}"
 
 
 def tree_context(tree: MemoryTree) -> list[str]:
@@ -63,7 +63,7 @@ def tree_warnings(tree: MemoryTree) -> list[str]:
     lost = tree.process.row["lost_total"]
     if lost:
         warnings.append(f"{count(lost, 'record')} lost while recording: figures are bounds")
-    if dropped := dropped_text(tree.process):
+    if dropped := dropped_text(tree.process, of_sums=tree.at_least):
         warnings.append(dropped)
     return warnings
 
