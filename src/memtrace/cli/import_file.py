@@ -25,8 +25,8 @@ def command(file: str, output: str | None, force: bool, kind: str | None) -> Non
     """Make a trace of another tool's file.
 
     FILE is torch's memory snapshot (torch.cuda.memory._dump_snapshot), a Chrome trace of
-    torch.profiler with profile_memory=True or of memtrace export, or memory_profiler's .dat;
-    the last two may be in gzip. What the file does not know is told after it.
+    torch.profiler with profile_memory=True or of memtrace export, or memory_profiler's .dat,
+    each in gzip or not. What the file does not know is told after it.
     """
     from memtrace.imports.importing import import_file
 

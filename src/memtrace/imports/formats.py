@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 4096
+_PIECE_BYTES = 1 << 20
+_MOST_UNPACKED = 100  # times; a snapshot is 10 to 20 times as long, a file of zeros 1000 times
 
 #: Reads a file, writes a spool of each process into the folder (`process=KEY`), and returns what
 #: the file does not tell, a line each. Raises MemtraceError: it is damaged, or no such file.
@@ -31,12 +33,14 @@ class Format:
     Attributes:
         name: what --format is given.
         begins: whether a file of this kind may begin so.
+        kept: whether all of it is in memory at once, not a part after the other.
     """
 
     name: str
     what: str
     module: str
     begins: Callable[[bytes], bool]
+    kept: bool = False
 
     def load(self) -> Convert:
         """Imports the code."""
@@ -65,6 +69,7 @@ FORMATS = (
         "torch's memory snapshot",
         "memtrace.imports.torch_snapshot.convert",
         _is_anything,
+        kept=True,
     ),
 )
 NAMES = tuple(kind.name for kind in FORMATS)
@@ -90,6 +95,24 @@ def is_compressed(path: Path) -> bool:
     """Whether it is a gzip file."""
     with path.open("rb") as file:
         return file.read(len(_GZIP)) == _GZIP
+
+
+def unpacked_bytes(path: Path) -> int:
+    """How long the file is, a gzip file when it is read.
+
+    Raises:
+        MemtraceError: a gzip file is damaged, or of a kind that only fills memory.
+    """
+    packed = path.stat().st_size
+    if not is_compressed(path):
+        return packed
+    length = 0
+    with opened(path) as file:
+        while piece := file.read(_PIECE_BYTES):
+            length += len(piece)
+            if length > _MOST_UNPACKED * packed:
+                raise MemtraceError(f"it is more than {_MOST_UNPACKED} times as long unpacked")
+    return length
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """File to spools in a process of its own, whose memory and time are bounded.
 
 The bounds grow with the file: they are some times what an honest file of that size takes. Memory:
-the values of a snapshot take 10 to 15 times its file, their records 64 bytes an event; of a Chrome
-trace in gzip, which is 10 to 30 times as long unpacked, less than a tenth of it is kept.
+the values of a snapshot take 10 to 15 times its file, unpacked, their records 64 bytes an event; of
+a Chrome trace in gzip, which is 10 to 30 times as long unpacked, less than a tenth of it is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from memtrace.errors import MemtraceError, readable
-from memtrace.imports.formats import Format, format_of, is_compressed
+from memtrace.imports.formats import Format, format_of, is_compressed, unpacked_bytes
 
 _MEMORY_BASE_BYTES = 512 << 20
 _MEMORY_PER_FILE_BYTE = 40
@@ -66,7 +66,10 @@ def child(file: str, spools: str, name: str) -> int:
     kind.load()  # before the limits are set: what the libraries map is not the file's
     gc.disable()  # of what is read nothing is garbage: looking for it would take most of the time
     try:
-        limit(path.stat().st_size, unpacks=_MOST_UNPACKED if is_compressed(path) else 1)
+        if kind.kept:
+            limit(unpacked_bytes(path))
+        else:
+            limit(path.stat().st_size, unpacks=_MOST_UNPACKED if is_compressed(path) else 1)
         lacks = convert(path, Path(spools), kind)
     except MemtraceError as error:
         return _refuse(str(error))

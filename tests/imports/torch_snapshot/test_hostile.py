@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import struct
@@ -131,6 +132,13 @@ OTHERS: dict[str, tuple[bytes, str]] = {
         ]]}),
         "a time that no clock shows",
     ),
+    "several processes": (
+        pickle.dumps({"segments": [], "memtrace_devices": ["cuda", "cpu", "cpu"]}),
+        "exported from 2 processes",
+    ),
+    "gzip cut off": (gzip.compress(golden.pickled("torch-2.6"))[:900], "read to its end"),
+    "gzip of zeros": (gzip.compress(bytes(1 << 20)), "more than 100 times as long"),
+    "gzip of text": (gzip.compress(b"hello, world\n"), "it is not a pickle"),
     "huge block": (
         pickle.dumps({"segments": [{"address": 512, "total_size": 1 << 60, "blocks": []}]}),
         "total_size is",
@@ -173,7 +181,10 @@ def test_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run 1.pickle").write_bytes(golden.pickled("torch-2.6"))
+    Path("packed.pickle.gz").write_bytes(gzip.compress(golden.pickled("torch-2.6")))
     assert main(["import", "run 1.pickle"]) == 0
+    assert main(["import", "packed.pickle.gz"]) == 0
+    assert open_trace("packed.memtrace").events.equals(open_trace("run 1.memtrace").events)
     assert main(["summary", "run 1.memtrace"]) == 0
     out, _ = capsys.readouterr()
     assert "torch's memory snapshot" in out

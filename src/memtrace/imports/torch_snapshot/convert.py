@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memtrace.imports.formats import unpacked_bytes
 from memtrace.imports.spool import (
     CPU,
     EVENT,
@@ -62,7 +63,7 @@ def convert(path: Path, spools: Path) -> list[str]:
     Raises:
         MemtraceError: the file is no snapshot, or a damaged one.
     """
-    snapshot = read_forms(read_plain(path), most_items=path.stat().st_size)
+    snapshot = read_forms(read_plain(path), most_items=unpacked_bytes(path))
     spool = Spool(spools / "process=snapshot-0-imported")
     spool.process(argv=[path.name.encode(errors="backslashreplace").decode()])
     return [_Conversion(snapshot, spool).run()]

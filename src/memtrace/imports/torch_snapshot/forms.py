@@ -128,6 +128,12 @@ class _Reading:
         self._names = names if isinstance(names, list) else []
 
     def run(self) -> Snapshot:
+        cpus = self._names.count("cpu")
+        if cpus > 1:  # as one process, each would free memory of the others
+            raise MemtraceError(
+                f"it was exported from {cpus:,} processes and does not tell their memory of the CPU "
+                "apart: open the trace that it was exported from"
+            )
         # Frames that only an export of ours has, first: those of the events are the same lists.
         for place, segment in self._list(self._snapshot.get("segments"), "segments"):
             self._segment(segment, f"segment {place}")

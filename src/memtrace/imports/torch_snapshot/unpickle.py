@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from memtrace.errors import MemtraceError
+from memtrace.imports.formats import opened
 
 _PROTOCOLS = range(6)
 _PROTO = 0x80
@@ -27,12 +28,12 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain(path: Path) -> Any:
-    """The value of a pickle file.
+    """The value of a pickle file, in gzip or not.
 
     Raises:
         MemtraceError: one line that says what is wrong; the caller names the file.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(2)
         if not head:
             raise MemtraceError("it is empty")
