@@ -108,6 +108,24 @@ def test_a_recording_that_ran_out_of_memory_proves_no_fit(tmp_path: Path) -> Non
     assert any("a request failed" in line for line in found.assumptions)
 
 
+def test_the_largest_batch_has_what_failed_too(tmp_path: Path) -> None:
+    """It is none where the recorded ones do not fit."""
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    p = builder.process()
+    p.segment("cuda:0", 2 * GIB)
+    for batch in (1, 2):
+        with p.step(batch_size=batch, input_shapes=f'{{"ids": [{batch}, 16]}}', kind="inference"):
+            p.free(p.alloc("cuda:0", batch * 100 * MIB, category="activation", module="lm",
+                           operator="aten::relu"))  # fmt: skip
+    p.oom("cuda:0", 4 * GIB, 78 * GIB)
+    found = judge(open_trace(builder.write()), [gpu("g", 80 * GIB), gpu("h", 3 * GIB)])
+    assert [verdict.fits for verdict in found.verdicts] == [UNCERTAIN, NO]
+    largest, none = (verdict.largest_batch for verdict in found.verdicts)
+    assert largest is not None
+    assert largest > 2
+    assert none == 0
+
+
 def test_one_device_and_process_are_judged(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     for pid in (1, 2):

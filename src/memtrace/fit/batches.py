@@ -33,7 +33,7 @@ def largest_batches(
     def need(batch: int) -> int:
         if batch not in needs:
             changed = scaling.at(requests, {_BATCH: batch}).requests
-            needs[batch] = serve(changed, on_gpu=on_gpu).high_bytes
+            needs[batch] = serve(changed, on_gpu=on_gpu).with_failed().high_bytes
         return needs[batch]
 
     need(scaling.recorded_values(_BATCH)[-1])

@@ -18,7 +18,7 @@ from memtrace.fit.error_band import band_permille
 from memtrace.fit.gpu_kernels import kind_of_work
 from memtrace.fit.kv_cache import KvCache, find_kv_cache
 from memtrace.fit.served import Served, serve
-from memtrace.fit.stage_needs import StageNeed, allocated_at, stage_needs
+from memtrace.fit.stage_needs import StageNeed, stage_needs
 from memtrace.replay.requests import Requests, read_requests
 from memtrace.trace import Process, Trace
 from memtrace.whatif.change import Change
@@ -122,7 +122,7 @@ def judge(
     asked = asked or {}
     recorded = read_requests(trace, device=device, process=process)
     requests, changes = apply_all(recorded, asked)
-    served = _with_failed(serve(requests, on_gpu=True))
+    served = serve(requests, on_gpu=True).with_failed()
     mapped = _mapped_bytes(recorded)
     stages = stage_needs(served.outcome)
     kv_cache = find_kv_cache(served.outcome, recorded)
@@ -227,19 +227,6 @@ def _with_batches(
     return batches, [
         replace(verdict, largest_batch=most) for verdict, most in zip(verdicts, found, strict=True)
     ]
-
-
-def _with_failed(served: Served) -> Served:
-    """With requests that failed while it was recorded: they need what was there and themselves."""
-    wanted = [
-        allocated_at(served.outcome, failure.place) + failure.asked_bytes
-        for failure in served.outcome.requests.failures
-    ]
-    return replace(
-        served,
-        low_bytes=max([served.low_bytes, *wanted]),
-        high_bytes=max([served.high_bytes, *wanted]),
-    )
 
 
 def _mapped_bytes(requests: Requests) -> int:

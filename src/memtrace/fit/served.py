@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from memtrace.analyse.counters import equals, integers
 from memtrace.fit.gpu_kernels import as_on_gpu
+from memtrace.fit.stage_needs import allocated_at
 from memtrace.replay.device import Device
 from memtrace.replay.engine import Addresses, Replayer
 from memtrace.replay.engine import serve as serve_on_gpu
@@ -38,6 +39,15 @@ class Served:
     low_bytes: int
     high_bytes: int
     caveats: tuple[str, ...] = ()
+
+    def with_failed(self) -> Served:
+        """With what failed while it was recorded: it needs what was there then, and itself."""
+        wanted = [
+            allocated_at(self.outcome, failure.place) + failure.asked_bytes
+            for failure in self.outcome.requests.failures
+        ]
+        low, high = max([self.low_bytes, *wanted]), max([self.high_bytes, *wanted])
+        return replace(self, low_bytes=low, high_bytes=high)
 
 
 def serve(requests: Requests, *, on_gpu: bool) -> Served:
