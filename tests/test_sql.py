@@ -145,6 +145,12 @@ def test_what_json_has_not_is_null(path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == [{"a": None, "b": [1, 2]}]
 
 
+def test_columns_that_share_a_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'select 1 as "a", 2 as "a", 3 as "a_1", 4 as "a"'
+    assert main(["sql", str(path), text, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
+
+
 def test_more_words_than_two(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sql", str(path), "select", "1"]) == 1
     assert "between quotes" in capsys.readouterr().err

@@ -15,7 +15,9 @@ from memtrace.report.page import Column, Grid, write_page
 def write_rows(table: pa.Table, out: IO[str], *, form: str) -> None:
     """`form`: "table", "json" (a list of objects) or "csv"."""
     if form == "json":
-        rows = [{name: _plain(v) for name, v in row.items()} for row in table.to_pylist()]
+        names = _distinct(table.column_names)
+        values = zip(*_columns(table), strict=True)
+        rows = [dict(zip(names, map(_plain, row), strict=True)) for row in values]
         json.dump(rows, out, indent=2, default=str)
         out.write("\n")
     elif form == "csv":
@@ -35,6 +37,18 @@ def write_rows(table: pa.Table, out: IO[str], *, form: str) -> None:
 def _columns(table: pa.Table) -> list[list[Any]]:
     # Not to_pylist() of the table: two columns may have one name.
     return [table.column(place).to_pylist() for place in range(table.num_columns)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Keys for columns: of several that share a name, the later ones have a number: seq_1."""
+    found: list[str] = []
+    for name in names:
+        number, key = 0, name
+        while key in found or (number and key in names):
+            number += 1
+            key = f"{name}_{number}"
+        found.append(key)
+    return found
 
 
 def _is_number(kind: pa.DataType) -> bool:
