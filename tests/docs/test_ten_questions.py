@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 import memtrace
@@ -17,6 +18,7 @@ from program_runs import plain_environment
 
 PAGE = (DOCS / "ten-questions.md").read_text()
 PROGRAM = """
+import memtrace
 import torch
 from torch import nn
 
@@ -29,6 +31,8 @@ for batch in (4, 16):
     hidden.sum().backward()
     optimizer.step()
     optimizer.zero_grad()
+memtrace.stage("to the end")
+torch.ones(1000).sum()
 """
 
 
@@ -107,6 +111,13 @@ def test_three_tools_give_the_same_answer(
         scope = dict(names)
         exec(snippet(section, tool), scope)
         assert rows(scope["answer"]) == expected, tool
+
+
+def test_a_stage_that_lasts_to_the_end_has_a_peak(folder: Path) -> None:
+    trace = memtrace.open(folder / "run.memtrace")
+    assert trace.stages.filter(pc.field("name") == "to the end")["end_seq"].to_pylist() == [None]
+    found = trace.sql(snippet(QUESTIONS[6], "sql")).to_pylist()
+    assert "to the end" in [row["name"] for row in found]
 
 
 def test_the_second_answer_is_what_memtrace_peak_says(
