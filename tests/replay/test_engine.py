@@ -175,6 +175,12 @@ def test_what_others_hold_of_the_device(requests: Requests, tmp_path: Path) -> N
     with pytest.raises(MemtraceError, match="give --capacity"):
         recorded_device(unknown)
     assert recorded_device(unknown, of_size=MIB) == Device(MIB, 0, False)
+    with pytest.raises(MemtraceError, match="give --capacity"):
+        replay(unknown)
+    for size, completes in ((100 * MIB, True), (20 * MIB, False)):
+        found = replay(unknown, device=recorded_device(unknown, of_size=size))
+        assert found.verification is not None
+        assert found.completes is completes
 
 
 def test_failures_of_the_recording(tmp_path: Path) -> None:

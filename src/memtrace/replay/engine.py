@@ -17,6 +17,7 @@ from memtrace.analyse.allocator_settings import allocator_settings
 from memtrace.analyse.counters import MEASURES, equals, highest, integers
 from memtrace.analyse.owners import AskedBy
 from memtrace.analyse.stack import stacks_by_id
+from memtrace.analyse.target import total_bytes as told_bytes
 from memtrace.errors import MemtraceError
 from memtrace.replay.conf import AllocatorConf, parse_conf
 from memtrace.replay.device import Device, recorded_device
@@ -267,7 +268,11 @@ def replay(
         MemtraceError: there is no caching allocator of the device, or its size is not known.
     """
     check_replayable(requests)
-    verification = None if requests.changed else verify(requests)
+    verification = None
+    if not requests.changed:
+        # Of a trace that does not tell the size of its device, any will do: all of it was given.
+        size = None if device is None else device.total_bytes
+        verification = verify(requests, total_bytes=size)
     as_recorded = conf is None and device is None and memory_fraction is None
     runs: tuple[Run, ...]
     if verification is not None and as_recorded and verification.divergence is None:
@@ -286,16 +291,21 @@ def _recorded_peaks(requests: Requests) -> dict[str, int]:
     return {of: peak.total_bytes for of, peak in peaks if peak is not None}
 
 
-def verify(requests: Requests, *, device: Device | None = None) -> Verification:
+def verify(
+    requests: Requests, *, device: Device | None = None, total_bytes: int | None = None
+) -> Verification:
     """The recording under its own settings, each event held against the recorded one.
 
     Args:
         device: by default the driver gives what it gave; with a device it gives up to its capacity.
+        total_bytes: of the recorded device, where the trace does not tell.
 
     Raises:
         ValueError: the requests are not those of the recording.
     """
-    total = recorded_device(requests).total_bytes
+    total = told_bytes(requests.process, requests.device) or total_bytes
+    if total is None:
+        total = recorded_device(requests).total_bytes
     stream = native_stream(requests, recorded=True)
     found = stream.native.replay(
         addresses="recorded",
