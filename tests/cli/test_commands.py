@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -414,6 +415,18 @@ def test_output_that_cannot_be_written_is_one_line(serving: Path) -> None:
         )
     assert shown.returncode == 1
     assert shown.stderr == "memtrace: cannot write the output: no space left on device\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error(serving: Path, tmp_path: Path, streams: str) -> None:
+    words = ["export", "--to", "csv", str(serving), "-o", str(tmp_path / "x.csv")]
+    for arguments in (["peak", str(serving)], words):
+        command = shlex.join([sys.executable, "-c", MAIN, *arguments])
+        shown = subprocess.run(
+            ["sh", "-c", f"{command} {streams}"], capture_output=True, text=True, check=False
+        )
+        assert (shown.returncode, shown.stderr) == (0, "")
+    assert (tmp_path / "x.csv").read_text().startswith('"process"')
 
 
 def test_other_processes_of_the_device_are_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -49,6 +50,7 @@ def group() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # Names of the program's may hold letters that the terminal has not, or none has.
         if isinstance(stream, io.TextIOWrapper):
@@ -81,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         what = error.filename or "cannot write the output"
         return _refuse(f"{what}: {(error.strerror or str(error)).lower()}")
+
+
+def _open_closed_streams() -> None:
+    """Python has no stream where a shell closed it (`>&-`): nobody hears what is said there."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as we live
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _discard_output() -> None:
