@@ -55,6 +55,16 @@ def is_whole(path: Path, key: str) -> dict[str, Any]:
     return process
 
 
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_numbers_of_rows_that_are_damaged(program: Program, path: Path, text: str) -> None:
+    program.process.row["dataset_rows"] = text
+    program.write(parts=3)
+    before = files(path)
+    with pytest.raises(MemtraceError, match="is damaged: its dataset_rows tells no numbers"):
+        attribute_again(path, program.process.key)
+    assert files(path) == before
+
+
 def test_files_are_private_and_nothing_is_left_beside_them(program: Program, path: Path) -> None:
     attribute_again(path, program.process.key)
     assert is_whole(path, program.process.key)["attribution_version"] == ATTRIBUTION_VERSION

@@ -28,7 +28,7 @@ from memtrace.dataset_writer import PartWriter
 from memtrace.errors import MemtraceError
 from memtrace.run.output import UNFINISHED
 from memtrace.schema import ATTRIBUTION_VERSION, FORMAT_VERSION, SCHEMAS
-from memtrace.trace_json import parsed_object
+from memtrace.trace_json import parsed
 
 
 def attribute_again(trace_dir: Path, key: str) -> None:
@@ -92,6 +92,7 @@ class _Process:
         (group,) = row_groups_of([part])
         self._table = group.read(SCHEMAS["processes"].names)
         self.row: dict[str, Any] = self._table.to_pylist()[0]
+        self._numbers = _numbers_of_rows(self.row["dataset_rows"], self.file)
 
     @property
     def end(self) -> Place:
@@ -99,7 +100,7 @@ class _Process:
 
     def write(self, path: Path, rows: dict[str, int | None], version: int | None) -> None:
         """The row with other numbers of rows (None: not told), and another version."""
-        told = parsed_object(self.row["dataset_rows"])
+        told = self._numbers
         if told:
             told = {name: n for name, n in {**told, **rows}.items() if n is not None}
         row = {**self.row, "dataset_rows": json.dumps(told), "attribution_version": version}
@@ -107,6 +108,13 @@ class _Process:
             row["dataset_rows"] = None
         with PartWriter(path, "processes", SCHEMAS["processes"]) as writer:
             writer.write(pa.Table.from_pylist([row], schema=SCHEMAS["processes"]))
+
+
+def _numbers_of_rows(text: str | None, file: Path) -> dict[str, Any]:
+    told = parsed(text or "{}")
+    if not isinstance(told, dict):
+        raise MemtraceError(f"{file} is damaged: its dataset_rows tells no numbers of rows")
+    return told
 
 
 def _write(trace_dir: Path, key: str, work: Path, end: Place) -> dict[str, int]:

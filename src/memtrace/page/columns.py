@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memtrace.errors import MemtraceError
+
 _LEVEL = 6
 #: The largest whole number that JavaScript has exactly.
 MOST = 2**53
@@ -29,14 +31,21 @@ class ColumnPacker:
     def add(
         self, values: Sequence[int] | npt.NDArray[np.integer[Any]], *, delta: bool = False
     ) -> dict[str, Any]:
-        """A column of whole numbers below MOST; negative ones need `delta`."""
+        """A column of whole numbers below MOST; negative ones need `delta`.
+
+        Raises:
+            MemtraceError: there are others, as of memory that was freed before it was allocated.
+        """
         column = np.asarray(values, np.int64)
         if delta:
             step = np.diff(column, prepend=np.zeros(1, np.int64))
             column = (step << 1) ^ (step >> 63)  # zigzag: small whether up or down
         most = int(column.max(initial=0))
         if most >= MOST or column.min(initial=0) < 0:
-            raise ValueError(f"a page cannot hold the numbers up to {most}")
+            raise MemtraceError(
+                f"the trace is damaged: sizes, times or places in it make {column.min():,} to "
+                f"{most:,}, and a page holds 0 to {MOST:,}"
+            )
         width = max((most.bit_length() + 7) // 8, 1)
         planes = column.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width].T.tobytes()
         place = {"at": self._size, "rows": len(column), "width": width, "delta": delta}
