@@ -151,6 +151,20 @@ def test_columns_that_share_a_name(path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
 
 
+def test_a_query_that_begins_with_a_comment(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", str(path), "-- one\nselect 1 as a", "--csv"]) == 0
+    assert capsys.readouterr().out == "a\n1\n"
+    assert main(["sql", "--csv", str(path), "--one\nselect 1 as a"]) == 0
+    assert capsys.readouterr().out == "a\n1\n"
+    assert main(["sql", str(path), "select 1", "--jsno"]) == 1
+    assert "No such option '--jsno'" in capsys.readouterr().err
+
+
+def test_a_trace_without_a_query(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", str(path)]) == 1
+    assert f"which query? memtrace sql {path} " in capsys.readouterr().err
+
+
 def test_more_words_than_two(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sql", str(path), "select", "1"]) == 1
     assert "between quotes" in capsys.readouterr().err

@@ -139,8 +139,18 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_errors_are_one_line(
     serving: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    builder = TraceBuilder(tmp_path / "damaged.memtrace")
+    process = builder.process()
+    for size in (100, 200):
+        process.free(process.alloc("cpu", size))
+    for row in process.rows["allocations"]:
+        row["free_seq"] = 0
+    with process.stage("found", kind="auto"):
+        process.alloc("cpu", 300)
+    damaged = builder.write()
     for arguments, line in (
         (["peak", tmp_path / "no"], "no such trace"),
+        (["report", damaged, "-o", tmp_path / "x.html"], "the trace is damaged"),
         (
             ["peak", serving, "--device", "cuda:7"],
             "no memory of cuda:7 in this trace; it has cuda:0",
@@ -153,11 +163,19 @@ def test_errors_are_one_line(
         (["at", serving, "--time", "-1"], "--time"),
         (["at", serving, "--time", "1h"], "is not a time"),
         (["at", serving, "--time", "99s"], "not within the recording"),
+        (["at", serving, "--time", "9" * 4301], "is not a time"),
+        (["at", serving, "--time", "9" * 12], "is not a time"),
+        (["tree", serving, "--time", "9" * 4301], "is not a time"),
+        (["fragmentation", serving, "--at", "9" * 4301], "is not a time"),
+        (["fragmentation", serving, "--at", "99s"], "not within the recording"),
+        (["leaks", damaged, "--stage", "found"], "'found' of process 100 is not marked"),
         (["summary", serving, "--device", "tpu"], "no memory of tpu"),
         (["export", serving], "--to"),
         (["export", serving, "--to", "perfetto", "--window", "1"], "write two times"),
         (["export", serving, "--to", "perfetto", "--window", "2,1"], "ends before it begins"),
         (["export", serving, "--to", "perfetto", "--device", "x"], "no memory of x"),
+        (["export", serving, "--to", "perfetto", "--window", "0," + "9" * 4301], "is not a time"),
+        (["export", serving, "--to", "chrome", "--window", "9s,10s"], "no event lies in --window"),
         (["recover", tmp_path / "no"], "no such trace"),
         (["nonsense"], "No such command 'nonsense'"),
     ):

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from fit.made_up import server, worker
 from memtrace.cli.main import group, main
+from trace_builder import TraceBuilder
 
 KEYS = {
     "trace", "process", "pid", "rank", "device", "what_ifs", "least_bytes", "most_bytes",
@@ -127,7 +128,15 @@ def test_verify(cpu: Path, gpu: Path) -> None:
 def test_errors_are_one_line(
     cpu: Path, gpu: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    builder = TraceBuilder(tmp_path / "empty.memtrace")
+    builder.process()
+    empty = builder.write()
     for arguments, line in (
+        ([gpu, "--verify", empty], f"{empty}: the trace has no events"),
+        ([gpu, "--instance", "8GiB", "--gpu", "t4"], "--gpu or --instance: give one of them"),
+        ([gpu, "--workers", "2", "--gpu", "t4"], "--gpu or --workers: give one of them"),
+        ([gpu, "--kubernetes", "--instance", "8GiB"], "it takes no --instance"),
+        ([gpu, "--batch", "9" * 4301], "write a whole number from 1 to"),
         ([gpu, "--gpu", "what"], "no GPU 'what' in the catalogue"),
         ([gpu, "--gpus", tmp_path / "no.csv"], "no.csv: no such file"),
         ([gpu, "--price", "t4"], "--price t4: write NAME=PRICE"),

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from memtrace.cli.main import group, main
-from memtrace.cli.options import SizeType
 from replay.made_up import MIB, OUTSIDE_BYTES, TOTAL_BYTES, training
 from trace_builder import serving_trace
 
@@ -137,6 +136,11 @@ def test_users_errors_are_one_line(
         ([trace, "--alloc-conf", "segments:1"], "there is no key 'segments'"),
         ([trace, "--alloc-conf", "backend:cudaMallocAsync"], "is another allocator"),
         ([trace, "--device", "cuda:3"], "no memory of cuda:3 in this trace"),
+        ([trace, "--capacity", "large"], "--capacity large: write a size, such as 16GiB"),
+        ([trace, "--capacity", "20000000TiB"], "--capacity 20000000TiB: write a size"),
+        ([trace, "--sequence", "9" * 4301], "write a whole number from 1 to"),
+        ([trace, "--optimizer", f"zero1:{2**63}"], "takes at most 999,999,999 ranks"),
+        ([trace, "--optimizer", "zero3:" + "9" * 4301], "takes at most 999,999,999 ranks"),
         ([served, "--device", "cpu"], "the CPU has no caching allocator to replay"),
     ):
         assert main(["replay", *map(str, arguments)]) == 1
@@ -144,13 +148,3 @@ def test_users_errors_are_one_line(
         assert out == ""
         (told,) = err.splitlines()
         assert line in told
-    assert main(["replay", str(trace), "--capacity", "large"]) != 0
-    assert "is not a size: write 24GiB" in capsys.readouterr().err
-
-
-def test_sizes() -> None:
-    size = SizeType()
-    assert size.convert("24GiB", None, None) == 24 << 30
-    assert size.convert("1.5 GB", None, None) == 1_500_000_000
-    assert size.convert("4096b", None, None) == 4096
-    assert size.convert(7, None, None) == 7

@@ -214,6 +214,18 @@ def last_moment(
     return None
 
 
+def any_event(trace: Trace, window_ns: tuple[int, int], device: str | None) -> bool:
+    """Whether an event lies in a window, of the device or of any."""
+    start, end = window_ns
+    for process in trace.process_list:
+        for name in trace.devices_by_process[process.key]:
+            if device in (None, name):
+                last = last_moment(trace, process=process.key, device=name, until_ns=end)
+                if last is not None and last.time_ns >= start:
+                    return True
+    return False
+
+
 def moment_before_first(process: str, device: str) -> Moment:
     """The beginning of a recording: the device holds nothing."""
     return Moment(process, device, BEFORE_FIRST, 0, "", None, None, None, 0, 0, 0)

@@ -13,17 +13,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from memtrace.analyse.counters import (
+    BEFORE_FIRST,
     Flags,
     Int64s,
     Moment,
     highest,
     integers,
-    last_moment,
     moment_at_seq,
     settled,
 )
 from memtrace.analyse.layout import Kind, Layout, Spans, free_runs, held_in, layout_at
 from memtrace.analyse.owners import Owner, group_codes, owner_columns, owners, stacks_of_groups
+from memtrace.analyse.snapshot import moment_at_time
 from memtrace.analyse.stack import Frame
 from memtrace.analyse.step_names import StepNames
 from memtrace.analyse.target import choose_target
@@ -134,9 +135,8 @@ def find_fragmentation(
     if time_ns is None:
         moment = moment_at_seq(trace, process=key, device=target.device, seq=target.highest.seq)
         return fragmentation_at(trace, settled(trace, moment), target.process, why="peak", by=by)
-    end_ns = target.process.row["end_time_ns"] or 0
-    at = last_moment(trace, process=key, device=target.device, until_ns=time_ns)
-    if at is None or time_ns > max(end_ns, at.time_ns):
+    at = moment_at_time(trace, target, time_ns)
+    if at.seq == BEFORE_FIRST:
         raise MemtraceError(
             f"at {time_ns / 1e9:.9g} s {target.process} had nothing recorded of {target.device}"
         )

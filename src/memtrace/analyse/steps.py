@@ -55,7 +55,7 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
             return marked
     if calls is not None and len(calls) >= _LEAST_REPEATED:
         return calls
-    names, start_seq, start_ns = _stages(trace, process.key)
+    names, start_seq, start_ns, found = _stages(trace, process.key)
     if stage is None:
         repeated = [item for item in Counter(names).most_common(1) if item[1] >= _LEAST_REPEATED]
         if not repeated and calls is not None:
@@ -69,6 +69,11 @@ def find_steps(trace: Trace, process: Process, *, stage: str | None = None) -> S
     chosen = np.array([name == stage for name in names], np.bool_)
     if not chosen.any():
         known = ", ".join(dict.fromkeys(names)) or "none"
+        if stage in found:
+            raise MemtraceError(
+                f"stage {stage!r} of {process} is not marked by the program, which alone tells "
+                f"steps (with memtrace.stage(...)); marked stages: {known}"
+            )
         raise MemtraceError(f"{process} has no stage {stage!r}; it has {known}")
     return _in_order(f'stages "{stage}"', start_seq[chosen], start_ns[chosen])
 
@@ -100,16 +105,20 @@ def _told(steps: pa.Table, column: str, words: str) -> Steps | None:
     )
 
 
-def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s]:
+def _stages(trace: Trace, key: str) -> tuple[list[str], Int64s, Int64s, set[str]]:
+    """Names and beginnings of stages that the program marks; the names of others."""
     names: list[str] = []
+    found: set[str] = set()
     seqs, times_ns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for group in trace.datasets["stages"].row_groups(key):
         table = group.read(["name", "kind", "start_seq", "start_time_ns"])
-        table = table.filter(pa.array(~equals(table, "kind", "auto")))
+        auto = equals(table, "kind", "auto")
+        found |= {str(name) for name in table.filter(pa.array(auto)).column("name").to_pylist()}
+        table = table.filter(pa.array(~auto))
         names += [str(name) for name in table.column("name").to_pylist()]
         seqs.append(integers(table, "start_seq"))
         times_ns.append(integers(table, "start_time_ns"))
-    return names, np.concatenate(seqs), np.concatenate(times_ns)
+    return names, np.concatenate(seqs), np.concatenate(times_ns), found
 
 
 def _in_order(what: str, start_seq: Int64s, start_ns: Int64s) -> Steps:

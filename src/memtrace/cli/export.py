@@ -36,6 +36,7 @@ def command(
     device: str | None,
 ) -> None:
     """Write the trace in another tool's format."""
+    from memtrace.analyse.counters import any_event
     from memtrace.analyse.target import check_device, why_empty
     from memtrace.report.losses import missing_notes
 
@@ -44,6 +45,8 @@ def command(
     if not trace.devices:
         raise MemtraceError(why_empty(trace))
     check_device(trace, device)
+    if selected is not None and not any_event(trace, selected, device):
+        raise MemtraceError(f"no event lies in --window {window_text}")
     spec = find_output(format_name)
     destination = Destination(trace, spec.suffix, output, force=force)
     with destination.open() as out:

@@ -58,6 +58,11 @@ def command(trace_path: str | None, as_json: bool, **options: Any) -> None:
     from memtrace.report.as_json import write_json
     from memtrace.report.page import write_page
 
+    for name, word in (("instances", "--instance"), ("workers", "--workers")):
+        if options[name] and options["names"] is not None:
+            raise click.UsageError(f"--gpu or {word}: give one of them")
+    if options["kubernetes"] and options["instances"]:
+        raise click.UsageError("--kubernetes asks for what is needed: it takes no --instance")
     if options["parameters"] is not None:
         if trace_path is not None:
             raise click.UsageError("--parameters takes no trace: give one of them")

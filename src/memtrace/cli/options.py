@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,8 @@ from memtrace.trace import Trace, open_trace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|ms|us|ns|)\s*", re.ASCII)
+_TIME = re.compile(r"\s*(\d{1,19}(?:\.\d*)?|\.\d+)\s*(s|ms|us|ns|)\s*", re.ASCII)
+_LATEST_NS = 2**63 - 1
 _NS_PER_UNIT = {"": 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 
@@ -29,37 +29,21 @@ class TimeType(click.ParamType[int]):
         if isinstance(value, int):
             return value
         match = _TIME.fullmatch(str(value))
-        if match is None:
+        time_ns = -1 if match is None else _in_ns(*match.groups())
+        if not 0 <= time_ns <= _LATEST_NS:
             self.fail(
                 f"{value!r} is not a time: write 1.5s, 1500ms, 20us, 123456ns or seconds",
                 param,
                 ctx,
             )
-        number, unit = match.groups()
-        whole, _, fraction = number.partition(".")
-        scale = _NS_PER_UNIT[unit]
-        digits = (fraction + "0" * 9)[:9]
-        return int(whole or 0) * scale + int(digits) * scale // 10**9
+        return time_ns
 
 
-_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(B|[KMGT]i?B)\s*", re.ASCII | re.IGNORECASE)
-
-
-class SizeType(click.ParamType[int]):
-    """A size in bytes: 24GiB, 1.5 GB, 4096B; KB is 1000 bytes, KiB 1024."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Exact: the digits are never a float."""
-        if isinstance(value, int):
-            return value
-        match = _SIZE.fullmatch(str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a size: write 24GiB, 512MiB, 1.5GB or 4096B", param, ctx)
-        number, unit = Fraction(match[1]), match[2].upper()
-        base = 1024 if "I" in unit else 1000
-        return int(number * base ** " KMGT".index(unit[:-1][:1] or " "))
+def _in_ns(number: str, unit: str) -> int:
+    whole, _, fraction = number.partition(".")
+    scale = _NS_PER_UNIT[unit]
+    digits = (fraction + "0" * 9)[:9]
+    return int(whole or 0) * scale + int(digits) * scale // 10**9
 
 
 def trace_argument(command: Command) -> Command:

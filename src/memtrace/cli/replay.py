@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from memtrace.cli.options import (
-    SizeType,
     device_option,
     json_option,
     open_argument,
@@ -21,13 +20,7 @@ from memtrace.cli.what_if_options import asked, what_if_options
 @click.command("replay")
 @trace_argument
 @click.option("--alloc-conf", metavar="CONF", help="A PYTORCH_ALLOC_CONF, for the recording's own.")
-@click.option(
-    "--capacity",
-    "capacity_bytes",
-    type=SizeType(),
-    metavar="SIZE",
-    help="A device of this size, such as 24GiB.",
-)
+@click.option("--capacity", metavar="SIZE", help="A device of this size, such as 24GiB.")
 @click.option("--sweep", "sweeps", is_flag=True, help="The settings that matter, side by side.")
 @click.option("--least-capacity", is_flag=True, help="The smallest device that serves them all.")
 @what_if_options
@@ -37,7 +30,7 @@ from memtrace.cli.what_if_options import asked, what_if_options
 def command(
     trace_path: str | None,
     alloc_conf: str | None,
-    capacity_bytes: int | None,
+    capacity: str | None,
     sweeps: bool,
     least_capacity: bool,
     device: str | None,
@@ -46,6 +39,7 @@ def command(
     **given: Any,
 ) -> None:
     """What the CUDA allocator would have done under other settings, or on another GPU."""
+    from memtrace.quantities import parse_size
     from memtrace.replay.conf import parse_conf
     from memtrace.replay.device import Device, recorded_device
     from memtrace.replay.engine import check_replayable, replay
@@ -59,6 +53,7 @@ def command(
     from memtrace.whatif.registry import apply_all
 
     conf = None if alloc_conf is None else parse_conf(alloc_conf)
+    capacity_bytes = None if capacity is None else parse_size(capacity, "--capacity")
     trace = open_argument(trace_path)
     requests = read_requests(trace, device=device, process=process)
     check_replayable(requests)

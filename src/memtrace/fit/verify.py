@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from memtrace.analyse.breakdown import Breakdown, break_down
 from memtrace.analyse.counters import highest
 from memtrace.analyse.peak import find_peak
+from memtrace.analyse.target import why_empty
 from memtrace.errors import MemtraceError
 from memtrace.fit.error_band import band_permille
 from memtrace.fit.gpu_kernels import kind_of_work
@@ -78,6 +79,8 @@ def verify(
         MemtraceError: a trace has no such device or process, or a what-if is refused, or the other
             is of the CPU and this one is not.
     """
+    if not other.devices:
+        raise MemtraceError(f"{other.path}: {why_empty(other)}")
     asked = asked or {}
     recorded = read_requests(trace, device=device, process=process)
     requests, changes = apply_all(recorded, asked)

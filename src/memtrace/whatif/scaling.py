@@ -279,10 +279,12 @@ def scaled(requests: Requests, name: str, text: str) -> Change:
         MemtraceError: the text is no number of 1 or more, or the trace doesn't tell.
     """
     words = text.strip()
-    if not (words.isascii() and words.isdigit()) or not 0 < int(words) <= LARGEST:
+    is_number = words.isascii() and words.isdigit() and len(words) < _MOST_DIGITS
+    if not is_number or not 0 < int(words) <= LARGEST:
         raise MemtraceError(f"--{name} {text}: write a whole number from 1 to {LARGEST:,}")
     return Scaling(requests).at(requests, {name: int(words)})
 
 
 #: Of a dimension; sizes stay far below 2^63 bytes.
 LARGEST = 1 << 24
+_MOST_DIGITS = 20

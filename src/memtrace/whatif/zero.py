@@ -29,6 +29,7 @@ from memtrace.whatif.optimizer_steps import backwards, rows_for, states
 from memtrace.whatif.runs import Run, Timeline
 
 _ZERO = re.compile(r"zero([123]):(\d+)")
+_MOST_DIGITS = 9
 _LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
 #: A counter of steps is no tensor of a parameter's size.
 _SCALAR_BYTES = 8
@@ -46,11 +47,13 @@ def stage_of(text: str) -> tuple[int, int] | None:
     """Stage and ranks of "zero2:8"; None where the text is of another form.
 
     Raises:
-        MemtraceError: fewer than two ranks.
+        MemtraceError: fewer than two ranks, or more than there are anywhere.
     """
     found = _ZERO.fullmatch(text)
     if found is None:
         return None
+    if len(found[2]) > _MOST_DIGITS:
+        raise MemtraceError(f"zero{found[1]}:N takes at most {10**_MOST_DIGITS - 1:,} ranks")
     stage, ranks = int(found[1]), int(found[2])
     if ranks < 2:
         raise MemtraceError(f"{readable(text)}: it takes two ranks or more to share anything")

@@ -131,8 +131,8 @@ class _Reading:
         cpus = self._names.count("cpu")
         if cpus > 1:  # as one process, each would free memory of the others
             raise MemtraceError(
-                f"it was exported from {cpus:,} processes and does not tell their memory of the CPU "
-                "apart: open the trace that it was exported from"
+                f"it was exported from {cpus:,} processes and does not tell their memory apart "
+                "on the CPU: open the trace that it was exported from"
             )
         # Frames that only an export of ours has, first: those of the events are the same lists.
         for place, segment in self._list(self._snapshot.get("segments"), "segments"):
