@@ -28,6 +28,8 @@ BlockIndex CachingAllocator::expand(uint16_t pool, uint16_t stream, uint64_t byt
   while (blocks_[at].size_bytes < bytes) {
     // What follows is unmapped; mapped, it takes the block before it in.
     const BlockIndex next = blocks_[at].next;
+    if (next == kNoBlock)
+      return kNoBlock; // more than a whole reservation: none can serve it
     const uint64_t missing = bytes - blocks_[at].size_bytes;
     if (!map(next, std::min(missing, blocks_[next].size_bytes)))
       return kNoBlock;
@@ -80,10 +82,10 @@ BlockIndex CachingAllocator::reserve(uint16_t pool, uint16_t stream) {
   return index;
 }
 
-// Maps at least `bytes` from the unmapped block's beginning, or nothing.
+// Maps at least `bytes` from the unmapped block's beginning (at most all of it), or nothing.
 bool CachingAllocator::map(BlockIndex index, uint64_t bytes) {
   Reservation& reservation = reservations_[blocks_[index].reservation];
-  bytes = round_up(bytes, reservation.page_bytes);
+  bytes = std::min(round_up(bytes, reservation.page_bytes), blocks_[index].size_bytes);
   const SegmentEvent asked{SegmentAction::map, blocks_[index].stream, blocks_[index].address,
                            bytes};
   if (!driver_.gives(bytes_.reserved, asked))

@@ -9,11 +9,14 @@ class Seeder {
 
   std::vector<BlockIndex> seed(std::span<const HeldRange> ranges,
                                std::span<const HeldBlock> blocks) {
+    uint64_t end = 0; // of the range before
     for (const HeldRange& range : ranges) {
-      if (range.size_bytes == 0)
+      // A range within another is damage: the chains of both would hold the same addresses.
+      if (range.size_bytes == 0 || range.address < end ||
+          range.size_bytes > UINT64_MAX - range.address)
         continue;
       begin(range);
-      const uint64_t end = range.address + range.size_bytes;
+      end = range.address + range.size_bytes;
       while (!blocks.empty() && blocks.front().address < end) {
         hold(blocks.front(), end);
         blocks = blocks.subspan(1);

@@ -416,6 +416,14 @@ TEST_CASE("expandable: a map that the driver refuses undoes only itself") {
   CHECK(machine.allocator.inconsistency().empty());
 }
 
+TEST_CASE("expandable: more than a whole reservation is not to be had, whatever the driver gives") {
+  CachingAllocator allocator(expandable(), Driver(std::nullopt, Addresses::rising, {}), 64 * kMiB,
+                             1, 1);
+  CHECK(allocator.malloc(100 * kMiB, 0, 0, 0) == kNoBlock); // its reservations are of 80 MiB
+  CHECK(allocator.malloc(70 * kMiB, 0, 0, 1) != kNoBlock);
+  CHECK(allocator.inconsistency().empty());
+}
+
 TEST_CASE("expandable blocks are skipped once the setting is off") {
   Machine machine(expandable(), 200 * kMiB);
   machine.free(machine.malloc(40 * kMiB));
@@ -481,6 +489,25 @@ TEST_CASE("what was held when a recording began") {
   // The hole between the two ranges, 20 MiB wide, is mapped to join them.
   CHECK(machine.address(machine.malloc(75 * kMiB, 1)) == 100 * kPage);
   CHECK(machine.events() == Events{{kMap, 20}});
+}
+
+TEST_CASE("of held ranges that overlap the first one stands") {
+  const std::vector<HeldRange> ranges = {
+      {100 * kPage, 40 * kMiB, 0, 0, false, true},
+      {105 * kPage, 100 * kMiB, 0, 0, false, true},          // begins in it
+      {120 * kPage, 20 * kMiB, 0, 0, false, true},           // touches it
+      {UINT64_MAX - kPage, 100 * kMiB, 0, 0, false, false}}; // ends nowhere
+  const std::vector<HeldBlock> blocks = {{104 * kPage, 20 * kMiB, 20 * kMiB, 0},
+                                         {125 * kPage, 4 * kMiB, 4 * kMiB, 1}};
+  Machine machine(expandable());
+  machine.allocator.seed(ranges, blocks, [](uint32_t, BlockIndex) {});
+  machine.next = 2;
+  CHECK(machine.allocator.bytes().reserved == 60 * kMiB);
+  CHECK(machine.allocator.bytes().active == 24 * kMiB);
+  CHECK(machine.allocator.inconsistency() == "");
+  machine.free(machine.malloc(200 * kMiB));
+  machine.allocator.empty_cache();
+  CHECK(machine.allocator.inconsistency() == "");
 }
 
 TEST_CASE("at random: blocks sum up, do not overlap, and free neighbours merge") {
