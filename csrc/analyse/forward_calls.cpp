@@ -7,7 +7,7 @@ namespace {
 
 // Deeper than backward passes nest. Contexts beyond it are those whose end was not recorded.
 constexpr size_t kMostContexts = 256;
-constexpr size_t kFirstSlots = 1024;
+constexpr size_t kFirstSlots = 16; // many threads make few nodes
 constexpr int64_t kMostNumber = int64_t{1} << 62;
 
 const ForwardCalls::Context kNoContext;
@@ -49,6 +49,8 @@ void ForwardCalls::end(const OperatorSpan& span, int64_t id, int64_t step) {
                      around.is_backward() ? around.forward_thread : 0};
     if (around.knows_forward())
       call.step = around.forward.step;
+    if (!thread.calls.empty())
+      note_use(thread);
     const int64_t end = span.sequence_number + span.nodes;
     for (int64_t number = span.sequence_number; number < end; ++number) {
       Slot& made = slot(thread, number);
@@ -75,26 +77,51 @@ ForwardCalls::Slot& ForwardCalls::slot(Thread& thread, int64_t number) {
 // False: it is as large as it may be.
 bool ForwardCalls::grow(Thread& thread) {
   const size_t size = thread.calls.size();
-  if (size > 0 && (size >= most_calls_ || slots_ + size > kMostCallsInAll))
+  if (size >= most_calls_)
     return false;
-  std::vector<Slot> larger(std::max(size * 2, kFirstSlots));
+  const size_t larger_size = std::max(size * 2, kFirstSlots);
+  while (slots_ + larger_size - size > kMostCallsInAll) {
+    // The thread's own ring is the one that was used last, and alone it would fit.
+    if (larger_size > kLeastCalls)
+      return false;
+    give_up_oldest();
+  }
+  std::vector<Slot> larger(larger_size);
   for (const Slot& slot : thread.calls)
     if (slot.number >= 0)
-      larger[static_cast<size_t>(slot.number) & (larger.size() - 1)] = slot;
-  slots_ += larger.size() - size;
+      larger[static_cast<size_t>(slot.number) & (larger_size - 1)] = slot;
+  if (size == 0)
+    thread.use = uses_.insert(uses_.end(), &thread);
+  slots_ += larger_size - size;
   thread.calls = std::move(larger);
   return true;
 }
 
+void ForwardCalls::give_up_oldest() {
+  Thread& oldest = *uses_.front();
+  for (const Slot& slot : oldest.calls)
+    oldest.given_up = std::max(oldest.given_up, slot.number);
+  slots_ -= oldest.calls.size();
+  oldest.calls = {};
+  uses_.pop_front();
+}
+
 ForwardCall ForwardCalls::find(uint64_t forward_thread, int64_t number) {
-  const auto thread = threads_.find(numbers_.recorded(forward_thread));
-  if (number < 0 || thread == threads_.end() || thread->second.calls.empty())
+  const auto found = threads_.find(numbers_.recorded(forward_thread));
+  if (number < 0 || found == threads_.end())
     return {};
-  const auto& calls = thread->second.calls;
-  const Slot& slot = calls[static_cast<size_t>(number) & (calls.size() - 1)];
-  if (slot.number == number)
-    return slot.call;
-  forgotten_ += slot.number > number ? 1 : 0;
+  Thread& thread = found->second;
+  if (!thread.calls.empty()) {
+    note_use(thread);
+    const Slot& slot = thread.calls[static_cast<size_t>(number) & (thread.calls.size() - 1)];
+    if (slot.number == number)
+      return slot.call;
+    if (slot.number > number) {
+      ++forgotten_;
+      return {};
+    }
+  }
+  forgotten_ += number <= thread.given_up ? 1 : 0;
   return {};
 }
 

@@ -3,8 +3,9 @@
 // A node has a number, and so has an operator that is called while autograd records: the one that
 // the next node on its thread will get. So a node was made by the innermost call whose numbers
 // include its own. Calls are kept by number, as many as a graph can sensibly hold: a ring per
-// thread that grows to kMostCalls, all together to kMostCallsInAll. An older one that gives way to
-// a newer is counted when it is asked for.
+// thread that grows to kMostCalls, all together to kMostCallsInAll. Programs that begin threads
+// without end are served too: when all is used, a thread gets its first kLeastCalls in place of the
+// ring that was used longest ago. A call that gave way is counted when it is asked for.
 //
 // Contexts: what event.h calls ContextBegin, with the forward call found when it began.
 #pragma once
@@ -16,6 +17,7 @@
 #include "store/thread_numbers.h"
 
 #include <cstdint>
+#include <list>
 #include <unordered_map>
 #include <vector>
 
@@ -49,6 +51,7 @@ class ForwardCalls {
 
   static constexpr size_t kMostCalls = size_t{1} << 20;
   static constexpr size_t kMostCallsInAll = size_t{1} << 21;
+  static constexpr size_t kLeastCalls = 1024; // that a thread may have in any case
 
   // `most_calls`: of one thread; a power of two.
   ForwardCalls(NameStrings& names, StackTable& stacks, size_t most_calls = kMostCalls);
@@ -72,19 +75,24 @@ class ForwardCalls {
     ForwardCall call;
   };
   struct Thread {
-    std::vector<Context> contexts; // outermost first
-    std::vector<Slot> calls;       // by number, modulo its size, a power of two
+    std::vector<Context> contexts;    // outermost first
+    std::vector<Slot> calls;          // by number, modulo its size, a power of two
+    std::list<Thread*>::iterator use; // of uses_, while there are calls
+    int64_t given_up = -1;            // up to this number calls were in a ring that is gone
   };
 
   ForwardCall find(uint64_t forward_thread, int64_t number);
   Slot& slot(Thread& thread, int64_t number);
   bool grow(Thread& thread);
+  void give_up_oldest();
+  void note_use(Thread& thread) { uses_.splice(uses_.end(), uses_, thread.use); }
 
   NameStrings& names_;
   StackTable& stacks_;
   const ThreadNumbers numbers_;
   const size_t most_calls_;
   std::unordered_map<uint32_t, Thread> threads_; // by the recorder's number
+  std::list<Thread*> uses_;                      // of their rings, the last one at the end
   size_t slots_ = 0;
   uint64_t forgotten_ = 0;
 };
