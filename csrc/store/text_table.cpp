@@ -12,6 +12,10 @@ bool plausible(const TextFrame& frame) {
          frame.kind <= TextKind::source_map;
 }
 
+uint64_t module_and_root(uint32_t module, uint32_t root) {
+  return uint64_t{module} << 32 | root;
+}
+
 } // namespace
 
 // A frame takes at least a header: no honest id can be larger, and no garbage id makes us reserve
@@ -119,40 +123,38 @@ void TextTable::add_module_path(uint32_t module, std::string_view payload) {
   if (payload.size() < sizeof root)
     return;
   std::memcpy(&root, payload.data(), sizeof root);
-  module_paths_[module].push_back({root, payload.substr(sizeof root)});
+  const std::string_view path = payload.substr(sizeof root);
+  module_paths_.try_emplace(module_and_root(module, root), path);
+  const auto [found, is_new] = module_places_.try_emplace(module);
+  ModulePlace& place = found->second;
+  if (is_new)
+    place.first_root = root;
+  if (root == module)
+    place.is_root = true;
+  else if (place.around == 0 && !path.empty())
+    place.around = root;
 }
 
 std::string_view TextTable::module_path(uint32_t module, uint32_t root) const {
-  const auto found = module_paths_.find(module);
-  if (found == module_paths_.end())
-    return {};
-  const auto in_root = std::ranges::find(found->second, root, &ModulePath::root);
-  return in_root != found->second.end() ? in_root->path : std::string_view{};
+  const auto found = module_paths_.find(module_and_root(module, root));
+  return found != module_paths_.end() ? found->second : std::string_view{};
 }
 
 uint32_t TextTable::any_root(uint32_t module) const {
-  const auto found = module_paths_.find(module);
-  if (found == module_paths_.end())
+  const auto found = module_places_.find(module);
+  if (found == module_places_.end())
     return 0;
-  const auto& paths = found->second;
-  return std::ranges::any_of(paths, [&](const ModulePath& path) { return path.root == module; })
-             ? module
-             : paths.front().root;
+  return found->second.is_root ? module : found->second.first_root;
 }
 
 uint32_t TextTable::root_around(uint32_t root) const {
-  const auto found = module_paths_.find(root);
-  if (found == module_paths_.end())
-    return 0;
-  for (const auto& [around, path] : found->second)
-    if (around != root && !path.empty())
-      return around;
-  return 0;
+  const auto found = module_places_.find(root);
+  return found != module_places_.end() ? found->second.around : 0;
 }
 
 uint32_t TextTable::outermost_root(uint32_t root) const {
   std::vector<uint32_t> seen;
-  for (uint32_t at = root; at != 0; at = root_around(at)) {
+  for (uint32_t at = root; at != 0 && seen.size() < kMostNested; at = root_around(at)) {
     if (const auto before = std::ranges::find(seen, at); before != seen.end())
       return *std::min_element(before, seen.end()); // they contain each other
     seen.push_back(at);
@@ -168,6 +170,8 @@ std::string TextTable::full_path(uint32_t root, std::string_view path) const {
     const std::string_view straight = module_path(at, outermost);
     const uint32_t around = straight.empty() ? root_around(at) : outermost;
     std::string outer(straight.empty() ? module_path(at, around) : straight);
+    if (outer.size() + full.size() > kMostPathBytes)
+      break;
     if (!full.empty())
       outer.append(".").append(full);
     full = std::move(outer);

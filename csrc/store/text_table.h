@@ -41,7 +41,7 @@ class TextTable {
   // A root whose paths name the module, if any: itself when it is one.
   uint32_t any_root(uint32_t module) const;
   // The root that has this one inside it, and no known root around it; itself when there is none.
-  // Of roots that contain each other, always the same one.
+  // Of roots that contain each other, always the same one. Roots nest kMostNested deep at most.
   uint32_t outermost_root(uint32_t root) const;
   // The path of a module that has `path` in `root`, from the outermost root on.
   std::string full_path(uint32_t root, std::string_view path) const;
@@ -50,23 +50,29 @@ class TextTable {
   size_t unknown_ids() const { return unknown_ids_; }
 
  private:
-  struct ModulePath {
-    uint32_t root;
-    std::string_view path; // empty: the root itself
+  // What the paths of a module say of it, whatever their number.
+  struct ModulePlace {
+    uint32_t first_root = 0;
+    bool is_root = false;
+    uint32_t around = 0; // the first root, other than itself, that has it inside; 0: none
   };
   void read();
   void add_module_path(uint32_t module, std::string_view payload);
-  // The first root, other than itself, that has this one inside it; 0: none.
   uint32_t root_around(uint32_t root) const;
   void add(const TextFrame& frame, std::string_view payload);
 
   static constexpr size_t kKinds = 10;
+  // Deeper, and longer, than models are: chains of roots in a damaged log must not make a path of
+  // each module that grows with the log.
+  static constexpr size_t kMostNested = 64;
+  static constexpr size_t kMostPathBytes = 4096;
   MappedFile file_;
   bool grows_;
   size_t most_ids_;
   size_t at_ = 0; // that is read next
   std::array<std::vector<std::string_view>, kKinds> texts_;
-  std::unordered_map<uint32_t, std::vector<ModulePath>> module_paths_;
+  std::unordered_map<uint32_t, ModulePlace> module_places_;
+  std::unordered_map<uint64_t, std::string_view> module_paths_; // by module and root
   std::vector<std::string_view> process_notes_, tensor_notes_, source_maps_;
   size_t texts_of_modules_ = 0, texts_of_threads_ = 0;
   size_t bytes_cut_ = 0;

@@ -1,0 +1,50 @@
+"""Spools made to exhaust the finaliser: time and memory follow their size, and sums stay sums."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from memtrace import _core
+from memtrace.finalise.parquet import to_table
+from spool_writer import SpoolWriter
+
+_MOST_SECONDS = 20.0  # each is done in one, on a machine with nothing else to do
+
+
+def converted(spool: SpoolWriter) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+    """All rows by dataset, and what did not fit together."""
+    spool.finish()
+    conversion = _core.Conversion(_core.SpoolReader(str(spool.path)))
+    batches = []
+    began = time.monotonic()
+    while not conversion.finished:
+        batches += conversion.advance()
+    assert time.monotonic() - began < _MOST_SECONDS
+    rows = defaultdict(list)
+    for batch in batches:
+        rows[batch.dataset] += to_table(batch.dataset, list(batch.columns)).to_pylist()
+    return rows, dict(conversion.totals()["oddities"])
+
+
+def test_roots_that_contain_each_other_in_a_long_chain(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    spool.log()
+    log = spool.log()
+    class_name = spool.name("M")
+    modules = 60_000
+    for module in range(1, modules + 1):
+        spool.write_text("module", module, struct.pack("<IIQ", class_name, 0, 0))
+        around = min(module + 1, modules)
+        spool.write_text("module_path", module, struct.pack("<I", around) + b"a")
+    for line in range(200):
+        stack = spool.stack([("forward", "m.py", line, 1 + 50 * line)])
+        log.alloc(10 + line, 0x1000 * (line + 1), 512, stack=stack)
+    rows, _ = converted(spool)
+    paths = [row["module"] for row in rows["allocations"]]
+    assert len(paths) == 200
+    assert all(set(path.split(".")) == {"a"} for path in paths)
+    assert max(map(len, paths)) <= 4096
