@@ -199,12 +199,23 @@ void TensorNotes::add_name(Allocation& allocation, StringId name, StringId kind,
   for (const int64_t size : layout.shape)
     hash = mix(hash, static_cast<uint64_t>(size));
   allocation.named = true;
-  auto& named = named_[allocation.id];
-  if (std::ranges::find(named, hash) != named.end())
+  if (!named_[allocation.id].add(hash))
     return;
-  named.push_back(hash);
   rows_.add(allocation.id, name, kind, offset_bytes, layout.shape, layout.dtype,
             lifetimes_.next_seq());
+}
+
+bool TensorNotes::KnownNames::add(uint64_t hash) {
+  if (many_)
+    return many_->insert(hash).second;
+  if (std::ranges::find(few_, hash) != few_.end())
+    return false;
+  few_.push_back(hash);
+  if (few_.size() > kFew) {
+    many_ = std::make_unique<std::unordered_set<uint64_t>>(few_.begin(), few_.end());
+    few_ = {};
+  }
+  return true;
 }
 
 // "float32 2x8x64"

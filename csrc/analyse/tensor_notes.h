@@ -13,7 +13,9 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace memtrace {
@@ -66,6 +68,17 @@ class TensorNotes {
     std::map<uint64_t, const Note*> first_; // by address: the first note of it
     uint64_t last_ticks_ = 0;               // of these notes
   };
+  // The names that a live allocation already has, as hashes: few as a rule, and then looked
+  // through; where parts of a data set are passed one by one, as many as there are.
+  class KnownNames {
+   public:
+    bool add(uint64_t hash); // false: it has that one
+
+   private:
+    static constexpr size_t kFew = 16;
+    std::vector<uint64_t> few_;
+    std::unique_ptr<std::unordered_set<uint64_t>> many_; // then all of them
+  };
   void read(std::string_view text);
   void apply_next();
   uint64_t first_pause(const SpoolReader& reader) const; // its ticks; UINT64_MAX: none
@@ -83,9 +96,8 @@ class TensorNotes {
   size_t read_ = 0;                                         // of text.log
   size_t next_ = 0;                                         // of notes_
   std::unordered_map<uint64_t, std::vector<Note>> waiting_; // by address
-  // Names that a live allocation already has: a model is scanned more than once.
-  std::unordered_map<int64_t, std::vector<uint64_t>> named_;
-  std::unordered_map<uint32_t, Layout> layouts_; // by text id
+  std::unordered_map<int64_t, KnownNames> named_; // by allocation: models are scanned repeatedly
+  std::unordered_map<uint32_t, Layout> layouts_;  // by text id
   uint64_t unmatched_ = 0;
 };
 

@@ -48,3 +48,18 @@ def test_roots_that_contain_each_other_in_a_long_chain(trace_dir: Path) -> None:
     assert len(paths) == 200
     assert all(set(path.split(".")) == {"a"} for path in paths)
     assert max(map(len, paths)) <= 4096
+
+
+def test_one_tensor_that_has_many_names(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    spool.log()
+    log = spool.log()
+    names = 150_000
+    log.alloc(10, 0x1000000, 64 * names)
+    for again in range(2):
+        for i in range(names):
+            log.tensor(20 + again * names + i, 0x1000000, "x", "input", "float32 1x16",
+                       size=64 * names, offset=64 * i)  # fmt: skip
+    rows, _ = converted(spool)
+    assert len(rows["names"]) == names
+    assert len({row["offset_bytes"] for row in rows["names"]}) == names
