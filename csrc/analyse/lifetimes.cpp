@@ -5,8 +5,10 @@
 namespace memtrace {
 namespace {
 
-// More than any machine has: such a size or address is damage, and sums must not overflow.
+// More than any machine has, in one allocation and in all that a device holds: such a size, sum or
+// address is damage, and sums must not overflow.
 constexpr uint64_t kMostBytes = uint64_t{1} << 48;
+constexpr uint64_t kMostBytesInAll = uint64_t{1} << 53;
 constexpr uint64_t kMostAddress = uint64_t{1} << 62;
 constexpr uint64_t kUnitOfPreexistingBlock = 512; // AllocatorEvent::context counts these
 
@@ -179,8 +181,36 @@ bool Lifetimes::possible(const AllocatorEvent& event) {
   }
 }
 
+bool Lifetimes::too_much(const AllocatorEvent& event) const {
+  const Device* home = devices_[event.tail.device].get();
+  if (home == nullptr)
+    return false;
+  const bool cpu = event.tail.device == kCpu;
+  const DeviceBytes& bytes = cpu ? home->tally.current : home->mirror.bytes();
+  uint64_t added = event.size_bytes;
+  int64_t held = 0;
+  switch (event.tail.action) {
+  case Action::alloc:
+  case Action::preexisting:
+    held = std::max(bytes.active, bytes.requested);
+    if (cpu) // of pinned memory the block counts
+      added = std::max(added, event.stream);
+    break;
+  case Action::segment_alloc:
+  case Action::segment_map:
+    held = bytes.reserved;
+    break;
+  case Action::external:
+    held = external_bytes_;
+    break;
+  default:
+    return false;
+  }
+  return held + signed_bytes(added) > signed_bytes(kMostBytesInAll);
+}
+
 void Lifetimes::event(const AllocatorEvent& event, int64_t time_ns) {
-  if (!possible(event)) {
+  if (!possible(event) || too_much(event)) {
     ++counts_.bad_records;
     return;
   }
@@ -257,6 +287,8 @@ void Lifetimes::finish_allocation(uint32_t holder) {
   const Allocation& allocation = pool_[holder];
   if (allocation.device == kCpu && allocation.origin != Origin::recorded)
     told_.erase(allocation.address);
+  if (allocation.origin == Origin::external)
+    external_bytes_ -= allocation.size_bytes;
   if (allocation.named)
     ended_named_.push_back(allocation.id);
   if (!out_.allocations.discards())
@@ -376,6 +408,7 @@ void Lifetimes::external(const AllocatorEvent& event, Place place, Outcome& outc
   const Allocation allocation = begin(event, place, Origin::external);
   outcome.born = pool_.take(allocation);
   told_[event.address] = outcome.born;
+  external_bytes_ += allocation.size_bytes;
   tell_began(pool_[outcome.born]);
   outcome.allocation_id = allocation.id;
   outcome.block_bytes = allocation.block_bytes;

@@ -120,6 +120,8 @@ class Lifetimes {
   };
 
   static bool possible(const AllocatorEvent& event);
+  // Possible by itself, and with all that is held already more than there can be.
+  bool too_much(const AllocatorEvent& event) const;
   // Of a pause: says nothing that is not known.
   bool tells_nothing(const AllocatorEvent& event);
   Device& device(DeviceCode code);
@@ -177,6 +179,7 @@ class Lifetimes {
   // CPU memory that scans told of, external or preexisting, by address -> holder: an allocator's
   // free may never tell of its end.
   std::map<uint64_t, uint32_t> told_;
+  int64_t external_bytes_ = 0;
   std::deque<Allocation> finished_; // grows without moving what is in it
   std::vector<uint32_t> lost_;
   std::vector<int64_t> ended_named_;

@@ -14,6 +14,12 @@ constexpr const char* kScopes[] = {
     "custom_class",      "build_feature",       "lite_interpreter",     "user_scope",
     "static_runtime_op", "static_runtime_model"};
 
+// Memory may come and go in a call without end: its sum then stays at what a number can hold.
+void add_bytes(int64_t& sum, int64_t bytes) {
+  if (__builtin_add_overflow(sum, bytes, &sum))
+    sum = INT64_MAX;
+}
+
 } // namespace
 
 OperatorCalls::OperatorCalls(NameStrings& names, StackTable& stacks, Table& rows)
@@ -30,8 +36,8 @@ void OperatorCalls::end_unknown(Thread& thread) {
   int64_t parent_id = kNull;
   if (!thread.open.empty()) { // open as well: it is around this one
     OpenCall& parent = thread.open.back();
-    parent.allocated_bytes += done.allocated_bytes;
-    parent.freed_bytes += done.freed_bytes;
+    add_bytes(parent.allocated_bytes, done.allocated_bytes);
+    add_bytes(parent.freed_bytes, done.freed_bytes);
     parent_id = parent.id;
   }
   rows_.add(done.id, parent_id, StringId::null, StringId::null, int64_t{thread.id}, kNull, kNull,
@@ -66,8 +72,8 @@ int64_t OperatorCalls::event(Thread& thread, uint32_t call, int64_t seq, int64_t
   if (call == 0)
     return kNull;
   OpenCall& open_call = open(thread, call, seq);
-  open_call.allocated_bytes += allocated_bytes;
-  open_call.freed_bytes += freed_bytes;
+  add_bytes(open_call.allocated_bytes, allocated_bytes);
+  add_bytes(open_call.freed_bytes, freed_bytes);
   return open_call.id;
 }
 
@@ -81,8 +87,8 @@ int64_t OperatorCalls::parent_id(Thread& thread, const OperatorSpan& span, const
                ? thread.open.back().id
                : kNull;
   OpenCall& parent = open(thread, span.parent_call, done.start_seq);
-  parent.allocated_bytes += done.allocated_bytes;
-  parent.freed_bytes += done.freed_bytes;
+  add_bytes(parent.allocated_bytes, done.allocated_bytes);
+  add_bytes(parent.freed_bytes, done.freed_bytes);
   return parent.id;
 }
 

@@ -63,3 +63,36 @@ def test_one_tensor_that_has_many_names(trace_dir: Path) -> None:
     rows, _ = converted(spool)
     assert len(rows["names"]) == names
     assert len({row["offset_bytes"] for row in rows["names"]}) == names
+
+
+def test_a_device_holds_no_more_than_sums_can_tell(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    spool.log()
+    log = spool.log()
+    events, fit = 100, 32  # of 2^48 bytes are 2^53
+    order = iter(range(3 * events))
+    for i in range(events):
+        address = (i + 1) << 12
+        log.alloc(10 * i, address, 1 << 48, op="aten::empty", call=1)
+        log.event("external", 10 * i + 1, address + (1 << 60), 1 << 48)
+        log.event("segment_alloc", 10 * i + 2, (i + 1) << 48, 1 << 48, device=0, order=next(order))
+        log.alloc(10 * i + 3, (i + 1) << 48, 1 << 48, device=0, order=next(order))
+    rows, oddities = converted(spool)
+    for kind in ("allocated_bytes", "active_bytes", "reserved_bytes"):
+        sums = [row[kind] for row in rows["events"]]
+        assert min(sums) >= 0
+        assert max(sums) == 1 << 53
+    assert len(rows["allocations"]) == 3 * fit
+    assert oddities["bad_records"] == 4 * (events - fit)
+
+
+def test_a_call_in_which_memory_comes_and_goes_without_end(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    spool.log()
+    log = spool.log()
+    for i in range(33_000):
+        log.alloc(10 * i, 0x1000, 1 << 48, op="aten::empty", call=1)
+        log.free(10 * i + 1, 0x1000, call=1)
+    rows, _ = converted(spool)
+    (call,) = rows["operators"]
+    assert call["allocated_bytes"] == call["freed_bytes"] == (1 << 63) - 1
