@@ -61,24 +61,31 @@ int64_t RecordMerge::ahead(const Record& record) const {
 
 // Whether another log holds, close by, an event that the device saw before the head of this one.
 bool RecordMerge::earlier_is_near(const Cursor& cursor) const {
-  const AllocatorEvent& event = head(cursor).event;
-  for (const Cursor& other : cursors_) {
-    if (&other == &cursor || other.chunk == other.log->size())
-      continue;
-    size_t chunk = other.chunk, place = other.place;
-    for (size_t seen = 0; seen < kWindowRecords; ++seen) {
-      const Record& record = (*other.log)[chunk].records[place];
-      if (ticks_of(record) > cursor.key && ticks_of(record) - cursor.key > kWindowTicks)
-        break;
-      if (has_order(record) && record.event.tail.device == event.tail.device &&
-          static_cast<int32_t>(record.event.order - event.order) < 0)
+  size_t left = kMostLookedAt;
+  for (const auto* logs : {&heap_, &held_})
+    for (const Cursor* other : *logs)
+      if (other != &cursor && holds_earlier(*other, cursor, left))
         return true;
-      if (++place == (*other.log)[chunk].count) {
-        place = 0;
-        if (++chunk == other.log->size())
-          break;
-        make_ready((*other.log)[chunk]);
-      }
+  return false;
+}
+
+// `left`: how many records may still be looked at; to get to a log is as long as many of them.
+bool RecordMerge::holds_earlier(const Cursor& other, const Cursor& cursor, size_t& left) const {
+  const AllocatorEvent& event = head(cursor).event;
+  size_t chunk = other.chunk, place = other.place;
+  left -= std::min(left, kRecordsPerLog);
+  for (size_t seen = 0; seen < kWindowRecords && left > 0; ++seen, --left) {
+    const Record& record = (*other.log)[chunk].records[place];
+    if (ticks_of(record) > cursor.key && ticks_of(record) - cursor.key > kWindowTicks)
+      return false;
+    if (has_order(record) && record.event.tail.device == event.tail.device &&
+        static_cast<int32_t>(record.event.order - event.order) < 0)
+      return true;
+    if (++place == (*other.log)[chunk].count) {
+      place = 0;
+      if (++chunk == other.log->size())
+        return false;
+      make_ready((*other.log)[chunk]);
     }
   }
   return false;
@@ -96,7 +103,8 @@ const Record* RecordMerge::next(uint64_t most_ticks) {
     if (cursor.key > most_ticks)
       return nullptr;
     const Record& record = head(cursor);
-    if (!has_order(record) || ahead(record) <= 0 || !earlier_is_near(cursor))
+    if (!has_order(record) || ahead(record) <= 0 || held_.size() >= kMostHeld ||
+        !earlier_is_near(cursor))
       return take(cursor, true);
     held_.push_back(&cursor);
     pop();

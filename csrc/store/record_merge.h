@@ -3,7 +3,8 @@
 // For a CUDA device AllocatorEvent::order, counted under torch's lock, is the truth: where ticks
 // disagree with it, the log that is ahead of its turn is held back until its turn comes. Clocks of
 // cores disagree by microseconds, so what must come first is looked for in a short window; a number
-// that is not there was lost with its record and is counted.
+// that is not there was lost with its record and is counted. What is looked at for one record is
+// bounded: a spool may be damaged so that all its logs are ahead at once.
 #pragma once
 
 #include "store/spool_reader.h"
@@ -15,8 +16,11 @@ namespace memtrace {
 
 class RecordMerge {
  public:
-  static constexpr uint64_t kWindowTicks = 1'000'000; // less than a millisecond
-  static constexpr size_t kWindowRecords = 1024;      // in each log
+  static constexpr uint64_t kWindowTicks = 1'000'000;          // less than a millisecond
+  static constexpr size_t kWindowRecords = 1024;               // in each log
+  static constexpr size_t kMostLookedAt = 16 * kWindowRecords; // in all logs
+  static constexpr size_t kRecordsPerLog = 64;
+  static constexpr size_t kMostHeld = 64; // logs that wait for their turn
 
   // How far the devices' orders have come.
   struct Order {
@@ -57,6 +61,7 @@ class RecordMerge {
   bool step(Cursor& cursor);
   int64_t ahead(const Record& record) const;
   bool earlier_is_near(const Cursor& cursor) const;
+  bool holds_earlier(const Cursor& other, const Cursor& cursor, size_t& left) const;
   const Record* take(Cursor& cursor, bool from_heap);
   const Record* take_held();
   void sift_down(size_t at);

@@ -96,3 +96,15 @@ def test_a_call_in_which_memory_comes_and_goes_without_end(trace_dir: Path) -> N
     rows, _ = converted(spool)
     (call,) = rows["operators"]
     assert call["allocated_bytes"] == call["freed_bytes"] == (1 << 63) - 1
+
+
+def test_logs_that_are_all_ahead_of_their_device(trace_dir: Path) -> None:
+    per_log = 63
+    spool = SpoolWriter(trace_dir, chunk_bytes=64 * (1 + per_log))
+    logs = 2_000
+    for number in range(logs):
+        log = spool.log(1)
+        for i in range(number * per_log, (number + 1) * per_log):
+            log.alloc(1000, 0x1000 * (i + 1), 512, device=0, order=3 * i)
+    rows, _ = converted(spool)
+    assert len(rows["events"]) == logs * per_log
