@@ -19,13 +19,41 @@ std::vector<uint8_t> validity_of(const std::vector<Value>& values, Value missing
 
 } // namespace
 
+StringPool::Known& StringPool::find_or_add(std::string_view text, bool passing) {
+  if (const auto found = ids_.find(text); found != ids_.end())
+    return found->second;
+  auto id = static_cast<uint32_t>(strings_.size());
+  if (unused_.empty()) {
+    strings_.emplace_back(text);
+  } else {
+    id = unused_.back();
+    unused_.pop_back();
+    strings_[id] = text;
+  }
+  if (passing)
+    passing_.push_back(id);
+  return ids_.emplace(strings_[id], Known{id, passing}).first->second;
+}
+
 StringId StringPool::intern(std::string_view text) {
-  const auto found = ids_.find(text);
-  if (found != ids_.end())
-    return StringId{found->second};
-  const auto id = static_cast<uint32_t>(strings_.size());
-  ids_.emplace(strings_.emplace_back(text), id);
-  return StringId{id};
+  Known& known = find_or_add(text, false);
+  known.passing = false;
+  return StringId{known.id};
+}
+
+StringId StringPool::intern_passing(std::string_view text) {
+  return StringId{find_or_add(text, true).id};
+}
+
+void StringPool::forget_passing() {
+  for (const uint32_t id : passing_) {
+    const auto known = ids_.find(strings_[id]);
+    if (!known->second.passing)
+      continue;
+    ids_.erase(known);
+    unused_.push_back(id);
+  }
+  passing_.clear();
 }
 
 void Column::take_strings(const StringPool& strings, ColumnData& data) {

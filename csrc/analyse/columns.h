@@ -28,11 +28,22 @@ class StringPool {
  public:
   StringPool() { strings_.emplace_back(); }
   StringId intern(std::string_view text);
+  // For a text that hardly comes again: it stays until forget_passing(), when no row may name it
+  // any more, or for good if it is interned meanwhile.
+  StringId intern_passing(std::string_view text);
+  void forget_passing();
   const std::string& operator[](StringId id) const { return strings_[static_cast<uint32_t>(id)]; }
 
  private:
+  struct Known {
+    uint32_t id;
+    bool passing;
+  };
+  Known& find_or_add(std::string_view text, bool passing);
+
   std::deque<std::string> strings_;
-  std::unordered_map<std::string_view, uint32_t> ids_;
+  std::unordered_map<std::string_view, Known> ids_;
+  std::vector<uint32_t> passing_, unused_; // ids
 };
 
 enum class ColumnType : uint8_t { int64, uint64, int32, boolean, string, int64_list };

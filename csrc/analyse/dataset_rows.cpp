@@ -73,10 +73,13 @@ void DatasetRows::mark(const Note& note, Place place) {
     pauses_.resume(place.time_ns);
     lifetimes_.resume();
   }
-  // Of a backward pass the value is autograd's number of it.
+  // Of a backward pass the value is autograd's number of it, which only the rows of two marks name.
+  if (out_.marks.rows() == 0)
+    names_.forget_passing();
   const bool backward = kind == "backward_begin" || kind == "backward_end";
   const bool about_pool = !backward && (note.value != 0 || note.value2 != 0);
-  const StringId text = backward ? names_.intern(std::to_string(note.value)) : names_.of(note.text);
+  const StringId text =
+      backward ? names_.intern_passing(std::to_string(note.value)) : names_.of(note.text);
   out_.marks.add(place.seq, place.time_ns,
                  note.tail.device != kCpu ? labels_.device(note.tail.device) : StringId::null,
                  names_.of(note.name),

@@ -19,6 +19,8 @@ class NameStrings {
     return resolve(name_id);
   }
   StringId intern(std::string_view text) { return pool_.intern(text); }
+  StringId intern_passing(std::string_view text) { return pool_.intern_passing(text); }
+  void forget_passing() { pool_.forget_passing(); }
   const std::string& operator[](StringId id) const { return pool_[id]; }
   const StringPool& pool() const { return pool_; }
   const TextTable& text() const { return text_; }

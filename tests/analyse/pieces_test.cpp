@@ -89,6 +89,23 @@ TEST_CASE("a batch carries the strings that it uses, and bitmaps where something
   CHECK(batch.columns[1].dictionary == std::vector<std::string>{"unused"});
 }
 
+TEST_CASE("a passing string stays until no row names it, and its place is used again") {
+  StringPool strings;
+  const StringId kept = strings.intern("kept");
+  const StringId passing = strings.intern_passing("17"), both = strings.intern_passing("18");
+  CHECK(strings.intern_passing("17") == passing);
+  CHECK(strings.intern_passing("kept") == kept);
+  CHECK(strings.intern("18") == both);
+  strings.forget_passing();
+  CHECK(strings[kept] == "kept");
+  CHECK(strings[both] == "18");
+  CHECK(strings.intern_passing("19") == passing);
+  CHECK(strings[passing] == "19");
+  strings.forget_passing();
+  CHECK(strings.intern("17") == passing);
+  CHECK(strings.intern("18") == both);
+}
+
 TEST_CASE("a timeline stays bounded and keeps the extremes") {
   StringPool strings;
   Table table("timeline", {{"device", ColumnType::string},

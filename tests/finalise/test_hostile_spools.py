@@ -24,10 +24,15 @@ def converted(spool: SpoolWriter) -> tuple[dict[str, list[dict[str, Any]]], dict
     while not conversion.finished:
         batches += conversion.advance()
     assert time.monotonic() - began < _MOST_SECONDS
-    rows = defaultdict(list)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for batch in batches:
         rows[batch.dataset] += to_table(batch.dataset, list(batch.columns)).to_pylist()
     return rows, dict(conversion.totals()["oddities"])
+
+
+def resident_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def test_roots_that_contain_each_other_in_a_long_chain(trace_dir: Path) -> None:
@@ -108,3 +113,21 @@ def test_logs_that_are_all_ahead_of_their_device(trace_dir: Path) -> None:
             log.alloc(1000, 0x1000 * (i + 1), 512, device=0, order=3 * i)
     rows, _ = converted(spool)
     assert len(rows["events"]) == logs * per_log
+
+
+def test_numbers_of_backward_passes_are_not_kept(trace_dir: Path) -> None:
+    spool = SpoolWriter(trace_dir)
+    log = spool.log()
+    for task in range(1, 400_001):
+        for kind in ("backward_begin", "backward_end"):
+            log.mark(10 * task, kind, value=task)
+    spool.finish()
+    conversion = _core.Conversion(_core.SpoolReader(str(spool.path)))
+    texts: list[str] = []
+    before = 0.0
+    while not conversion.finished:
+        for batch in conversion.advance():
+            texts = to_table(batch.dataset, list(batch.columns)).column("text").to_pylist()
+        before = before or resident_mib()
+    assert texts[-2:] == ["400000", "400000"]
+    assert resident_mib() - before < 20
