@@ -72,7 +72,7 @@ StringId Labels::find_pool(uint16_t pool) {
     std::memcpy(words, text->data(), sizeof words);
     id = mempool(words[0], words[1]);
   } else {
-    id = names_.intern("?");
+    id = names_.intern(pool == kUnnumberedPool ? "other" : "?");
   }
   if (pools_.size() <= pool)
     pools_.resize(pool + size_t{1}, StringId::null);

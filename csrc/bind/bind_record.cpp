@@ -64,6 +64,8 @@ const char* loss_name(Loss kind) {
     return "operators_deep";
   case Loss::external_failed:
     return "external_failed";
+  case Loss::pool_unnumbered:
+    return "pool_unnumbered";
   case Loss::count:
     break;
   }

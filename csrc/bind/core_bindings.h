@@ -16,9 +16,9 @@ void register_live(pybind11::module_& module);
 void register_replay(pybind11::module_& module);
 
 // Names as in the `lost_events` column.
-inline constexpr const char* kLossNames[kLossCount] = {"event_no_space", "record_no_space",
-                                                       "text_no_space",  "stack_too_deep",
-                                                       "operators_deep", "external_failed"};
+inline constexpr const char* kLossNames[kLossCount] = {
+    "event_no_space", "record_no_space", "text_no_space",  "stack_too_deep",
+    "operators_deep", "external_failed", "pool_unnumbered"};
 
 // Names come from the watched program; what is not UTF-8 is shown as such, never refused.
 inline pybind11::str to_str(const std::string& text) {

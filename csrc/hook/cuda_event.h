@@ -47,44 +47,64 @@ constexpr Action action_of(typename TraceEntry::Action action) noexcept {
 // torch's c10::MempoolId_t.
 using MempoolId = std::pair<unsigned long long, unsigned long long>;
 
-// Memory pools get small numbers. Few exist, so a list in the order of first sight will do; it is
-// read without a lock, since entries are written before the count is published.
+// Memory pools get small numbers, from 1 in each recording. Few exist, so a list in the order of
+// first sight will do; it is read without a lock, since entries are written before the count is
+// published. It belongs to one recording at a time: a thread that is held up in a hook of an
+// earlier one may read entries that are being written anew, but its record comes too late anyway.
 class CudaPoolTable {
  public:
+  static constexpr uint32_t kMostPools = 4096; // in a recording; those beyond have one number
+
   uint16_t find(const MempoolId& pool, Recording& recording) noexcept {
-    const uint32_t count = count_.load(std::memory_order_acquire);
-    for (uint32_t i = count; i-- > 0;)
-      if (pools_[i].id == pool && pools_[i].recording == &recording)
-        return pools_[i].number;
+    if (recording_.load(std::memory_order_acquire) == &recording) [[likely]]
+      if (const uint16_t number = known(pool))
+        return number;
     return add(pool, recording);
   }
 
  private:
   struct Entry {
-    MempoolId id;
-    const Recording* recording = nullptr;
-    uint16_t number = 0;
+    std::atomic<uint64_t> first{0}, second{0};
   };
 
+  // 0: not there.
+  uint16_t known(const MempoolId& pool) const noexcept {
+    for (uint32_t i = count_.load(std::memory_order_acquire); i > 0; --i)
+      if (const Entry& entry = pools_[i - 1];
+          entry.first.load(std::memory_order_relaxed) == pool.first &&
+          entry.second.load(std::memory_order_relaxed) == pool.second)
+        return static_cast<uint16_t>(i);
+    return 0;
+  }
+
   uint16_t add(const MempoolId& pool, Recording& recording) noexcept {
-    std::lock_guard lock(mutex_);
-    const uint32_t count = count_.load(std::memory_order_relaxed);
-    for (uint32_t i = count; i-- > 0;) // another device's thread may have been first
-      if (pools_[i].id == pool && pools_[i].recording == &recording)
-        return pools_[i].number;
-    const RecorderApi& api = recording.api;
-    const uint32_t number = api.next_id(api.recorder, TextKind::pool);
-    const uint64_t text[2] = {pool.first, pool.second};
-    api.text(api.recorder, TextKind::pool, number, text, sizeof text);
-    if (count < pools_.size() && number <= UINT16_MAX) {
-      pools_[count] = {pool, &recording, static_cast<uint16_t>(number)};
-      count_.store(count + 1, std::memory_order_release);
+    const std::lock_guard lock(mutex_);
+    if (recording_.load(std::memory_order_relaxed) != &recording) {
+      const Recording* const now = g_kept_recording.load(std::memory_order_acquire);
+      if (now && now != &recording) // of an earlier one: it must not take the table away
+        return kUnnumberedPool;
+      count_.store(0, std::memory_order_relaxed);
+      recording_.store(&recording, std::memory_order_release);
     }
-    return static_cast<uint16_t>(number);
+    if (const uint16_t number = known(pool)) // another device's thread was first
+      return number;
+    const uint32_t count = count_.load(std::memory_order_relaxed);
+    if (count == kMostPools) {
+      recording.lose(Loss::pool_unnumbered);
+      return kUnnumberedPool;
+    }
+    const RecorderApi& api = recording.api;
+    const uint64_t text[2] = {pool.first, pool.second};
+    api.text(api.recorder, TextKind::pool, count + 1, text, sizeof text);
+    pools_[count].first.store(pool.first, std::memory_order_relaxed);
+    pools_[count].second.store(pool.second, std::memory_order_relaxed);
+    count_.store(count + 1, std::memory_order_release);
+    return static_cast<uint16_t>(count + 1);
   }
 
   std::mutex mutex_;
-  std::array<Entry, 4096> pools_;
+  std::atomic<const Recording*> recording_{nullptr}; // whose pools these are
+  std::array<Entry, kMostPools> pools_;
   std::atomic<uint32_t> count_{0};
 };
 

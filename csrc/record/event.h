@@ -45,8 +45,10 @@ constexpr bool is_allocator_event(Action action) {
 }
 
 // Where the bytes of a CPU or external allocation lie (FORMAT.md, `allocations.memory`). For a CUDA
-// event the same field of the tail is the id of its memory pool instead.
+// event the same field of the tail is the id of its memory pool instead: 0 is the default one.
 enum class Memory : uint16_t { device = 0, host = 1, pinned = 2, mapped = 3, shared = 4 };
+// All pools of a recording beyond those that it can number (Loss::pool_unnumbered).
+constexpr uint16_t kUnnumberedPool = UINT16_MAX;
 
 // 0 is the CPU, 1 + i is cuda:i.
 using DeviceCode = uint8_t;

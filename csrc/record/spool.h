@@ -31,6 +31,7 @@ enum class Loss : uint32_t {
   stack_too_deep,  // a stack was cut at the walker's limit
   operators_deep,  // operator nesting beyond the thread's stack
   external_failed, // an external or preexisting allocation could not be described
+  pool_unnumbered, // an event's memory pool is beyond those that get a number; it reads "other"
   count
 };
 constexpr uint32_t kLossCount = static_cast<uint32_t>(Loss::count);

@@ -16,7 +16,7 @@ ATTRIBUTION_VERSION = 4
 LOST_WORDS = frozenset(
     {
         "text_no_space", "stack_too_deep", "operators_deep", "text_bytes_cut", "unknown_text_ids",
-        "unmatched_names", "forgotten_forward_calls",
+        "unmatched_names", "forgotten_forward_calls", "pool_unnumbered",
     }
 )  # fmt: skip
 

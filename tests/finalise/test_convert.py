@@ -108,12 +108,12 @@ def test_a_cuda_allocation(trace_dir: Path) -> None:
 def test_pools_are_named_by_who_made_them(trace_dir: Path) -> None:
     spool = SpoolWriter(trace_dir)
     log = spool.log()
-    for order, pool in enumerate([0, spool.pool(3, 0), spool.pool(0, 9), 77], 1):
+    for order, pool in enumerate([0, spool.pool(3, 0), spool.pool(0, 9), 77, 0xFFFF], 1):
         log.event("segment_alloc", order, order << 40, 2 * MIB, device=0, order=order, pool=pool)
     spool.finish()
     finalise(trace_dir)
     assert [r["pool"] for r in rows(trace_dir, "segments")] == [
-        "default", "graph:3", "mempool:9", "?",
+        "default", "graph:3", "mempool:9", "?", "other",
     ]  # fmt: skip
 
 
@@ -396,7 +396,7 @@ def test_text_that_is_not_utf8_is_written_as_it_can_be(
 
 def test_words_that_are_cut_are_no_loss_and_missing_chunks_are(trace_dir: Path) -> None:
     words = SpoolWriter(trace_dir, "host-1-a")
-    words.lost[3] = 7  # stack_too_deep
+    words.lost[3], words.lost[6] = 7, 5  # stack_too_deep, pool_unnumbered
     words.finish()
     whole = SpoolWriter(trace_dir, "host-2-a", chunk_bytes=64 * 9)
     log = whole.log()
@@ -408,6 +408,7 @@ def test_words_that_are_cut_are_no_loss_and_missing_chunks_are(trace_dir: Path) 
     finalise(trace_dir)
     cut, torn = rows(trace_dir, "processes")
     assert json.loads(cut["lost_events"])["stack_too_deep"] == 7
+    assert json.loads(cut["lost_events"])["pool_unnumbered"] == 5
     assert cut["lost_total"] == 0
     assert json.loads(torn["lost_events"])["missing_chunks"] == 2
     assert torn["lost_total"] == 2

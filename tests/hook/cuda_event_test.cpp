@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <doctest/doctest.h>
 #include <functional>
 #include <random>
@@ -299,6 +300,57 @@ TEST_CASE("pools are numbered by first sight in a recording, whatever the device
     CHECK(words[0] == 4);
     CHECK(words[1] == 0);
   }
+}
+
+TEST_CASE("pools beyond those that can be numbered have one number, and their events are counted") {
+  constexpr uint32_t kMost = CudaPoolTable::kMostPools;
+  for (int round = 0; round < 2; ++round) { // the first leaves the second all its room
+    TestRecording recording;
+    recording.start();
+    for (uint32_t pool = 1; pool <= kMost; ++pool)
+      REQUIRE(pool_number({0, pool}, recording.seen()) == pool);
+    CHECK(recording.recorder().lost(Loss::pool_unnumbered) == 0);
+    for (uint32_t pool = kMost + 1; pool <= kMost + 3; ++pool)
+      for (int event = 0; event < 2; ++event)
+        CHECK(pool_number({0, pool}, recording.seen()) == kUnnumberedPool);
+    CHECK(recording.recorder().lost(Loss::pool_unnumbered) == 6);
+    CHECK(pool_number({0, kMost}, recording.seen()) == kMost);
+    recording.stop();
+    CHECK(read_texts(recording.path(), TextKind::pool).size() == kMost);
+  }
+}
+
+TEST_CASE("recordings that come after many others number their pools as ever") {
+  static auto* const recordings = new std::deque<Recording>; // never freed, as in the product
+  for (uint32_t round = 0; round < 1000; ++round) {
+    Recording& recording = recordings->emplace_back();
+    uint32_t texts = 0;
+    recording.api.recorder = &texts;
+    recording.api.text = [](void* counted, TextKind, uint32_t, const void*, size_t) noexcept {
+      ++*static_cast<uint32_t*>(counted);
+      return true;
+    };
+    g_kept_recording.store(&recording);
+    for (int event = 0; event < 3; ++event)
+      for (uint16_t pool = 1; pool <= 5; ++pool)
+        REQUIRE(pool_number({pool, 0}, recording) == pool);
+    CHECK(texts == 5);
+    g_kept_recording.store(nullptr);
+  }
+}
+
+TEST_CASE("a thread that is held up since an earlier recording does not take the pools away") {
+  TestRecording first, second;
+  first.start();
+  CHECK(pool_number({0, 1}, first.seen()) == 1);
+  first.stop();
+  second.start();
+  CHECK(pool_number({0, 2}, second.seen()) == 1);
+  CHECK(pool_number({0, 1}, first.seen()) == kUnnumberedPool);
+  CHECK(pool_number({0, 2}, second.seen()) == 1);
+  CHECK(pool_number({0, 3}, second.seen()) == 2);
+  second.stop();
+  CHECK(read_texts(second.path(), TextKind::pool).size() == 2);
 }
 
 TEST_CASE("threads that see a new pool at the same time agree on its number") {

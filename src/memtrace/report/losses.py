@@ -14,6 +14,7 @@ _CUT_WORDS = {
     "stack_too_deep": ("stack", "cut at 512 frames"),
     "operators_deep": ("operator call", "nested too deep to be told"),
     "text_no_space": ("name", "not written for want of space"),
+    "pool_unnumbered": ("event", "of memory pools beyond the 4,096 told apart"),
     "text_bytes_cut": ("byte", "of names cut off"),
     "unknown_text_ids": ("name", "not known"),
     "unmatched_names": ("tensor", "in no recorded allocation"),
