@@ -2,6 +2,7 @@
 
 #include "hook/outermost_call.h"
 #include "hook/own_call.h"
+#include "hook/python_objects.h"
 #include "hook/walk_gate.h"
 
 #include <cstdint>
@@ -34,8 +35,15 @@ inline PyObject* call_original(PyObject* function, PyObject* const* args, size_t
   return g_original(function, args, nargsf, names);
 }
 
+void set_vectorcall(vectorcallfunc call) noexcept {
+  g_function->vectorcall = call;
+#if PY_VERSION_HEX >= 0x030B0000
+  g_function->func_version = 0; // call sites that were specialised for it ask again
+#endif
+}
+
 // Is a call under way on this thread that was not seen? A recording may start inside one; a
-// greenlet may come back to its own after others were here.
+// greenlet may come back to its own after others were here. The frames are this greenlet's alone.
 bool is_inside_call() noexcept {
   const PyObject* const code = g_function->func_code;
   for (const RawFrame* frame = innermost_frame(PyThreadState_Get()); frame;
@@ -45,9 +53,20 @@ bool is_inside_call() noexcept {
   return false;
 }
 
+PyObject* on_call_among_greenlets(PyObject* function, PyObject* const* args, size_t nargsf,
+                                  PyObject* names);
+
+// Greenlets may exist once their library is there: from the next call on, frames tell.
+void look_for_greenlets() noexcept {
+  static const Key library("greenlet");
+  if (g_function->vectorcall != on_call_among_greenlets && library.in(PyImport_GetModuleDict()))
+    set_vectorcall(on_call_among_greenlets);
+}
+
 [[gnu::noinline]] PyObject* call_outermost(const ModuleCall& call, uintptr_t stack_address) {
   if (!g_on_call || PyVectorcall_NARGS(call.nargsf) < 1 || is_inside_call())
     return call.go_on();
+  look_for_greenlets();
   const uint64_t number = ++g_calls;
   t_outermost = {stack_address, number};
   PyObject* const result = g_on_call(call);
@@ -63,11 +82,16 @@ PyObject* on_call(PyObject* function, PyObject* const* args, size_t nargsf, PyOb
   return call_original(function, args, nargsf, names);
 }
 
-void set_vectorcall(vectorcallfunc call) noexcept {
-  g_function->vectorcall = call;
-#if PY_VERSION_HEX >= 0x030B0000
-  g_function->func_version = 0; // call sites that were specialised for it ask again
-#endif
+// A greenlet may leave in the middle of a call for another one, whose calls lie below on the C
+// stack but are not inner ones: addresses say nothing.
+PyObject* on_call_among_greenlets(PyObject* function, PyObject* const* args, size_t nargsf,
+                                  PyObject* names) {
+  const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+  return call_outermost({function, args, nargsf, names}, here);
+}
+
+bool is_ours(vectorcallfunc call) noexcept {
+  return call == on_call || call == on_call_among_greenlets;
 }
 
 } // namespace
@@ -86,7 +110,7 @@ bool watch_outermost_calls(PyObject* module_class, OnOutermostCall on_outermost)
     g_original = function->vectorcall;
   }
   if (function != g_function ||
-      (function->vectorcall != g_original && function->vectorcall != on_call))
+      (function->vectorcall != g_original && !is_ours(function->vectorcall)))
     return false;
   g_on_call = on_outermost;
   set_vectorcall(on_call);
@@ -95,7 +119,7 @@ bool watch_outermost_calls(PyObject* module_class, OnOutermostCall on_outermost)
 
 void unwatch_outermost_calls() noexcept {
   g_on_call = nullptr;
-  if (g_function && g_function->vectorcall == on_call)
+  if (g_function && is_ours(g_function->vectorcall))
     set_vectorcall(g_original);
 }
 

@@ -283,3 +283,26 @@ def test_a_greenlet_that_never_goes_on(calls: list[Any]) -> None:
         module(1)
         greenlet.greenlet(module).switch(1)
     assert begun(calls)[1:] == [module] * 6
+
+
+def through_c(depth: int, function: Callable[[], Any]) -> Any:
+    """Calls it so many frames of C further down."""
+    if depth == 0:
+        return function()
+    return next(map(functools.partial(through_c, depth - 1), [function]))
+
+
+def test_calls_far_below_those_of_greenlets_that_were_left(calls: list[Any]) -> None:
+    greenlet = pytest.importorskip("greenlet")
+    inner, main = Add(), greenlet.getcurrent()
+    waits = Call(main.switch)
+    left = [greenlet.greenlet(waits) for _ in range(3)]
+    for one in left:
+        one.switch()
+    outer = Call(lambda: through_c(30, lambda: inner(1)))
+    for _ in range(3):
+        assert through_c(60, outer) == 1  # a lower address than theirs, and outermost
+    assert begun(calls) == [waits] * 3 + [outer] * 3
+    for one in left:
+        one.switch()
+    assert [call[0] for call in calls].count("end") == 6
