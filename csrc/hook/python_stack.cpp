@@ -133,7 +133,6 @@ struct StackTable::Tables {
   std::unordered_map<const void*, Module> modules;
   std::unordered_map<uint32_t, Instance> instances; // by module id
   size_t prune_instances_at = 4096;
-  std::vector<uint32_t> innermost; // module by stack id
   std::vector<uint32_t> new_roots;
   // Of the stack in hand.
   std::vector<StackFrame> frames;
@@ -299,13 +298,6 @@ uint32_t StackTable::first_sight(const void* innermost, StackHash hash) noexcept
       sink_.text(TextKind::stack, id, tables.frames.data(),
                  tables.frames.size() * sizeof(StackFrame));
       tables.contents.insert(content, id);
-      if (tables.innermost.size() <= id)
-        tables.innermost.resize(id + size_t{1});
-      for (const StackFrame& frame : tables.frames) {
-        tables.innermost[id] = frame.module;
-        if (frame.module != 0)
-          break;
-      }
     }
     stacks_.insert(hash, id);
     return id;
@@ -313,11 +305,6 @@ uint32_t StackTable::first_sight(const void* innermost, StackHash hash) noexcept
     sink_.lose(Loss::text_no_space);
     return 0;
   }
-}
-
-uint32_t StackTable::innermost_module(uint32_t stack) noexcept {
-  const std::lock_guard lock(g_first_sight);
-  return stack < tables_->innermost.size() ? tables_->innermost[stack] : 0;
 }
 
 std::vector<uint32_t> StackTable::take_new_roots() {

@@ -53,9 +53,6 @@ class StackTable {
   // This thread's stack id now; 0: no Python frames, or Python is not there any more. Hot.
   uint32_t take() noexcept;
 
-  // Module of the innermost frame that has one; 0: none.
-  uint32_t innermost_module(uint32_t stack) noexcept;
-
   // Modules seen outermost in some stack since the last call. Any thread, no GIL needed.
   std::vector<uint32_t> take_new_roots();
   // True when take_new_roots() has something: one relaxed load, to poll from a hot place.

@@ -42,6 +42,15 @@ struct CalledModel {
   bool called_twice = false;
 };
 std::unordered_map<uint32_t, CalledModel> g_called; // by module id
+constexpr size_t kLeastPrune = 64;
+size_t g_prune_called_at = kLeastPrune;
+
+// A program may make a module for each call: those that are gone are forgotten.
+void prune_called(StackTable& stacks) {
+  std::erase_if(g_called,
+                [&](const auto& entry) { return !OwnedObject(stacks.module_object(entry.first)); });
+  g_prune_called_at = 2 * g_called.size() + kLeastPrune;
+}
 
 // Whether this call is the second one of a model, or what it holds has moved since they were
 // compared last.
@@ -70,6 +79,8 @@ PyObject* due_look(PyObject* module, const Recording* recording) {
   if (const HookScope scope; scope && &scope.recording() == recording)
     id = recording->stacks->root_id(module);
   const uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+  if (g_called.size() >= g_prune_called_at)
+    prune_called(*recording->stacks);
   const bool is_new = id != 0 && is_new_to_looks(module, id, now_ns);
   if (now_ns >= g_look_due_ns)
     return Py_None;
@@ -193,6 +204,7 @@ bool install_root_calls(PyObject* module_class, PyObject* tensor_class) {
   g_began_ns = clock_ns(CLOCK_MONOTONIC);
   g_compared_ns = 0;
   g_called.clear();
+  g_prune_called_at = kLeastPrune;
   return resume_root_calls();
 }
 

@@ -43,6 +43,7 @@ class _Root:
     def __init__(self, module: Any, number: int) -> None:
         self.reference = weakref.ref(module)
         self.number = number
+        self.key = number or -id(module)  # 0: of a module whose death cannot be seen
         self.class_name = type(module).__name__
         # What each tensor was when it was last written down, and its storage: another one may lie
         # at the same address by now.
@@ -57,7 +58,10 @@ class Scan:
         self._recorder = recorded.recorder
         self._torch = torch
         self._native = native
-        self._roots: list[_Root] = []
+        # By key: a program may make and keep a model for each call, and none is looked for in all.
+        # Other threads may look meanwhile, so a copy is gone through.
+        self._roots: dict[int, _Root] = {}
+        self._parts: set[int] = set()  # numbers of the modules that hang in them
         self._sweep_at = _LEAST_SWEEP
         self._host = HostMemory(recorded, native.storage_address)
         self._compiled = CompiledCode(recorded)
@@ -80,14 +84,16 @@ class Scan:
         self._native.set_old_state_callback(None)
         self._native.set_look(None)
         self._roots.clear()
+        self._parts.clear()
 
     def look_last(self) -> None:
         """The look at the end; where stacks cannot show every model, all that are alive."""
         if not self._every_stack:
-            known = {id(root.reference()) for root in self._roots}
+            known = {id(root.reference()) for root in list(self._roots.values())}
             for module in self._outer_modules():
                 if id(module) not in known:
-                    self._roots.append(_Root(module, self._native.module_id(module)))
+                    root = _Root(module, self._native.module_id(module))
+                    self._roots[root.key] = root
         self.look()
 
     def look(self) -> None:
@@ -115,15 +121,16 @@ class Scan:
             self.look()
             return
         self._take_new_roots()
-        number = self._native.module_id(module)
-        same = [root for root in self._roots if root.number == number]
-        _unseen(self._torch, self._look_at_each, same)
+        root = self._roots.get(self._native.module_id(module))
+        if root is not None:
+            _unseen(self._torch, self._look_at_each, [root])
 
     def _look_at_each(self, roots: list[_Root]) -> None:
         self._host.renew()
         for root in roots:
             module = root.reference()
-            if module is not None and not self._is_part(root):
+            # A part of a model that was looked at is named there.
+            if module is not None and root.number not in self._parts:
                 self._look_at(root, list(self._walk(module)))
 
     def look_at_old_state(self, state: Any) -> None:
@@ -140,17 +147,17 @@ class Scan:
 
     def _take_new_roots(self) -> list[_Root]:
         if len(self._roots) >= self._sweep_at:
-            self._roots = [root for root in self._roots if root.reference() is not None]
+            roots = list(self._roots.values())
+            self._keep([root for root in roots if root.reference() is not None])
             self._sweep_at = max(2 * len(self._roots), _LEAST_SWEEP)
-        known = {root.number for root in self._roots}
-        new = [_Root(m, number) for number, m in self._native.take_new_roots()]
-        new = [root for root in new if root.number not in known]
-        self._roots += new
-        return new
+        taken = [_Root(m, number) for number, m in self._native.take_new_roots()]
+        new = {root.key: root for root in taken if root.key not in self._roots}
+        self._roots.update(new)
+        return list(new.values())
 
-    def _is_part(self, root: _Root) -> bool:
-        """Whether it is in a model that was looked at, which names it."""
-        return any(root.number in other.paths for other in self._roots if other is not root)
+    def _keep(self, roots: list[_Root]) -> None:
+        self._roots = {root.key: root for root in roots}
+        self._parts = set().union(*(root.paths - {root.number} for root in roots))
 
     def _outer_roots(self) -> list[tuple[_Root, list[tuple[str, Any]]]]:
         """The roots that lie in no other known root, with all modules in each by path.
@@ -160,7 +167,7 @@ class Scan:
         inside: set[int] = set()  # id() of the modules within the roots so far
         walked: list[tuple[_Root, Any, list[tuple[str, Any]]]] = []
         inner: list[_Root] = []
-        for root in self._roots:
+        for root in list(self._roots.values()):
             module = root.reference()
             if module is None:
                 continue
@@ -172,7 +179,7 @@ class Scan:
             walked.append((root, module, modules))
         outer = [(root, modules) for root, module, modules in walked if id(module) not in inside]
         inner += [root for root, module, _ in walked if id(module) in inside]
-        self._roots = [root for root, _ in outer] + inner  # those first: one walk finds the others
+        self._keep([root for root, _ in outer] + inner)  # those first: one walk finds the others
         return outer
 
     def _look_at(self, root: _Root, modules: list[tuple[str, Any]]) -> None:
@@ -182,6 +189,8 @@ class Scan:
             number = self._native.module_id(inner)
             if number and number not in root.paths:
                 root.paths.add(number)
+                if number != root.number:
+                    self._parts.add(number)
                 # What torch.compile wraps has no path in the wrapper: it is shown as a root is.
                 shown = path or (type(inner).__name__ if number != root.number else "")
                 payload = struct.pack("<I", root.number) + shown.encode(errors="replace")

@@ -239,9 +239,14 @@ PyObject* module_id(PyObject*, PyObject* module) {
   return PyLong_FromUnsignedLong(g_table->module_id(module));
 }
 
+// The module of the innermost frame that has one; 0: none.
 PyObject* innermost_module(PyObject*, PyObject* stack) {
-  return PyLong_FromUnsignedLong(
-      g_table->innermost_module(static_cast<uint32_t>(PyLong_AsUnsignedLong(stack))));
+  const std::lock_guard lock(g_sink->mutex);
+  const std::string& text = g_sink->texts[{TextKind::stack, PyLong_AsUnsignedLong(stack)}];
+  StackFrame frame{};
+  for (size_t at = 0; at < text.size() && frame.module == 0; at += sizeof frame)
+    memcpy(&frame, text.data() + at, sizeof frame);
+  return PyLong_FromUnsignedLong(frame.module);
 }
 
 // exit() runs it after the interpreter is gone, where C++ programs free their last tensors.
