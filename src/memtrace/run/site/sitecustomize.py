@@ -34,6 +34,8 @@ def _begin():
             if name.partition(".")[0] == "memtrace":
                 del sys.modules[name]
         _leave_mark(type(error).__name__ + ": " + str(error))
+        if isinstance(error, KeyboardInterrupt):
+            raise  # it ends a Python that begins, recorded or not
 
 
 def _in_subinterpreter():
