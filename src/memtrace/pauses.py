@@ -9,29 +9,37 @@ from __future__ import annotations
 from _thread import get_ident
 
 
+class PauseBlock:
+    """One that is open or will be, and the thread that enters it."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+
+
 class Pauses:
     """Who wants a recording paused. Call it with `recording.lock` held."""
 
     def __init__(self, *, paused: bool = False) -> None:
         self.plain = paused
-        self._blocks: list[int] = []  # of each open one: the thread that entered it
+        self._blocks: list[PauseBlock] = []  # those that are open
 
     @property
     def wanted(self) -> bool:
         """Whether anyone does."""
         return self.plain or bool(self._blocks)
 
-    def enter(self) -> int:
-        """A block begins on this thread. Returns what to leave it with."""
-        self._blocks.append(get_ident())
-        return self._blocks[-1]
+    def enter(self, block: PauseBlock) -> None:
+        """It begins."""
+        self._blocks.append(block)
 
-    def leave(self, block: int) -> None:
-        """It is left, maybe on another thread."""
+    def leave(self, block: PauseBlock) -> None:
+        """It is left, maybe on another thread; nothing, where it is not open."""
         if block in self._blocks:
             self._blocks.remove(block)
 
     def of_fork(self) -> Pauses:
         """Likewise, in a forked child: blocks of other threads are left by nobody there."""
-        self._blocks = [thread for thread in self._blocks if thread == get_ident()]
+        self._blocks = [block for block in self._blocks if block.thread == get_ident()]
         return self

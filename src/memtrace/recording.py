@@ -81,6 +81,7 @@ class Recording:
         self.main_pid = main_pid
         self.key = new_key()
         self.hook: InstalledHook | None = None
+        self._is_quiet = True  # no thread is inside a hook that was removed
         self.stages = Stages()
         self.steps = Steps()
         self.pauses = pauses or Pauses(paused=options.paused)
@@ -93,8 +94,12 @@ class Recording:
         limit = options.max_disk_bytes
         unread = max(limit, _LEAST_UNREAD_BYTES) if limit else 0
         self.recorder = _core.Recorder(spool, most_records_bytes=unread)
-        self.note(facts)
-        self.follow_pauses()
+        try:
+            self.note(facts)
+            self.follow_pauses()
+        except BaseException:
+            self.recorder.close()
+            raise
 
     @property
     def is_main(self) -> bool:
@@ -111,15 +116,20 @@ class Recording:
         self.recorder.process_note(to_json(facts))
 
     def follow_pauses(self) -> None:
-        """Pause or go on, if that is wanted by now. Call it with `lock` held."""
+        """Pause or go on, if that is wanted by now. Call it with `lock` held.
+
+        It may be called again where it was cut off: what is noted and what is done are one.
+        """
         if self.pauses.wanted == self.is_paused:
             return
         if not self.is_paused:
             guarded(self.sample, "pause")  # the last counters that all events add up to
-            self.recorder.note(_core.ACTION_mark, name="pause")
-            self.is_paused = True
-            if self.hook:
-                guarded(self.hook.pause)
+            try:
+                self.is_paused = True
+                self.recorder.note(_core.ACTION_mark, name="pause")
+            finally:
+                if self.hook:
+                    guarded(self.hook.pause)
         else:
             if self.hook:
                 guarded(self.hook.resume)
@@ -131,42 +141,68 @@ class Recording:
         """It lasts until the next one in its place; if it is entered, it was none."""
         self.sample("mark")
         plain, around = self.stages.begin_plain(name)
-        self._note_plain(plain, around)
+        try:
+            self._note_plain(plain, around)
+        except BaseException:  # nobody gets to know of it who could enter it: it is over
+            self.leave_stage(self.enter_stage(name, plain, sample=False))
+            raise
         return plain
 
     def enter_stage(self, name: str, plain: Plain | None, *, sample: bool) -> Block:
         """It lasts until leave_stage(); the plain stage is the one that it seemed to be so far."""
-        if sample:
-            self.sample("mark")
-        block = self.stages.enter(name, plain, thread=self.recorder.thread_id())
-        self._note_block(block)
+        block = None
+        try:
+            if sample:
+                self.sample("mark")
+            block = self._begin_block(name, plain)
+            self._note_block(block)
+        except BaseException:  # nobody gets to know of it who could leave it: it is over
+            if block is None:
+                block = self._begin_block(name, plain)
+                self._note_block(block)
+            self.leave_stage(block)
+            raise
         return block
+
+    def _begin_block(self, name: str, plain: Plain | None) -> Block:
+        return self.stages.enter(name, plain, thread=self.recorder.thread_id())
 
     def leave_stage(self, block: Block) -> None:
         """The block is left."""
-        self.sample("mark")
-        for ended in self.stages.leave(block):
+        try:
+            self.sample("mark")
+        finally:
+            all_of(lambda: self._end_stages(block))
+
+    def _end_stages(self, block: Block) -> None:
+        for ended in self.stages.open_inside(block):
+            ended.is_open = False
             self.recorder.note(_core.ACTION_stage_end, name=ended.name, value=ended.number)
+        self.stages.left(block)
 
     def enter_step(self, name: str, kind: str | None) -> tuple[int, int]:
         """This task is in a marked step from now on. Returns what to leave it with."""
         number = self.recorder.next_step()
-        self.recorder.note(
-            _core.ACTION_step_begin,
-            text=to_json({"name": name, "kind": kind}),
-            value=number,
-            value2=self.steps.innermost(),
-            thread=self.recorder.thread_id(),
-        )
-        before = self.steps.enter(number)
-        self.tell_steps()
+        before = current_step.get()
+        text = to_json({"name": name, "kind": kind})
+        around, thread = self.steps.innermost(), self.recorder.thread_id()
+        try:
+            self.recorder.note(
+                _core.ACTION_step_begin, text=text, value=number, value2=around, thread=thread
+            )
+            self.steps.enter(number)
+            self.tell_steps()
+        except BaseException as error:  # nobody gets to know of it who could leave it
+            self.leave_step(number, before, name="", error=type(error).__name__)
+            raise
         return number, before
 
     def leave_step(self, number: int, before: int, *, name: str, error: str) -> None:
         """It is over; `name`: what it is called, if that has changed; `error`: what ended it."""
-        self.steps.leave(number, before)
-        self.tell_steps()
-        self.recorder.note(_core.ACTION_step_end, name=name, text=error, value=number)
+        try:
+            all_of(lambda: self.steps.leave(number, before), self.tell_steps)
+        finally:
+            self.recorder.note(_core.ACTION_step_end, name=name, text=error, value=number)
 
     def tell_steps(self) -> None:
         """The hook is to look again which step a task is in."""
@@ -237,15 +273,24 @@ class Recording:
         if _current is not self:
             return  # it ended before torch was there: another one may be on by now
         try:
-            self.hook = installed.install(self, torch)
+            # Known before it begins: whoever ends the recording meanwhile must find it.
+            self.hook = installed.prepare(self, torch)
+            self.hook.begin()
             self.tell_steps()
             guarded(self._note_cells)
-        except Exception as error:  # ours, never the program's
+        except BaseException as error:
+            self._remove_hook()
             if _core.is_programs_exception(error):
+                self.note({"torch_seen": True, "hook_error": "interrupted as it began"})
                 raise
             text = str(error)
             self.note({"torch_seen": True, "hook_error": text})
             say(text)
+
+    def _remove_hook(self) -> None:
+        if self.hook:
+            self._is_quiet = bool(guarded(self.hook.remove)) and self._is_quiet
+            self.hook = None
 
     def _note_unseen_torch(self) -> None:
         # A finder of the program's that asks no other finder imports past our watch.
@@ -322,16 +367,19 @@ class Recording:
             if _current is not self:
                 return
             set_current(None)
-            arrival.forget_all()
-            if not quick:
-                guarded(self._note_unseen_torch)
-                guarded(self.sample, "end")
-                guarded(self._note_cells)
-            quiet = guarded(self.hook.remove) if self.hook else True
-            guarded(self.note, {"end_reason": reason})
-            if status is not None:
-                self.recorder.set_exit_status(status)
-            self.recorder.close(quiet=bool(quiet))
+            try:
+                arrival.forget_all()
+                if not quick:
+                    guarded(self._note_unseen_torch)
+                    guarded(self.sample, "end")
+                    guarded(self._note_cells)
+            finally:
+                all_of(
+                    self._remove_hook,
+                    lambda: guarded(self.note, {"end_reason": reason}),
+                    lambda: None if status is None else self.recorder.set_exit_status(status),
+                    lambda: self.recorder.close(quiet=self._is_quiet and not self.hook),
+                )
 
     def abandon_in_child(self) -> None:
         """After a fork: this is the parent's; forget it without touching its files."""
@@ -354,6 +402,31 @@ def guarded(action: Callable[..., Result], *args: object) -> Result | None:
         if os.environ.get("MEMTRACE_DEBUG"):
             say(f"{type(error).__name__}: {error}")
     return None
+
+
+def all_of(*steps: Callable[[], object]) -> None:
+    """Take all these steps, whatever signal handlers of the program raise meanwhile.
+
+    One that was cut off is taken once more: each must be such that it can be.
+
+    Raises:
+        BaseException: what was raised first, after all of them.
+    """
+    first: BaseException | None = None
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:
+            first = first or error
+            try:
+                step()
+            except BaseException:  # there is no end to it: the next step must do without this one
+                pass
+    if first is not None:
+        try:
+            raise first
+        finally:
+            first = None  # it knows this frame: a ring that would hold the program's tensors
 
 
 def _has_stderr() -> bool:

@@ -11,11 +11,11 @@ import os
 import sys
 from time import monotonic_ns
 
-from memtrace import recording
+from memtrace import _core, recording
 from memtrace.categories import CATEGORIES
 from memtrace.errors import MemtraceError
-from memtrace.pauses import Pauses
-from memtrace.recording import Recording, guarded, say
+from memtrace.pauses import PauseBlock, Pauses
+from memtrace.recording import Recording, all_of, guarded, say
 from memtrace.stages import of_this_task
 
 TYPE_CHECKING = False
@@ -90,55 +90,98 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
     def start(self) -> None:
         """Begin; nothing when it has begun, or when `memtrace run` records the whole program.
 
-        Also what entering the block does.
+        Also what entering the block does. What a signal handler of the program raises meanwhile
+        goes on to it, and nothing has begun.
         """
+        from memtrace.run import output
+
+        path = None
+        try:
+            with recording.lock:
+                running = recording.current()
+                if running is not None and running is self._recording:
+                    return
+                if running is not None and running.is_run:
+                    self._whole = whole = running.trace_dir
+                    say(f"record(): `memtrace run` records all of it already, into {whole}")
+                    return
+                if running is not None:
+                    raise MemtraceError(
+                        f"this process is being recorded already, into {running.trace_dir}; "
+                        "recordings do not nest"
+                    )
+                path = output.create_trace(self._wanted, _program_name(), force=self._force)
+                self._begin(path)
+        except BaseException:
+            if path is not None:
+                self._take_back(path)
+            raise
+
+    def _begin(self, path: str) -> None:
         from memtrace.run import children, ending, output
 
+        self.path = path
+        try:
+            self._recording = started = Recording(path, self._options, start_method="main")
+        except (OSError, RuntimeError) as error:
+            if _core.is_programs_exception(error):
+                raise
+            raise MemtraceError(f"cannot record: {error}") from None
+        recording.set_current(started)
+        started.export_environment()
+        atexit.register(ending.at_exit)
+        guarded(ending.watch_os_exit)
+        guarded(children.watch)
+        guarded(started.sample, "begin")
+        guarded(started.watch_torch)
+        # The last: until here it can be given back. From then on it is not left half there.
+        all_of(lambda: guarded(output.forget_replaced, path))
+
+    def _take_back(self, path: str) -> None:
+        from memtrace.hook import arrival
+        from memtrace.run import ending, output
+
         with recording.lock:
-            running = recording.current()
-            if running is not None and running is self._recording:
-                return
-            if running is not None and running.is_run:
-                self._whole = running.trace_dir
-                say(f"record(): `memtrace run` records all of it already, into {running.trace_dir}")
-                return
-            if running is not None:
-                raise MemtraceError(
-                    f"this process is being recorded already, into {running.trace_dir}; "
-                    "recordings do not nest"
-                )
-            self.path = output.create_trace(self._wanted, _program_name(), force=self._force)
-            try:
-                started = Recording(self.path, self._options, start_method="main")
-            except (OSError, RuntimeError) as error:
-                output.take_back(self.path)
-                raise MemtraceError(f"cannot record: {error}") from None
-            guarded(output.forget_replaced, self.path)
-            self._recording = started
-            recording.set_current(started)
-            started.export_environment()
-            atexit.register(ending.at_exit)
-            guarded(ending.watch_os_exit)
-            guarded(children.watch)
-            guarded(started.sample, "begin")
-            guarded(started.watch_torch)
+            begun, self._recording, self.path = self._recording, None, None
+            if begun is not None:
+                recording.set_current(begun)  # maybe it was not yet: it ends as any other does
+                begun.end("not begun", quick=True)
+                arrival.forget_all()
+                atexit.unregister(ending.at_exit)
+                begun.clean_environment()
+            output.take_back(path)
 
     def stop(self) -> None:
         """End and finish the trace; nothing when it has ended. Also what leaving the block does.
+
+        What a signal handler of the program raises meanwhile goes on to it when that is done; while
+        the trace is being finished at once: `memtrace recover` finishes it then.
 
         Raises:
             MemtraceError: the trace cannot be finished.
         """
         from memtrace.run import ending
 
-        with recording.lock:
-            recorded, self._recording = self._recording, None
-            if recorded is None or recording.current() is not recorded:
-                return
-            recorded.end("stopped")
-            atexit.unregister(ending.at_exit)
-            recorded.clean_environment()
-        _finalise(recorded.trace_dir)
+        ended = None
+        try:
+            with recording.lock:
+                if self._recording is None or recording.current() is not self._recording:
+                    self._recording = None
+                    return
+                ended, self._recording = self._recording, None
+                all_of(
+                    lambda: ended.end("stopped"),
+                    lambda: atexit.unregister(ending.at_exit),
+                    ended.clean_environment,
+                )
+        except BaseException:
+            if ended is not None:
+                try:
+                    _finalise(ended.trace_dir)
+                except MemtraceError as reason:
+                    say(str(reason))  # the program's own error goes on
+            raise
+        _finalise(ended.trace_dir)
 
     def __repr__(self) -> str:
         if self._is_on():
@@ -180,12 +223,16 @@ def _finalise(trace_dir: str) -> None:
     # In another process: this one never imports pyarrow because of us.
     import subprocess
 
-    from memtrace.run.finaliser import finalise_now, finaliser_environment
+    from memtrace.run.finaliser import finalise_now, finaliser_environment, recover_hint
 
-    done = subprocess.run(
-        finalise_now(trace_dir), env=finaliser_environment(), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, start_new_session=True,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            finalise_now(trace_dir), env=finaliser_environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, start_new_session=True,
+        )  # fmt: skip
+    except BaseException:  # a signal handler of the program does not want to wait
+        say(recover_hint(trace_dir).removeprefix("memtrace: "))
+        raise
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1].removeprefix("memtrace: ") if lines else f"status {done.returncode}"
@@ -228,7 +275,13 @@ class stage:  # noqa: N801  # a mark, and a context manager
         if self._recorded is not recorded:
             plain = None
         sampled = plain is not None and monotonic_ns() - self._begun_ns < _SAME_MOMENT_NS
-        self._blocks.append(recorded.enter_stage(self._name, plain, sample=not sampled))
+        open_before = len(self._blocks)
+        try:
+            self._blocks.append(recorded.enter_stage(self._name, plain, sample=not sampled))
+        except BaseException:
+            if len(self._blocks) > open_before:  # __exit__ is not called then
+                self._leave()
+            raise
 
     def _leave(self) -> None:
         block = of_this_task(self._blocks)
@@ -272,7 +325,7 @@ def pause() -> None:
     with recording.lock:
         if (recorded := recording.current()) is not None:
             recorded.pauses.plain = True
-            guarded(recorded.follow_pauses)
+            all_of(lambda: guarded(recorded.follow_pauses))
 
 
 def resume() -> None:
@@ -283,7 +336,7 @@ def resume() -> None:
     with recording.lock:
         if (recorded := recording.current()) is not None:
             recorded.pauses.plain = False
-            guarded(recorded.follow_pauses)
+            all_of(lambda: guarded(recorded.follow_pauses))
 
 
 class paused:  # noqa: N801  # a context manager
@@ -293,13 +346,21 @@ class paused:  # noqa: N801  # a context manager
     """
 
     def __init__(self) -> None:
-        self._open: list[tuple[Pauses, int]] = []
+        self._open: list[tuple[Pauses, PauseBlock]] = []
 
     def __enter__(self) -> paused:
-        with recording.lock:
-            if (recorded := recording.current()) is not None:
-                self._open.append((recorded.pauses, recorded.pauses.enter()))
-                guarded(recorded.follow_pauses)
+        opened = None
+        try:
+            with recording.lock:
+                if (recorded := recording.current()) is not None:
+                    opened = recorded.pauses, PauseBlock()
+                    recorded.pauses.enter(opened[1])
+                    self._open.append(opened)
+                    guarded(recorded.follow_pauses)
+        except BaseException:  # __exit__ is not called then
+            if opened is not None:
+                self._leave(opened)
+            raise
         return self
 
     def __exit__(
@@ -308,10 +369,15 @@ class paused:  # noqa: N801  # a context manager
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._open:
+            opened = self._open[-1]
+            all_of(lambda: self._leave(opened))
+
+    def _leave(self, opened: tuple[Pauses, PauseBlock]) -> None:
+        pauses, block = opened
         with recording.lock:
-            if not self._open:
-                return
-            pauses, block = self._open.pop()
+            if opened in self._open:
+                self._open.remove(opened)
             pauses.leave(block)
             recorded = recording.current()
             if recorded is not None and recorded.pauses is pauses:
@@ -350,7 +416,13 @@ class step:  # noqa: N801  # a context manager
             self._open.append(None)
             return
         self._begun_as = self.name
-        self._open.append((recorded, *recorded.enter_step(_plain_text(self.name), self._kind)))
+        open_before = len(self._open)
+        try:
+            self._open.append((recorded, *recorded.enter_step(_plain_text(self.name), self._kind)))
+        except BaseException as error:
+            if len(self._open) > open_before:  # __exit__ is not called then
+                self._leave(type(error).__name__)
+            raise
 
     def _leave(self, error: str) -> None:
         if (left := self._open.pop()) is None:

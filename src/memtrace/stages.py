@@ -86,7 +86,7 @@ class Stages:
             block = self._open(block.around)
         return blocks[::-1]
 
-    def leave(self, block: Block) -> list[Block]:
+    def open_inside(self, block: Block) -> list[Block]:
         """What ends with it, innermost first: also what a generator left open inside."""
         ended = []
         inner = _entered.get()
@@ -95,12 +95,12 @@ class Stages:
             inner = inner.around
         # Left in another task or thread than it was entered in: what is open there is not inside.
         ended = [*ended, block] if inner is block else [block]
-        ended = [each for each in ended if each.is_open and each.stages is self]
-        for each in ended:
-            each.is_open = False
-        block.around = self._open(block.around)  # so that blocks left long ago can go
+        return [each for each in ended if each.is_open and each.stages is self]
+
+    def left(self, block: Block) -> None:
+        """It is not open any more: blocks left long ago can go."""
+        block.around = self._open(block.around)
         _entered.set(self.innermost())
-        return ended
 
     def _open(self, block: Block | None) -> Block | None:
         # The first that is open, from this one outwards.

@@ -28,12 +28,10 @@ class Steps:
         """The number of the step that this task is in; 0: in none of this recording."""
         return self._number(current_step.get())
 
-    def enter(self, number: int) -> int:
-        """This task is in it from now on. Returns what to leave it with."""
-        before = current_step.get()
+    def enter(self, number: int) -> None:
+        """This task is in it from now on."""
         current_step.set(self.recording << 32 | number)
         self.any = True
-        return before
 
     def leave(self, number: int, before: int) -> None:
         """This task is where it was before; nothing in another task than the one that entered."""

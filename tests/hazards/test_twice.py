@@ -37,7 +37,7 @@ def test_a_second_start_of_the_hooks_is_refused(tmp_path: Path) -> None:
         "from memtrace import recording\n"
         "from memtrace.hook import installed\n"
         "for _ in range(2):\n"
-        "    try: installed.install(recording.current(), torch)\n"
+        "    try: installed.prepare(recording.current(), torch).begin()\n"
         "    except RuntimeError as error: print(error)\n"
         f"{RUN}"
     )

@@ -177,12 +177,14 @@ class InstalledHook:
         from memtrace.hook.scan import Scan
 
         self._recording, self._torch, self._native = recording, torch, native
+        self._is_quiet = True  # no thread is inside a hook, once they are removed
         self._cuda = CudaWatch(recording, torch, native)
         self._scan = Scan(recording, torch, native)
         self.cuda_peaks = CudaPeaks(torch)
 
-    def begin(self, recording: Recording, torch: ModuleType) -> None:
+    def begin(self) -> None:
         """Record from now on."""
+        recording, torch = self._recording, self._torch
         options = recording.options
         no_stacks = self._native.start(
             recording.recorder.api,
@@ -238,19 +240,21 @@ class InstalledHook:
     def remove(self) -> bool:
         """Record no more; torch is as before except for a tracker that does nothing.
 
-        False: a thread is inside a hook still.
+        False: a thread is inside a hook still, or may be. Call it again where it was cut off.
         """
-        quiet = self._native.stop()
+        if self._native.recording():
+            self._is_quiet = False  # unless stop() says so, which says it once
+            self._is_quiet = self._native.stop()
         self._scan.end()
-        return quiet
+        return self._is_quiet
 
     def abandon_in_child(self) -> None:
         """After a fork: what hangs on the parent's recording is taken out of torch."""
         self._native.stop()
 
 
-def install(recording: Recording, torch: ModuleType) -> InstalledHook:
-    """Start recording torch.
+def prepare(recording: Recording, torch: ModuleType) -> InstalledHook:
+    """The hook for this torch, which records nothing before its begin().
 
     Raises:
         HookError: this torch cannot be recorded.
@@ -259,10 +263,7 @@ def install(recording: Recording, torch: ModuleType) -> InstalledHook:
         where = getattr(torch, "__file__", None) or "without a file"
         raise HookError(f"the program's module torch ({where}) is not PyTorch")
     note_versions(recording, torch)
-    native = load_native(torch)
-    hook = InstalledHook(recording, torch, native)
-    hook.begin(recording, torch)
-    return hook
+    return InstalledHook(recording, torch, load_native(torch))
 
 
 def note_versions(recording: Recording, torch: ModuleType) -> None:

@@ -14,7 +14,7 @@ from _collections_abc import Mapping
 
 from memtrace import _core, recording
 from memtrace.hook import arrival
-from memtrace.recording import Recording, guarded
+from memtrace.recording import Recording, all_of, guarded
 from memtrace.run import environment
 from memtrace.run.ending import replace_in_os
 from memtrace.run.interpreter import runs_nothing, split, unusable_option
@@ -23,20 +23,21 @@ _watching = False
 
 
 def watch() -> None:
-    """Once per process; both have no effect while nothing is recorded."""
+    """Each once per process, also where it was cut off; no effect while nothing is recorded."""
     global _watching
-    if _watching:
-        return
-    _watching = True
-    os.register_at_fork(after_in_child=_after_fork)
+    if not _watching:
+        _watching = True
+        os.register_at_fork(after_in_child=_after_fork)
     # subprocess and multiprocessing start everything through this one; subprocess, if it has been
     # imported, under a name of its own.
-    original = _posixsubprocess.fork_exec
-    observed = _core.observed(original, after=_after_fork_exec)
-    _posixsubprocess.fork_exec = observed
     names = getattr(sys.modules.get("subprocess"), "__dict__", {})
-    if names.get("_fork_exec") is original:
-        names["_fork_exec"] = observed
+    original = _posixsubprocess.fork_exec
+    if not isinstance(original, _core.ObservedCall):
+        observed = _core.observed(original, after=_after_fork_exec)
+        is_named = names.get("_fork_exec") is original
+        _posixsubprocess.fork_exec = observed
+        if is_named:
+            names["_fork_exec"] = observed
     for name in ("posix_spawn", "posix_spawnp"):
         replace_in_os(name, after=_after_posix_spawn)
     # All of os.exec* end in one of these two.
@@ -49,9 +50,11 @@ def _after_fork() -> None:
     parent = recording.current()
     if parent is None:
         return
-    recording.set_current(None)
-    arrival.forget_all()
-    guarded(parent.abandon_in_child)
+    all_of(
+        lambda: recording.set_current(None),
+        arrival.forget_all,
+        lambda: guarded(parent.abandon_in_child),
+    )
     try:
         child = Recording(
             parent.trace_dir,

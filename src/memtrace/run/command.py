@@ -39,7 +39,7 @@ def run_command(words: list[str]) -> int:
             trace_dir, quiet=parsed.options.quiet, max_disk_bytes=parsed.options.max_disk_bytes
         )
         _become_program(argv, _program_environment(trace_dir, parsed.options))
-    except (MemtraceError, OSError) as error:
+    except BaseException as error:  # also Ctrl-C: there is no program yet
         finaliser.stop(finaliser_pid)
         output.take_back(trace_dir)
         if isinstance(error, OSError):  # more arguments than the system takes

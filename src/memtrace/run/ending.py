@@ -7,7 +7,7 @@ import sys
 
 from memtrace import _core, recording
 from memtrace.plain_json import to_json
-from memtrace.recording import guarded
+from memtrace.recording import all_of, guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def at_exit() -> None:
             guarded(_core.wait_after_interrupt, _SIGINT_STATUS)
     if uncaught is not None:
         guarded(recorded.note, {"exception": getattr(uncaught, "__name__", "?")})
-    recorded.end(reason)
+    all_of(lambda: recorded.end(reason))
 
 
 def _uncaught() -> type[BaseException] | None:

@@ -36,8 +36,10 @@ def create_trace(output: str | None, name: str, *, force: bool) -> str:
         _create_named(path, output, force=force)
     try:
         _furnish(path)
-    except OSError as error:
+    except BaseException as error:
         take_back(path)
+        if not isinstance(error, OSError):
+            raise
         raise MemtraceError(f"cannot write the trace {path}: {error.strerror}") from None
     return path
 
@@ -79,7 +81,7 @@ def _create_next_free(name: str) -> str:
     while True:
         path = _absolute(f"{name}.memtrace" if number == 1 else f"{name}.{number}.memtrace")
         try:
-            os.mkdir(path, 0o700)
+            _make_folder(path)
             return path
         except FileExistsError:
             number += 1
@@ -101,11 +103,23 @@ def _create_named(path: str, shown: str, *, force: bool) -> None:
     try:
         if aside:
             os.rename(path, aside)
-        os.mkdir(path, 0o700)
-    except OSError as error:
+        _make_folder(path)
+    except BaseException as error:
         if aside and os.path.lexists(aside) and not os.path.lexists(path):
             os.rename(aside, path)
+        if not isinstance(error, OSError):
+            raise
         raise _cannot_create(path, error) from None
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except OSError:
+        raise
+    except BaseException:  # what a signal handler of the program raised, right after it was made
+        os.rmdir(path)
+        raise
 
 
 def _cannot_create(path: str, error: OSError) -> MemtraceError:
