@@ -24,6 +24,9 @@ ThreadState* g_states = nullptr;
 pthread_key_t g_key;
 pthread_once_t g_key_once = PTHREAD_ONCE_INIT;
 
+// Of a thread that forked: a hook that it was in goes on in the child, and has no place there.
+ThreadLog g_no_log{.refill = [](ThreadLog*) noexcept { return false; }};
+
 // Runs at the thread's end, after its thread_local destructors. If one of those of another key
 // still frees a tensor later, a new state is made and this runs again.
 void end_thread(void* pointer) {
@@ -165,7 +168,7 @@ void forget_in_child() noexcept {
   g_states = t_state;
   if (t_state) {
     t_state->next = nullptr;
-    t_state->log = nullptr;
+    t_state->log = &g_no_log;
     t_state->recording = t_state->log_recording = &g_no_recording;
     t_state->busy.store(0, std::memory_order_relaxed);
   }

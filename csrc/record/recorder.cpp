@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <pthread.h>
 #include <stdexcept>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -28,6 +29,17 @@ thread_local ThreadNumber t_number{};
 // The last one that has ended quietly. Its page takes late words (the exit status, losses) until
 // another one begins, so that there is one such page and not one for each.
 std::atomic<Recorder*> g_ended = nullptr;
+
+// All that were made and not destroyed, the newest first. Changed under the mutex by one store
+// each, so that the child of a fork at any moment finds it whole.
+constinit std::mutex g_all_mutex;
+std::atomic<Recorder*> g_newest = nullptr;
+
+// What another thread of the parent had under way is not finished here: begun anew, and what it
+// held is left behind.
+template <class Kind> void begin_anew(Kind& object) noexcept {
+  new (&object) Kind;
+}
 
 } // namespace
 
@@ -61,9 +73,23 @@ Recorder::Recorder(const std::string& directory, uint32_t python_hex, uint64_t m
   note_log_ = acquire_log();
   if (Recorder* ended = g_ended.exchange(nullptr))
     ended->unmap_control();
+  // C code forks without Python's knowledge (daemon(), a library): nothing else would tell us.
+  static const int fork_handler = pthread_atfork(nullptr, nullptr, &Recorder::abandon_all);
+  (void)fork_handler;
+  const std::lock_guard lock(g_all_mutex);
+  older_ = g_newest;
+  g_newest = this;
 }
 
 Recorder::~Recorder() {
+  {
+    const std::lock_guard lock(g_all_mutex);
+    if (g_newest == this)
+      g_newest = older_;
+    for (Recorder* other = g_newest; other; other = other->older_)
+      if (other->older_ == this)
+        other->older_ = older_;
+  }
   close(true);
   Recorder* self = this;
   g_ended.compare_exchange_strong(self, nullptr);
@@ -272,11 +298,11 @@ uint32_t Recorder::intern(std::string_view name) noexcept {
     return 0;
   try {
     std::lock_guard lock(text_mutex_);
+    if (closed_) // and has forgotten its names
+      return 0;
     const auto known = names_.find(name);
     if (known != names_.end())
       return known->second;
-    if (closed_) // and has forgotten its names
-      return 0;
     // Written under the lock: nobody may use the id before its text is in the file.
     const uint32_t id = ++next_ids_[static_cast<size_t>(TextKind::name)];
     append_text(TextKind::name, id, name.data(), name.size());
@@ -339,13 +365,23 @@ void Recorder::close(bool quiet) noexcept {
     ended->unmap_control();
 }
 
+// In the child of a fork, of one thread. Of those that have ended there is a control page at most.
+void Recorder::abandon_all() noexcept {
+  begin_anew(g_all_mutex);
+  for (Recorder* recorder = g_newest; recorder; recorder = recorder->older_)
+    recorder->abandon();
+}
+
 void Recorder::abandon() noexcept {
-  // No lock: another thread of the parent may have held one at the fork. The maps are not here.
+  if (!control_) // it has been, or another recorder began after its end
+    return;
   closed_ = true;
-  control_ = nullptr;
-  logs_.clear();
+  control_ = nullptr; // the maps are not here
   free_logs_ = nullptr;
   note_log_ = nullptr;
+  begin_anew(logs_);
+  for (std::mutex* mutex : {&logs_mutex_, &text_mutex_, &note_mutex_, &records_mutex_})
+    begin_anew(*mutex);
   windows_file_.close();
   records_file_.close();
   text_file_.close();

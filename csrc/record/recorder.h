@@ -3,9 +3,9 @@
 // Threads: every method may be called from any thread, with or without the GIL, also under torch's
 // allocator lock: nothing here takes the GIL, blocks on another thread's I/O for long, or throws.
 // The hot path is ThreadLog alone; everything here is called once per full window, per name, per
-// thread. Fork: the child must call abandon() on its inherited copy before anything else and make
-// its own; the mappings are not inherited (MADV_DONTFORK), so it cannot write into its parent's
-// spool.
+// thread. Fork: the child's copy is abandoned before fork() returns there, whoever called it: it
+// writes nothing any more, and the child may make one of its own. The mappings are not inherited
+// (MADV_DONTFORK).
 #pragma once
 
 #include "record/clock.h"
@@ -64,10 +64,12 @@ class Recorder {
   // any more, so their windows are unmapped, and the control page when the next recorder is made;
   // else they stay mapped for the life of the process.
   void close(bool quiet) noexcept;
-  // In a forked child: forget everything without touching the parent's files.
+  // In a forked child: forget everything without touching the parent's files. fork() does it, but
+  // not a bare clone().
   void abandon() noexcept;
 
  private:
+  static void abandon_all() noexcept;
   static bool refill(ThreadLog* log) noexcept;
   bool next_window(ThreadLog* log) noexcept;
   void* map_window() noexcept;
@@ -86,6 +88,7 @@ class Recorder {
 
   const uint64_t serial_; // no other recorder of this process has it, at whatever address
   const pid_t pid_;       // whose mappings these are
+  Recorder* older_ = nullptr;
 
   std::mutex text_mutex_;
   struct NameHash : std::hash<std::string_view> {

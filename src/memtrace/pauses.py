@@ -19,7 +19,7 @@ class PauseBlock:
 
 
 class Pauses:
-    """Who wants a recording paused. Call it with `recording.lock` held."""
+    """Who wants a recording paused. Call it with `recording.lock()` held."""
 
     def __init__(self, *, paused: bool = False) -> None:
         self.plain = paused

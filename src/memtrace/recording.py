@@ -34,26 +34,36 @@ if TYPE_CHECKING:
 # than ten million events.
 _LEAST_UNREAD_BYTES = 1 << 30
 
-# Guards starting and stopping. Made anew in a forked child: another thread may have held it.
-lock = RLock()
+_lock = RLock()
+_lock_pid = os.getpid()
 _current: Recording | None = None
+
+
+def lock() -> RLock:
+    """What guards starting and stopping.
+
+    In a forked child it is another one: a thread that is not there may have held its parent's.
+    """
+    global _lock, _lock_pid
+    if _lock_pid != os.getpid():
+        _lock, _lock_pid = RLock(), os.getpid()
+    return _lock
 
 
 def current() -> Recording | None:
     """The recording of this process, if one is on."""
-    return _current
+    return _current if _current is not None and _current.pid == os.getpid() else None
+
+
+def parents() -> Recording | None:
+    """The recording that a forked child finds on, which is its parent's."""
+    return _current if _current is not None and _current.pid != os.getpid() else None
 
 
 def set_current(recording: Recording | None) -> None:
-    """What `current()` answers from now on; call it with `lock` held."""
+    """What `current()` answers from now on; call it with `lock()` held."""
     global _current
     _current = recording
-
-
-def renew_lock_in_child() -> None:
-    """After a fork: nobody holds the lock here."""
-    global lock
-    lock = RLock()
 
 
 class Recording:
@@ -79,6 +89,7 @@ class Recording:
         self.trace_dir = trace_dir
         self.options = options
         self.main_pid = main_pid
+        self.pid = os.getpid()
         self.key = new_key()
         self.hook: InstalledHook | None = None
         self._is_quiet = True  # no thread is inside a hook that was removed
@@ -104,7 +115,7 @@ class Recording:
     @property
     def is_main(self) -> bool:
         """Whether this is the process that `memtrace run` became."""
-        return self.main_pid == os.getpid()
+        return self.main_pid == self.pid
 
     @property
     def is_run(self) -> bool:
@@ -116,7 +127,7 @@ class Recording:
         self.recorder.process_note(to_json(facts))
 
     def follow_pauses(self) -> None:
-        """Pause or go on, if that is wanted by now. Call it with `lock` held.
+        """Pause or go on, if that is wanted by now. Call it with `lock()` held.
 
         It may be called again where it was cut off: what is noted and what is done are one.
         """
@@ -270,7 +281,7 @@ class Recording:
     def _install_hook(self, torch: ModuleType) -> None:
         from memtrace.hook import installed
 
-        if _current is not self:
+        if current() is not self:
             return  # it ended before torch was there: another one may be on by now
         try:
             # Known before it begins: whoever ends the recording meanwhile must find it.
@@ -363,8 +374,8 @@ class Recording:
         """
         from memtrace.hook import arrival
 
-        with lock:
-            if _current is not self:
+        with lock():
+            if current() is not self:
                 return
             set_current(None)
             try:

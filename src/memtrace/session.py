@@ -93,11 +93,13 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         Also what entering the block does. What a signal handler of the program raises meanwhile
         goes on to it, and nothing has begun.
         """
-        from memtrace.run import output
+        from memtrace.run import children, output, unrecorded
 
         path = None
         try:
-            with recording.lock:
+            with recording.lock():
+                unrecorded.count_forked()
+                children.leave_parents()
                 running = recording.current()
                 if running is not None and running is self._recording:
                     return
@@ -141,7 +143,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         from memtrace.hook import arrival
         from memtrace.run import ending, output
 
-        with recording.lock:
+        with recording.lock():
             begun, self._recording, self.path = self._recording, None, None
             if begun is not None:
                 recording.set_current(begun)  # maybe it was not yet: it ends as any other does
@@ -164,7 +166,7 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
 
         ended = None
         try:
-            with recording.lock:
+            with recording.lock():
                 if self._recording is None or recording.current() is not self._recording:
                     self._recording = None
                     return
@@ -322,7 +324,7 @@ def pause() -> None:
     nothing is recorded, or where it is paused already: calls do not nest, blocks do
     (`memtrace.paused`).
     """
-    with recording.lock:
+    with recording.lock():
         if (recorded := recording.current()) is not None:
             recorded.pauses.plain = True
             all_of(lambda: guarded(recorded.follow_pauses))
@@ -333,7 +335,7 @@ def resume() -> None:
 
     Where a block of `memtrace.paused` is open, it goes on once that is left.
     """
-    with recording.lock:
+    with recording.lock():
         if (recorded := recording.current()) is not None:
             recorded.pauses.plain = False
             all_of(lambda: guarded(recorded.follow_pauses))
@@ -351,7 +353,7 @@ class paused:  # noqa: N801  # a context manager
     def __enter__(self) -> paused:
         opened = None
         try:
-            with recording.lock:
+            with recording.lock():
                 if (recorded := recording.current()) is not None:
                     opened = recorded.pauses, PauseBlock()
                     recorded.pauses.enter(opened[1])
@@ -375,7 +377,7 @@ class paused:  # noqa: N801  # a context manager
 
     def _leave(self, opened: tuple[Pauses, PauseBlock]) -> None:
         pauses, block = opened
-        with recording.lock:
+        with recording.lock():
             if opened in self._open:
                 self._open.remove(opened)
             pauses.leave(block)

@@ -289,9 +289,8 @@ TEST_CASE("a forked child is off and can begin a recording of its own") {
   write_one(1);
   const std::string parents = recording.path();
   const int status = in_forked_child([&] {
-    recording.recorder().abandon();
     forget_in_child();
-    if (g_recording.load() || t_state->log || t_state->recording != &g_no_recording)
+    if (g_recording.load() || t_state->log->reserve() || t_state->recording != &g_no_recording)
       return false;
     write_one(2); // nobody records
     TestRecording own;
@@ -306,6 +305,26 @@ TEST_CASE("a forked child is off and can begin a recording of its own") {
   const auto written = recording.records();
   REQUIRE(written.size() == 2);
   CHECK(written[1].event.address == 4);
+}
+
+TEST_CASE("a hook that is in the middle of its work when its thread forks ends in both") {
+  TestRecording recording;
+  recording.start();
+  int in_child = -1;
+  {
+    const HookScope scope;
+    REQUIRE(scope);
+    in_child = in_forked_child([&] {
+      forget_in_child();
+      write_mark(scope, "late");
+      flush_full_window(scope);
+      return true;
+    });
+    write_mark(scope, "here");
+  }
+  CHECK(in_child == 0);
+  recording.stop();
+  CHECK(recording.records().size() == 1);
 }
 
 TEST_CASE("a fork at any moment of other threads' beginning and ending leaves a usable child") {

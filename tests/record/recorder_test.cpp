@@ -297,7 +297,7 @@ TEST_CASE("a directory that cannot be written is one clear error") {
                        std::runtime_error);
 }
 
-TEST_CASE("a forked child that abandons its copy leaves the parent's spool alone") {
+TEST_CASE("a forked child leaves the parent's spool alone, and may make its own") {
   TemporaryDirectory spool;
   TemporaryDirectory child_spool;
   Recorder recorder(spool.path(), 0);
@@ -305,7 +305,6 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's spool alone
   append(log, 1);
   const pid_t child = fork();
   if (child == 0) {
-    recorder.abandon();
     Recorder own(child_spool.path(), 0);
     const bool recorded = append(own.acquire_log(), 2);
     recorder.lose(Loss::event_no_space);
@@ -320,4 +319,49 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's spool alone
   CHECK(read_control(spool.path()).lost[0] == 0);
   CHECK(read_control(spool.path()).complete == 0);
   CHECK(read_log(child_spool.path(), 2).size() == 1);
+}
+
+TEST_CASE(
+    "a child that was forked beside threads that write can use its copy, which does nothing") {
+  TemporaryDirectory ended_spool;
+  Recorder ended(ended_spool.path(), 0);
+  ended.close(false);
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  const uint32_t known = recorder.intern("known");
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 3; ++thread)
+    threads.emplace_back([&, thread] {
+      for (int i = 0; !done; ++i) {
+        recorder.intern(std::to_string(thread) + " " + std::to_string(i));
+        recorder.note({});
+        recorder.release_log(recorder.acquire_log());
+      }
+    });
+  for (int i = 0; i < 50; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20); // a mutex that stayed locked would hold it for ever
+      recorder.note({});
+      recorder.thread_id();
+      ended.lose(Loss::event_no_space);
+      ThreadLog* log = recorder.acquire_log();
+      const bool written = append(log, 1) || recorder.intern("known") != 0 ||
+                           recorder.text(TextKind::process, 0, "{}", 2);
+      recorder.set_exit_status(1);
+      recorder.close(true);
+      _exit(written ? 1 : 0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    REQUIRE(status == 0);
+  }
+  done = true;
+  for (std::thread& thread : threads)
+    thread.join();
+  CHECK(recorder.intern("known") == known);
+  CHECK(read_control(spool.path()).complete == 0);
+  CHECK(read_control(spool.path()).has_exit_status == 0);
+  CHECK(read_control(ended_spool.path()).lost[0] == 0);
 }

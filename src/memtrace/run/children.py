@@ -15,7 +15,7 @@ from _collections_abc import Mapping
 from memtrace import _core, recording
 from memtrace.hook import arrival
 from memtrace.recording import Recording, all_of, guarded
-from memtrace.run import environment
+from memtrace.run import environment, unrecorded
 from memtrace.run.ending import replace_in_os
 from memtrace.run.interpreter import runs_nothing, split, unusable_option
 
@@ -45,16 +45,22 @@ def watch() -> None:
         replace_in_os(name, before=_before_exec, failed=_exec_failed)
 
 
+def leave_parents() -> Recording | None:
+    """In a forked child: what is on goes on in its parent alone; returned is that, if any."""
+    parents = recording.parents()
+    if parents is not None:
+        all_of(
+            lambda: recording.set_current(None),
+            arrival.forget_all,
+            lambda: guarded(parents.abandon_in_child),
+        )
+    return parents
+
+
 def _after_fork() -> None:
-    recording.renew_lock_in_child()
-    parent = recording.current()
+    parent = leave_parents()
     if parent is None:
         return
-    all_of(
-        lambda: recording.set_current(None),
-        arrival.forget_all,
-        lambda: guarded(parent.abandon_in_child),
-    )
     try:
         child = Recording(
             parent.trace_dir,
@@ -65,7 +71,7 @@ def _after_fork() -> None:
             pauses=parent.pauses.of_fork(),
         )
     except (OSError, RuntimeError) as error:
-        leave_unrecorded_mark(parent.trace_dir, os.getpid(), str(error))
+        unrecorded.leave_mark(parent.trace_dir, os.getpid(), str(error))
         return
     recording.set_current(child)
     guarded(child.recorder.note_exit_status)
@@ -112,7 +118,7 @@ def _before_exec(args: tuple[object, ...], kwargs: dict[str, object] | None) -> 
 def _exec_failed(_: BaseException) -> None:
     recorded = recording.current()
     if recorded is not None:
-        forget_unrecorded_mark(recorded.trace_dir, os.getpid())
+        unrecorded.forget_mark(recorded.trace_dir, os.getpid())
 
 
 def _check_child(
@@ -127,9 +133,9 @@ def _check_child(
     if runs_nothing(options):
         return
     if letter:
-        leave_unrecorded_mark(recorded.trace_dir, pid, f"python -{letter}")
+        unrecorded.leave_mark(recorded.trace_dir, pid, f"python -{letter}")
     elif not environment.is_recording(dict(os.environb) if environ is None else environ):
-        leave_unrecorded_mark(recorded.trace_dir, pid, "started with another environment")
+        unrecorded.leave_mark(recorded.trace_dir, pid, "started with another environment")
 
 
 def _is_python(executable: str) -> bool:
@@ -137,26 +143,3 @@ def _is_python(executable: str) -> bool:
     if name == os.path.basename(sys.executable):
         return True
     return name.startswith("python") and not name.removeprefix("python").strip("0123456789.")
-
-
-def leave_unrecorded_mark(trace_dir: str, pid: int, reason: str) -> None:
-    """Count a process that could not be recorded; its pid is the file's name, so once only."""
-    try:
-        folder = os.path.join(trace_dir, "spool", "unrecorded")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        fd = os.open(os.path.join(folder, str(pid)), flags, 0o600)
-        try:
-            os.write(fd, reason.encode(errors="replace"))
-        finally:
-            os.close(fd)
-    except OSError:
-        pass
-
-
-def forget_unrecorded_mark(trace_dir: str, pid: int) -> None:
-    """Take it back, if there is one."""
-    try:
-        os.unlink(os.path.join(trace_dir, "spool", "unrecorded", str(pid)))
-    except OSError:
-        pass

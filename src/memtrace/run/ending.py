@@ -8,6 +8,7 @@ import sys
 from memtrace import _core, recording
 from memtrace.plain_json import to_json
 from memtrace.recording import all_of, guarded
+from memtrace.run import unrecorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def at_exit() -> None:
     """The last atexit handler: all threads are joined, all other handlers have run."""
     recorded = recording.current()
     if recorded is None:
+        unrecorded.count_forked()
         return
     uncaught = guarded(_uncaught)
     reason = "exception" if uncaught is not None else "exit"
@@ -74,6 +76,8 @@ def _before_os_exit(args: tuple[object, ...], kwargs: dict[str, object] | None) 
     recorded = recording.current()
     if recorded is not None:
         recorded.end("os._exit", status=status & 0xFF, quick=True)
+    else:
+        unrecorded.count_forked()
     _core.announce_process_end(status)
 
 

@@ -8,7 +8,7 @@ import sys
 
 from memtrace import recording
 from memtrace.recording import Recording, guarded, say
-from memtrace.run import children, ending, environment, finaliser
+from memtrace.run import children, ending, environment, finaliser, unrecorded
 from memtrace.run.interpreter import is_memtrace, program_words
 from memtrace.run.output import forget_replaced, pid_of_key
 
@@ -23,7 +23,7 @@ def start_from_environment() -> None:
     try:
         started = _start(inherited)
     except (OSError, RuntimeError) as error:
-        children.leave_unrecorded_mark(inherited.trace_dir, os.getpid(), str(error))
+        unrecorded.leave_mark(inherited.trace_dir, os.getpid(), str(error))
         if inherited.main_pid == os.getpid():
             say(f"not recording: {error}")
             finaliser.watch_end(inherited.trace_dir, quiet=inherited.options.quiet)
@@ -45,7 +45,7 @@ def _start(inherited: environment.Inherited) -> Recording:
         start_method = "main"
     else:
         start_method = _start_method_of_child()
-    with recording.lock:
+    with recording.lock():
         started = Recording(
             inherited.trace_dir,
             inherited.options,
