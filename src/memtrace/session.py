@@ -162,28 +162,36 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         Raises:
             MemtraceError: the trace cannot be finished.
         """
-        from memtrace.run import ending
-
-        ended = None
+        ended: list[Recording] = []
         try:
-            with recording.lock():
-                if self._recording is None or recording.current() is not self._recording:
-                    self._recording = None
-                    return
-                ended, self._recording = self._recording, None
-                all_of(
-                    lambda: ended.end("stopped"),
-                    lambda: atexit.unregister(ending.at_exit),
-                    ended.clean_environment,
-                )
+            all_of(lambda: self._end(ended))
         except BaseException:
-            if ended is not None:
+            for each in ended:
                 try:
-                    _finalise(ended.trace_dir)
+                    _finalise(each.trace_dir)
                 except MemtraceError as reason:
                     say(str(reason))  # the program's own error goes on
             raise
-        _finalise(ended.trace_dir)
+        for each in ended:
+            _finalise(each.trace_dir)
+
+    def _end(self, ended: list[Recording]) -> None:
+        """End what is on, and put it into `ended`; goes on from there where it was cut off."""
+        from memtrace.run import ending
+
+        with recording.lock():
+            begun = self._recording
+            if begun is None:
+                return
+            if recording.current() is begun and not ended:
+                ended.append(begun)
+            if ended:
+                all_of(
+                    lambda: begun.end("stopped"),
+                    lambda: atexit.unregister(ending.at_exit),
+                    begun.clean_environment,
+                )
+            self._recording = None
 
     def __repr__(self) -> str:
         if self._is_on():
