@@ -173,7 +173,7 @@ inline bool can_leave_out_view() noexcept {
 
 inline bool can_leave_out_factory() noexcept {
   const ThreadState* const state = t_state;
-  return state && state->depth != 0 && is_taken_in(*state);
+  return state != nullptr && state->depth != 0 && is_taken_in(*state);
 }
 
 // An empty list is still one: the operator is to be observed.
