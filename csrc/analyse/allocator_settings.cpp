@@ -19,6 +19,13 @@ uint64_t round_up(uint64_t bytes, uint64_t step) {
 
 } // namespace
 
+PoolRules PoolRules::from_json(std::string_view text) {
+  const auto json = Json::parse(text);
+  if (!json)
+    return {};
+  return {(*json)["no_split"].boolean(), (*json)["own_allocator"].boolean()};
+}
+
 AllocatorSettings AllocatorSettings::from_json(std::string_view text) {
   AllocatorSettings settings;
   const auto json = Json::parse(text);
@@ -69,9 +76,12 @@ uint64_t AllocatorSettings::segment_bytes(uint64_t rounded_bytes) const {
   return round_up(rounded_bytes, kSmallPageBytes);
 }
 
-bool AllocatorSettings::splits(uint64_t block_bytes, uint64_t rounded_bytes) const {
+bool AllocatorSettings::splits(uint64_t block_bytes, uint64_t rounded_bytes,
+                               const PoolRules& pool) const {
+  if (pool.no_split)
+    return false;
   const uint64_t rest = block_bytes - rounded_bytes;
-  if (small(rounded_bytes) || expandable_segments)
+  if (small(rounded_bytes) || expands(pool))
     return rest >= kSmallestBlockBytes;
   return rounded_bytes < max_split_bytes && rest > kMiB;
 }

@@ -15,6 +15,15 @@ constexpr uint64_t kSmallPoolMostBytes = kMiB;
 constexpr uint64_t kLeastOwnSegmentBytes = 10 * kMiB;
 constexpr uint64_t kSmallPageBytes = 2 * kMiB;
 
+// What a memory pool of the program's own does by other rules (torch.cuda.MemPool).
+struct PoolRules {
+  bool no_split = false;      // an allocation holds its whole segment
+  bool own_allocator = false; // which gives its segments: they are not expandable
+
+  // From the text of a `pool_ref` mark.
+  static PoolRules from_json(std::string_view text);
+};
+
 struct AllocatorSettings {
   // Of an imported recording: the events tell blocks, neither what was asked for nor segments.
   bool blocks_only = false;
@@ -36,7 +45,8 @@ struct AllocatorSettings {
   static bool small(uint64_t rounded_bytes) { return rounded_bytes <= kSmallPoolMostBytes; }
   // What the driver is asked for, outside expandable segments.
   uint64_t segment_bytes(uint64_t rounded_bytes) const;
-  bool splits(uint64_t block_bytes, uint64_t rounded_bytes) const;
+  bool expands(const PoolRules& pool) const { return expandable_segments && !pool.own_allocator; }
+  bool splits(uint64_t block_bytes, uint64_t rounded_bytes, const PoolRules& pool = {}) const;
 };
 
 } // namespace memtrace

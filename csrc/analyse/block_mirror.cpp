@@ -124,10 +124,11 @@ void BlockMirror::tell_reserved(int64_t bytes) {
   raise_peak();
 }
 
-Block& BlockMirror::alloc(uint64_t address, uint64_t size_bytes, uint32_t holder) {
+Block& BlockMirror::alloc(uint64_t address, uint64_t size_bytes, uint32_t holder,
+                          const PoolRules& pool) {
   const uint64_t rounded = settings_.round(size_bytes);
   auto at = free_block_for(address, rounded);
-  if (at->second.size_bytes > rounded && settings_.splits(at->second.size_bytes, rounded))
+  if (at->second.size_bytes > rounded && settings_.splits(at->second.size_bytes, rounded, pool))
     at = carve(at, address, rounded);
   hold(at->second, size_bytes, holder);
   return at->second;

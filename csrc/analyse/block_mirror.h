@@ -49,7 +49,7 @@ class BlockMirror {
 
   // Each returns the block concerned. An allocation at an address that is still held means that its
   // free was missed: ask live() first and release() it.
-  Block& alloc(uint64_t address, uint64_t size_bytes, uint32_t holder);
+  Block& alloc(uint64_t address, uint64_t size_bytes, uint32_t holder, const PoolRules& pool = {});
   Block& preexisting(uint64_t address, uint64_t size_bytes, uint64_t block_bytes, uint32_t holder);
   // The block that is held at the address, or null.
   Block* live(uint64_t address);

@@ -63,6 +63,9 @@ void DatasetRows::mark(const Note& note, Place place) {
     lifetimes_.set_settings(AllocatorSettings::from_json(text));
     if (!std::exchange(have_settings_, true))
       settings_text_ = text;
+  } else if (kind == "pool_ref") {
+    lifetimes_.set_pool_rules(note.value, note.value2,
+                              PoolRules::from_json(names_.text().name(note.text)));
   } else if (kind == "reset_peak") {
     lifetimes_.reset_peak(note.tail.device);
     pauses_.reset_peak(note.tail.device);

@@ -34,6 +34,21 @@ void Lifetimes::set_settings(const AllocatorSettings& settings) {
       device->mirror.set_settings(settings);
 }
 
+void Lifetimes::set_pool_rules(uint64_t first, uint64_t second, const PoolRules& rules) {
+  const StringId pool = labels_.mempool(first, second);
+  if (rules.no_split || rules.own_allocator)
+    pool_rules_[pool] = rules;
+  else
+    pool_rules_.erase(pool);
+}
+
+PoolRules Lifetimes::rules_of(uint16_t pool) {
+  if (pool == 0 || pool_rules_.empty())
+    return {};
+  const auto found = pool_rules_.find(labels_.pool(pool));
+  return found != pool_rules_.end() ? found->second : PoolRules{};
+}
+
 void Lifetimes::reset_peak(DeviceCode code) {
   for (size_t i = 1; i < devices_.size(); ++i) {
     if (!devices_[i] || (code != kCpu && code != i))
@@ -487,9 +502,10 @@ void Lifetimes::cuda_alloc(Device& cuda, const AllocatorEvent& event, Place plac
   const uint32_t holder =
       pool_.take(begin(event, place, preexisting ? Origin::preexisting : Origin::recorded));
   const Block& block =
-      preexisting ? cuda.mirror.preexisting(event.address, event.size_bytes,
-                                            event.context * kUnitOfPreexistingBlock, holder)
-                  : cuda.mirror.alloc(event.address, event.size_bytes, holder);
+      preexisting
+          ? cuda.mirror.preexisting(event.address, event.size_bytes,
+                                    event.context * kUnitOfPreexistingBlock, holder)
+          : cuda.mirror.alloc(event.address, event.size_bytes, holder, rules_of(event.tail.pool));
   outcome.block_bytes = signed_bytes(block.size_bytes);
   const SegmentRange* range = cuda.mirror.segments().find(event.address);
   // In a pause ranges are recorded, and all is known of them but of those that are listed as well.

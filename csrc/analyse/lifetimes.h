@@ -44,6 +44,8 @@ class Lifetimes {
   void set_watch(AllocationWatch* watch) { watch_ = watch; }
   void set_device_bytes(DeviceCode code, uint64_t bytes);
   void set_settings(const AllocatorSettings& settings);
+  // Of torch's pool of these two words, from now on.
+  void set_pool_rules(uint64_t first, uint64_t second, const PoolRules& rules);
   void reset_peak(DeviceCode code); // kCpu: of all CUDA devices
   // torch's counter: taken for the truth where the events do not tell of segments.
   void tell_reserved(DeviceCode code, uint64_t bytes);
@@ -120,6 +122,7 @@ class Lifetimes {
   };
 
   static bool possible(const AllocatorEvent& event);
+  PoolRules rules_of(uint16_t pool);
   // Possible by itself, and with all that is held already more than there can be.
   bool too_much(const AllocatorEvent& event) const;
   // Of a pause: says nothing that is not known.
@@ -170,6 +173,7 @@ class Lifetimes {
   AllocationWatch* watch_ = nullptr;
 
   AllocatorSettings settings_;
+  std::unordered_map<StringId, PoolRules> pool_rules_; // by the pool's name; of few
   std::array<std::unique_ptr<Device>, 256> devices_;
   std::array<uint64_t, 256> device_bytes_{};
   std::unordered_map<uint32_t, ThreadState> threads_;

@@ -81,6 +81,9 @@ void Live::mark(const Note& note) {
   const std::string_view kind = follower_.text().name(note.name);
   if (kind == "settings") {
     lifetimes_.set_settings(AllocatorSettings::from_json(follower_.text().name(note.text)));
+  } else if (kind == "pool_ref") {
+    lifetimes_.set_pool_rules(note.value, note.value2,
+                              PoolRules::from_json(follower_.text().name(note.text)));
   } else if (kind == "pause") {
     paused_ = ever_paused_ = true;
     lifetimes_.pause();

@@ -87,8 +87,8 @@ void find_frames_around(FrozenFrames::Call& call) noexcept;
     ++count;
     if (frame == caller)
       break;
-    if (!frame || count == StackTable::kMaxFrames)
-        [[unlikely]] // the call is another greenlet's, or far out
+    // The call is another greenlet's, or far out.
+    if (!frame || count == StackTable::kMaxFrames) [[unlikely]]
       return {hash, count + (frame ? 1 : 0)};
   }
   if (call.frames == 0)

@@ -137,7 +137,7 @@ BlockIndex CachingAllocator::malloc(uint64_t size_bytes, uint16_t stream, uint16
       return kNoBlock;
     }
   }
-  if (settings_.splits(blocks_[found].size_bytes, rounded)) {
+  if (settings_.splits(blocks_[found].size_bytes, rounded, pools_[place].rules)) {
     // The front is the allocation; the tail stays free.
     Block front = blocks_[found];
     front.size_bytes = rounded;
@@ -212,6 +212,10 @@ void CachingAllocator::ref_pool(uint16_t pool) {
   ++uses_[pool];
 }
 
+void CachingAllocator::set_pool_rules(uint16_t pool, const PoolRules& rules) {
+  pools_[size_t{2} * pool].rules = pools_[size_t{2} * pool + 1].rules = rules;
+}
+
 void CachingAllocator::unref_pool(uint16_t pool) {
   --uses_[pool];
 }
@@ -240,7 +244,7 @@ BlockIndex CachingAllocator::best_fit(uint16_t pool, uint16_t stream, uint64_t b
     return blocks_[free[place].block].reservation != kNoReservation;
   };
   if (expandable(at)) {
-    if (settings_.expandable_segments) {
+    if (settings_.expands(pools_[pool].rules)) {
       // A block that can grow counts as large as it can become.
       for (auto next = free.next(at); expandable(at) && !free.at_end(next); next = free.next(at)) {
         if (room(blocks_[free[next].block]) >= room(blocks_[free[at].block]))
@@ -269,7 +273,7 @@ BlockIndex CachingAllocator::from_driver(uint16_t pool, uint16_t stream, uint64_
   const uint64_t bytes = settings_.segment_bytes(rounded_bytes);
   if (allowed_bytes_ && bytes_.reserved + bytes > *allowed_bytes_)
     return kNoBlock;
-  if (settings_.expandable_segments)
+  if (settings_.expands(pools_[pool].rules))
     return expand(pool, stream, rounded_bytes);
   SegmentEvent asked{SegmentAction::alloc, stream, 0, bytes};
   if (!driver_.gives(bytes_.reserved, asked))

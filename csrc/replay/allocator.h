@@ -82,6 +82,7 @@ class CachingAllocator {
   void begin_capture() { ++captures_; }
   void end_capture() { captures_ -= captures_ > 0 ? 1 : 0; }
   void ref_pool(uint16_t pool);
+  void set_pool_rules(uint16_t pool, const PoolRules& rules);
   void unref_pool(uint16_t pool);
   // A MemPool has died: its use ends, and if nobody else uses it, its cached memory goes back.
   void destroy_pool(uint16_t pool);
@@ -113,6 +114,7 @@ class CachingAllocator {
     std::vector<OrderedBlocks> free, unmapped; // by stream
     int64_t searches = 0;                      // counted while garbage collection is armed
     bool small = false;
+    PoolRules rules;
   };
   struct Reservation {
     uint64_t base, size_bytes, page_bytes;

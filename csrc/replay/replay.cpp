@@ -185,6 +185,7 @@ class Replayer {
       allocator_.end_capture();
       break;
     case RequestKind::pool_ref:
+      allocator_.set_pool_rules(pool, {(detail & kNoSplit) != 0, (detail & kOwnAllocator) != 0});
       allocator_.ref_pool(pool);
       break;
     case RequestKind::pool_unref:

@@ -40,6 +40,9 @@ constexpr const char* kRequestKindNames[] = {
     "use_pool_end",    "pool_ref",       "pool_unref",     "pool_destroyed"};
 constexpr size_t kRequestKinds = std::size(kRequestKindNames);
 
+// Bits in `detail` of a pool_ref: PoolRules.
+constexpr uint32_t kNoSplit = 1, kOwnAllocator = 2;
+
 struct Requests {
   std::span<const uint8_t> kind; // of RequestKind
   std::span<const uint32_t> detail;

@@ -18,8 +18,8 @@ class RecordMerge {
  public:
   static constexpr uint64_t kWindowTicks = 1'000'000;          // less than a millisecond
   static constexpr size_t kWindowRecords = 1024;               // in each log
-  static constexpr size_t kMostLookedAt = 16 * kWindowRecords; // in all logs
-  static constexpr size_t kRecordsPerLog = 64;
+  static constexpr size_t kMostLookedAt = 64 * kWindowRecords; // in all logs
+  static constexpr size_t kRecordsPerLog = 32;
   static constexpr size_t kMostHeld = 64; // logs that wait for their turn
 
   // How far the devices' orders have come.

@@ -104,6 +104,22 @@ TEST_CASE("a large block is split only when more than 1 MiB is left") {
   CHECK(mirror.bytes().requested == static_cast<int64_t>(19 * kMiB + 1));
 }
 
+TEST_CASE("a pool of the program's own has rules of its own") {
+  const PoolRules whole = PoolRules::from_json(R"({"no_split": true})");
+  const PoolRules own = PoolRules::from_json(R"({"own_allocator": true})");
+  CHECK(whole.no_split);
+  CHECK_FALSE(whole.own_allocator);
+  CHECK(own.own_allocator);
+  CHECK_FALSE(PoolRules::from_json("").no_split);
+  CHECK_FALSE(PoolRules::from_json("[1]").own_allocator);
+  CHECK_FALSE(AllocatorSettings{}.splits(2 * kMiB, 512, whole));
+  CHECK_FALSE(expandable().splits(20 * kMiB, 3 * kMiB, whole));
+  CHECK(expandable().splits(10 * kMiB, 10 * kMiB - 512));
+  CHECK_FALSE(expandable().splits(10 * kMiB, 10 * kMiB - 512, own));
+  CHECK(expandable().splits(20 * kMiB, 3 * kMiB, own));
+  CHECK_FALSE(expandable().expands(own));
+}
+
 TEST_CASE("max_split_size keeps large blocks whole") {
   Mirror mirror;
   AllocatorSettings settings;

@@ -340,6 +340,22 @@ TEST_CASE("garbage collection frees the blocks of more than the mean age") {
   }
 }
 
+TEST_CASE("pools with rules of their own: one never splits, one has segments of its own") {
+  Machine machine(expandable());
+  machine.allocator.set_pool_rules(1, {.no_split = false, .own_allocator = true});
+  const BlockIndex own = machine.malloc(3 * kMiB, 0, 1);
+  CHECK(machine[own].size_bytes == 3 * kMiB);
+  CHECK(machine.events() == Events{{kAlloc, 20}});
+
+  Machine whole;
+  whole.allocator.set_pool_rules(2, {.no_split = true, .own_allocator = false});
+  const BlockIndex large = whole.malloc(3 * kMiB, 0, 2), small = whole.malloc(1000, 0, 2);
+  CHECK(whole[large].size_bytes == 20 * kMiB);
+  CHECK(whole[small].size_bytes == 2 * kMiB);
+  CHECK(whole[whole.malloc(3 * kMiB)].size_bytes == 3 * kMiB); // of the default pool
+  CHECK(whole.allocator.inconsistency().empty());
+}
+
 TEST_CASE("expandable: one reservation per stream and pool, mapped as needed") {
   Machine machine(expandable());
   const BlockIndex a = machine.malloc(30 * kMiB), b = machine.malloc(15 * kMiB);

@@ -262,6 +262,14 @@ def test_what_the_summary_says_of_trouble(
     assert line in plain(summary_page(summarise(open_trace(builder.write()))))
 
 
+def test_answers_say_where_torch_counted_otherwise(tmp_path: Path) -> None:
+    builder = TraceBuilder(tmp_path / "x.memtrace")
+    builder.process(reconciled=False, mismatch_bytes=512).alloc("cpu", 2048)
+    trace = open_trace(builder.write())
+    for page in (end_page(summarise(trace)), peak_page(find_peak(trace), top=5)):
+        assert "torch's own counters differ by up to 512 bytes" in plain(page)
+
+
 def test_a_program_without_torch(tmp_path: Path) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
     builder.process(torch_version=None)

@@ -318,7 +318,19 @@ def _reset_graph(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Description |
 
 
 def _new_pool(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Description | None:
-    return _watch_end_of(args[0], args[0].id, "pool_destroyed")
+    begun = _watch_end_of(args[0], args[0].id, "pool_destroyed")
+    rules = guarded(_rules_of_pool, args)
+    return (to_json(rules), *begun[1:]) if rules else begun
+
+
+def _rules_of_pool(args: tuple[Any, ...]) -> dict[str, bool]:
+    # What MemPool gives _MemPool: itself, its allocator, that the program made it, and the rest of
+    # its own parameters, which are others in other versions.
+    import inspect
+
+    names = list(inspect.signature(sys.modules["torch"].cuda.MemPool.__init__).parameters)[2:]
+    rules = {"own_allocator": args[1] is not None, **dict(zip(names, args[3:], strict=False))}
+    return {name: True for name in ("no_split", "own_allocator") if rules.get(name)}
 
 
 def _current_device() -> int:

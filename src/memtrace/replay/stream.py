@@ -122,7 +122,7 @@ def native_stream(requests: Requests, *, recorded: bool) -> Stream:
             detail=column(
                 "row",
                 count + np.arange(len(failed)),
-                np.array([detail_of.get(id(mark), 0) for mark in marks], np.int64),
+                np.array([detail_of.get(id(mark), _pool_rules(mark)) for mark in marks], np.int64),
                 np.uint32,
             ),
             size_bytes=column(
@@ -194,6 +194,12 @@ def fraction_of(conf: str) -> float:
             except ValueError:
                 return 1.0
     return 1.0
+
+
+def _pool_rules(mark: Mark) -> int:
+    """Of a pool that begins, by which rules: bits of csrc/replay/requests.h."""
+    rules = ("no_split", "own_allocator")
+    return sum(bool(mark.facts.get(rule)) << bit for bit, rule in enumerate(rules))
 
 
 class _PoolNumbers:

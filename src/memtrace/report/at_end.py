@@ -8,7 +8,7 @@ from typing import IO
 
 from memtrace.analyse.summary import DeviceUse, Summary, summarise
 from memtrace.errors import readable
-from memtrace.report.losses import trouble_lines
+from memtrace.report.losses import differs_text, trouble_lines
 from memtrace.report.page import TITLE, WARNING, Block, Line, write_page
 from memtrace.report.summary import main_process, next_command, oom_lines, shown_processes
 from memtrace.report.units import count, duration, size
@@ -35,8 +35,18 @@ def end_page(summary: Summary) -> list[Block]:
         Line(title, TITLE),
         *(_device_line(use, owner) for use in main.devices if use.allocated is not None),
         *(line for use in main.devices for line in oom_lines(use)),
+        *_differing(summary),
         *trouble_lines(summary, shown_processes(summary)),
         *next_command(summary, gap=False),
+    ]
+
+
+def _differing(summary: Summary) -> list[Line]:
+    several = len(summary.processes) > 1
+    return [
+        Line(f"  {f'{each.process}: ' if several else ''}{text}", WARNING)
+        for each in summary.processes
+        if (text := differs_text(each.process))
     ]
 
 

@@ -29,8 +29,18 @@ def lost_lines(process: Process) -> list[Line]:
     if lost:
         text = f"{count(lost, 'record')} lost while recording: figures are bounds"
         lines.append(Line(f"  {text}", WARNING))
+    if differs := differs_text(process):
+        lines.append(Line(f"  {differs}", WARNING))
     told = (paused_text(process), dropped_text(process))
     return [*lines, *(Line(f"  {text}", FAINT) for text in told if text)]
+
+
+def differs_text(process: Process) -> str:
+    """That torch counted otherwise; empty: it did not, or could not be asked."""
+    if process.row["reconciled"] is not False:
+        return ""
+    most = process.row["mismatch_bytes"] or 0
+    return f"torch's own counters differ by up to {most:,} bytes: sizes of blocks may be wrong"
 
 
 def missing_notes(trace: Trace) -> list[str]:
