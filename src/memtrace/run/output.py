@@ -118,7 +118,10 @@ def _make_folder(path: str) -> None:
     except OSError:
         raise
     except BaseException:  # what a signal handler of the program raised, right after it was made
-        os.rmdir(path)
+        try:
+            os.rmdir(path)
+        except OSError:  # or just before
+            pass
         raise
 
 
