@@ -323,12 +323,12 @@ TEST_CASE("a forked child leaves the parent's spool alone, and may make its own"
 
 TEST_CASE(
     "a child that was forked beside threads that write can use its copy, which does nothing") {
-  TemporaryDirectory ended_spool;
-  Recorder ended(ended_spool.path(), 0);
-  ended.close(false);
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);
   const uint32_t known = recorder.intern("known");
+  TemporaryDirectory ended_spool;
+  Recorder ended(ended_spool.path(), 0); // its control page stays mapped, but not in a child
+  ended.close(true);
   std::atomic<bool> done{false};
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 3; ++thread)
