@@ -140,7 +140,6 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
         all_of(lambda: guarded(output.forget_replaced, path))
 
     def _take_back(self, path: str) -> None:
-        from memtrace.hook import arrival
         from memtrace.run import ending, output
 
         with recording.lock():
@@ -148,7 +147,6 @@ class record:  # noqa: N801  # used as a function: `with memtrace.record(path): 
             if begun is not None:
                 recording.set_current(begun)  # maybe it was not yet: it ends as any other does
                 begun.end("not begun", quick=True)
-                arrival.forget_all()
                 atexit.unregister(ending.at_exit)
                 begun.clean_environment()
             output.take_back(path)

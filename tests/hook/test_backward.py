@@ -261,22 +261,17 @@ with memtrace.record("t.memtrace"):
 """
 
 
-def test_a_thread_that_only_infers_does_not_train(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BESIDE_INFERENCE], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    names = memtrace.open(tmp_path / "t.memtrace").names.to_pylist()
-    gradients = {row["name"] for row in names if row["kind"] == "gradient"}
-    assert gradients == {"grad of weight", "grad of bias"}
-
-
-def test_threads_of_an_earlier_recording_train_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "trace"),
+    [(SECOND_RECORDING, "one.memtrace"), (BESIDE_INFERENCE, "t.memtrace")],
+    ids=["threads of an earlier recording", "a thread that only infers"],
+)
+def test_threads_that_train_no_more_or_never(tmp_path: Path, text: str, trace: str) -> None:
     """Gradients are looked at when a backward ends only while one thread trains."""
     done = subprocess.run(
-        [sys.executable, "-c", SECOND_RECORDING], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    names = memtrace.open(tmp_path / "one.memtrace").names.to_pylist()
+    names = memtrace.open(tmp_path / trace).names.to_pylist()
     gradients = {row["name"] for row in names if row["kind"] == "gradient"}
     assert gradients == {"grad of weight", "grad of bias"}

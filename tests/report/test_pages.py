@@ -120,24 +120,20 @@ def test_losses_are_on_every_page(tmp_path: Path) -> None:
         assert "  lost     5 records (5 event_no_space): figures are bounds\n" in page
 
 
-def test_a_cut_stack_is_no_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "count", "told"),
+    [
+        ("stack_too_deep", 1, "1 stack cut at 512 frames"),
+        ("pool_unnumbered", 7, "7 events of memory pools beyond the 4,096 told apart"),
+    ],
+)
+def test_what_costs_no_byte_is_no_loss(tmp_path: Path, kind: str, count: int, told: str) -> None:
     builder = TraceBuilder(tmp_path / "x.memtrace")
-    lost = json.dumps({"event_no_space": 0, "stack_too_deep": 1})
-    builder.process(lost_total=0, lost_events=lost).alloc("cpu", 512)
-    summary = summarise(open_trace(builder.write()))
-    for page in (plain(summary_page(summary)), plain(end_page(summary))):
-        assert "  lost     nothing\n" in page
-        assert "  cut      1 stack cut at 512 frames; no byte is missing\n" in page
-
-
-def test_pools_without_a_number_are_no_loss(tmp_path: Path) -> None:
-    builder = TraceBuilder(tmp_path / "x.memtrace")
-    lost = json.dumps({"event_no_space": 0, "pool_unnumbered": 7})
+    lost = json.dumps({"event_no_space": 0, kind: count})
     builder.process(lost_total=0, lost_events=lost).alloc("cuda:0", 512)
     summary = summarise(open_trace(builder.write()))
     for page in (plain(summary_page(summary)), plain(end_page(summary))):
         assert "  lost     nothing\n" in page
-        told = "7 events of memory pools beyond the 4,096 told apart"
         assert f"  cut      {told}; no byte is missing\n" in page
         assert "bounds" not in page
     assert summary_document(summary)["lost_total"] == 0
