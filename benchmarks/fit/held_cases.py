@@ -4,8 +4,9 @@
         [--kind dtype] [--only gpt2] [--no-rival] [--json FILE]
 
 A case (cases.py) is recorded as it is and as it would be. From the first trace the peaks of the
-second are predicted: of what is allocated, and on CUDA (the simulated runtime) of what is reserved.
-Both are counted from the first step on: the program's load is the same in both.
+second are predicted: of what is allocated, and on CUDA (the simulated runtime, where there is no
+GPU) of what is reserved. Both are counted from the first step on: the program's load is the same
+in both.
 
 A *verdict* is given for each capacity of LADDER, times the real peak (on CUDA of what is reserved).
 It is wrong where one of the two peaks fits and the other does not. Beside it, FakeTensor and
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cases import CASES, Case
 from models import MODELS
-from recordings import REPOSITORY, Machine, Recordings, RunError
+from recordings import REPOSITORY, Machine, Recordings, RunError, simcuda
 
 from memtrace.errors import MemtraceError
 from memtrace.replay.engine import serve
@@ -172,7 +173,8 @@ def main() -> None:
     for case in CASES:
         if (options.kind and case.kind not in options.kind) or options.only not in case.name:
             continue
-        if options.device == "cuda" and not MODELS[case.model].on_cuda:
+        simulated = options.device == "cuda" and not simcuda.real_gpu()
+        if simulated and not MODELS[case.model].on_cuda:
             continue
         try:
             lines = held(case, recordings, rival=not options.no_rival)

@@ -7,15 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import memtrace
-from memtrace.trace import Trace
-
 FIT = Path(__file__).resolve().parent
 REPOSITORY = FIT.parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+import memtrace
+import simcuda
+from memtrace.trace import Trace
 
 
 class RunError(Exception):
@@ -34,7 +37,7 @@ class Machine:
         """On CUDA, without a GPU: the simulated runtime of tests/simcuda."""
         # Threads that wait without end for others make a busy machine busier.
         environ = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
-        if self.device == "cpu":
+        if self.device == "cpu" or simcuda.real_gpu():
             return environ
         build = [self.python, str(REPOSITORY / "tests" / "simcuda" / "build.py")]
         folder = subprocess.run(build, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

@@ -28,29 +28,18 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import simcuda
 
-if simcuda.unavailable() is None:
+if not simcuda.real_gpu() and simcuda.unavailable() is None:
     simcuda.load(devices=1, memory_mb=2048)
 
 import torch
 from record.floors import empty_callback, least_tracer
 from record.recording import HooksOn
+from record.torch_history import TorchHistory
 from record.workloads import tiny
 
 DEPTH = 30
 WARM_UP = 4  # iterations
 MEASURED = 16
-
-
-class TorchHistory:
-    """torch's memory history with Python stacks, as its documentation recommends it."""
-
-    def __enter__(self) -> None:
-        torch.cuda.memory._record_memory_history(
-            enabled="all", context="all", stacks="python", max_entries=200_000
-        )
-
-    def __exit__(self, *error: object) -> None:
-        torch.cuda.memory._record_memory_history(enabled=None)
 
 
 TORCH, ALL = "torch history (all, python)", "memtrace, everything on"

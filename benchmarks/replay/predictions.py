@@ -3,10 +3,10 @@
     python benchmarks/replay/predictions.py [PROGRAM ...] [--part settings|capacity|least]
 
 Each program of tests/programs/cuda is recorded once under torch's defaults, on the simulated CUDA
-runtime. What a replay of that predicts is held against runs that really have the other settings,
-or the smaller device. `=`: exact; `in`: inside the predicted range; `not`: what was predicted
-instead. A program whose threads race, or that catches the failure and goes on otherwise, can be
-off, and is marked "adapts"; any other must not: then the status is 1.
+runtime, or on a real GPU where there is one. What a replay of that predicts is held against runs
+that really have the other settings, or the smaller device. `=`: exact; `in`: inside the predicted
+range; `not`: what was predicted instead. A program whose threads race, or that catches the failure
+and goes on otherwise, can be off, and is marked "adapts"; any other must not: then the status is 1.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def record(program: str, folder: Path, *, conf: str = "", memory_mb: int | None 
     """A run under memtrace; that the program fails is no error."""
     facts = constants(program)
     machine = simcuda.Machine(devices=facts["DEVICES"], memory_mb=memory_mb or facts["MEMORY_MB"])
-    environment = {**simcuda.environment(machine), "PYTHONWARNINGS": "ignore"}
+    around = os.environ if simcuda.real_gpu() else simcuda.environment(machine)
+    environment = {**around, "PYTHONWARNINGS": "ignore"}
     environment.pop("PYTORCH_ALLOC_CONF", None)
     if conf:
         environment["PYTORCH_ALLOC_CONF"] = conf
@@ -198,6 +199,13 @@ def rows_of(program: str, parts: Sequence[str], folder: Path) -> list[Row]:
     return [row for part in asked for row in PARTS[part](program, source, folder)]
 
 
+def _runs_here(program: str) -> bool:
+    """A real GPU is one, and has the size it has."""
+    facts = constants(program)
+    of_any_size = (PROGRAMS / f"{program}.py").read_text().find("MEMORY_MB") < 0
+    return not simcuda.real_gpu() or (facts["DEVICES"] == 1 and of_any_size)
+
+
 def main() -> int:
     """Prints one line per prediction and a summary; status 1 when one is off without an excuse."""
     parser = argparse.ArgumentParser()
@@ -206,8 +214,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, help="keeps the traces there")
     options = parser.parse_args()
-    programs = options.programs or program_names()
+    programs = options.programs or [name for name in program_names() if _runs_here(name)]
     parts = options.part or list(PARTS)
+    if simcuda.real_gpu() and parts != ["settings"]:
+        parser.error("a real GPU has the size it has: --part settings")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -16,6 +16,7 @@ import simcuda
 
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAMS = TESTS / "programs" / "cuda"
+GPU_PROGRAMS = TESTS / "programs" / "gpu"  # too large or too real for the simulated machine
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ def program_names() -> list[str]:
     return sorted(path.stem for path in PROGRAMS.glob("*.py") if path.stem != "__init__")
 
 
+def program_path(program: str) -> Path:
+    """Of the programs that run anywhere, or of those for a real GPU."""
+    path = PROGRAMS / f"{program}.py"
+    return path if path.exists() else GPU_PROGRAMS / f"{program}.py"
+
+
 def constants(program: str) -> dict[str, Any]:
     """The constants of a program (programs/cuda/README.md), without running it."""
     found: dict[str, Any] = {
@@ -51,7 +58,7 @@ def constants(program: str) -> dict[str, Any]:
         "SINGLE_THREADED": False,
         "REACTS_TO_OOM": False,
     }
-    for node in ast.parse((PROGRAMS / f"{program}.py").read_text()).body:
+    for node in ast.parse(program_path(program).read_text()).body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) if name in found:
                 found[name] = ast.literal_eval(node.value)
@@ -69,7 +76,7 @@ def record(
         env["PYTORCH_ALLOC_CONF"] = settings
     out = folder / "oracle.pickle"
     argv = [sys.executable, "-m", "memtrace", "run", "--quiet", "-o", str(folder / "t.memtrace")]
-    argv += [str(TESTS / "exact" / "oracle.py"), mode, str(PROGRAMS / f"{program}.py"), str(out)]
+    argv += [str(TESTS / "exact" / "oracle.py"), mode, str(program_path(program)), str(out)]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, cwd=folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return Recording(

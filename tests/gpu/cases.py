@@ -1,4 +1,4 @@
-"""What runs on a real GPU: programs of tests/programs/cuda, compared as on the simulated machine.
+"""What runs on a real GPU: tests/programs/cuda and gpu, compared as on the simulated machine.
 
 Imports no pytest: run_all.py does the same where there is none.
 """
@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exact.comparison import COMPARISONS, block_bytes_equal_what_the_profiler_reports
-from exact.recording import PROGRAMS, Recording, record
+from exact.recording import Recording, program_path, record
 
-# None that runs out of memory on purpose, or needs the simulation's controls or a second device.
+# None that needs the simulation's controls, its size of the device, or a second one.
 _HISTORY = (
     "mlp", "cnn", "transformer_train", "gpt2_train", "gpt2_forward_cache", "random_sizes",
-    "empty_cache", "graph_capture", "mempool", "threads", "pinned_dataloader",
+    "empty_cache", "graph_capture", "mempool", "threads", "pinned_dataloader", "two_streams",
+    "mempool_rules", "settings_change", "sdpa", "amp", "checkpoint", "lstm", "leak", "exception",
+    "storage_resize", "model_convert",
+    "llama_serve", "llama_train", "compiled", "compiled_graphs", "out_of_memory",
 )  # fmt: skip
-_PROFILER = ("mlp", "transformer_train", "random_sizes")
+_PROFILER = ("mlp", "transformer_train", "random_sizes", "llama_serve")
 _SETTINGS = {"default": "", "expandable": "expandable_segments:True"}
 Comparison = Callable[[Recording], None]
 
@@ -45,7 +48,8 @@ class Case:
     @property
     def lacks(self) -> str | None:
         """Why this machine cannot run it; None: it can."""
-        needs_transformers = "transformers" in (PROGRAMS / f"{self.program}.py").read_text()
+        text = program_path(self.program).read_text()
+        needs_transformers = "transformers" in text or "from llama import" in text
         if needs_transformers and importlib.util.find_spec("transformers") is None:
             return "transformers is not installed"
         return None

@@ -44,6 +44,7 @@ __all__ = [
     "is_loaded",
     "load",
     "python_command",
+    "real_gpu",
     "release_stream",
     "set_capacity",
     "set_foreign",
@@ -112,6 +113,11 @@ def unavailable(cache: Path | None = None) -> str | None:
     except BuildError as error:
         return str(error)
     return None
+
+
+def real_gpu() -> bool:
+    """True where NVIDIA's driver is: what also runs on a real GPU prefers it to the simulation."""
+    return Path("/dev/nvidiactl").exists()
 
 
 def is_loaded() -> bool:
