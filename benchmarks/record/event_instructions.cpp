@@ -49,6 +49,10 @@ struct Entry {
   void* stream_;
   size_t size_;
   MempoolId mempool_;
+  struct Stamp {
+    uint64_t approx_t_;
+  };
+  Stamp time_;
 };
 
 // What no recorder can do without: the clock is read, and 64 bytes are written.
@@ -92,7 +96,7 @@ int main(int argc, char** argv) {
   Recording recording = make_recording();
   g_kept_recording.store(&recording);
   g_recording.store(&recording);
-  open_cuda_device(0, recording);
+  open_cuda_device(0, recording, kClock == Clock::tsc);
   std::function<void(const Entry&)> tracker = [](const Entry& entry) { record_cuda_event(entry); };
   if (std::strcmp(argv[1], "nothing") == 0)
     tracker = [](const Entry&) {};
@@ -104,7 +108,7 @@ int main(int argc, char** argv) {
   }
   if (std::strcmp(argv[1], "floor") == 0)
     tracker = [](const Entry& entry) { record_floor(entry); };
-  Entry entry{Entry::ALLOC, 0, 0x200000000000, nullptr, 4096, {0, 0}};
+  Entry entry{Entry::ALLOC, 0, 0x200000000000, nullptr, 4096, {0, 0}, {1}};
   for (long i = 0; i < events; ++i) {
     entry.action_ = static_cast<Entry::Action>(i % 3);
     tracker(entry);

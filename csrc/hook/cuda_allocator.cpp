@@ -95,8 +95,8 @@ void write_segment(ThreadLog* log, Recording& recording, const CCA::SegmentInfo&
 
 // While it lives, each device that this thread takes a snapshot of goes on recording there.
 struct ListingScope {
-  ListingScope() noexcept { t_listing = 0; }
-  ~ListingScope() { t_listing = -1; }
+  ListingScope() noexcept { t_listing = {0, ticks_before()}; }
+  ~ListingScope() { t_listing = {}; }
   ListingScope(const ListingScope&) = delete;
   ListingScope& operator=(const ListingScope&) = delete;
 };

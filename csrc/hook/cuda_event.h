@@ -25,14 +25,19 @@ struct alignas(64) CudaDevice {
   uint64_t tail = 0;            // Tail word of an alloc by thread 0: the base of all its events'
   uint64_t order = 0;           // place in the device's order; counted under the device's lock
   uint64_t listed_at_ticks = 0; // when the live blocks were listed; written under that lock
+  bool stamped = false;         // torch's entries bear ticks (ticks_of)
   uint32_t listed_order = 0;    // of the last event before that
   // While the recording is paused; taken away under the lock, when the live blocks are listed.
   std::atomic<EndedAddresses*> paused{nullptr};
   EndedAddresses* ended = nullptr; // made at the first pause, kept for the next
 };
 inline CudaDevice g_cuda_devices[kMaxCudaDevices];
-// The device whose blocks this thread lists next in list_live_blocks(); -1: it lists none.
-inline thread_local int t_listing = -1;
+// What this thread is listing in list_live_blocks().
+struct ListedDevices {
+  int next = -1; // the device that comes next; -1: it lists none
+  uint64_t since_ticks = 0;
+};
+inline thread_local ListedDevices t_listing;
 
 // Both enumerations have the same order up to SEGMENT_UNMAP; cuda_allocator.cpp checks it.
 template <class TraceEntry>
@@ -137,18 +142,43 @@ template <class TraceEntry> uint32_t device_index(const TraceEntry& entry) noexc
   return static_cast<uint8_t>(entry.device_);
 }
 
+// Under the device's lock torch stamps each entry itself (c10::getApproximateTime), with the
+// counter that ticks are: where the clock need not be read a second time.
+template <class TraceEntry>
+constexpr bool kStamped = requires(const TraceEntry& entry) { entry.time_.approx_t_; };
+
+template <class TraceEntry> uint64_t stamp_of(const TraceEntry& entry) noexcept {
+  if constexpr (kStamped<TraceEntry>)
+    return static_cast<uint64_t>(entry.time_.approx_t_);
+  else
+    return 0;
+}
+
+// Shown by an entry that was made between two looks at our clock: a torch that is built otherwise
+// stamps with another one.
+template <class TraceEntry>
+bool is_stamped_since(const TraceEntry& entry, uint64_t since_ticks) noexcept {
+  const uint64_t stamp = stamp_of(entry);
+  return kClock == Clock::tsc && since_ticks <= stamp && stamp <= ticks_after();
+}
+
+template <class TraceEntry>
+uint64_t ticks_of(const TraceEntry& entry, const CudaDevice& device) noexcept {
+  return device.stamped ? stamp_of(entry) : ticks_before();
+}
+
 // From now on this device's events are recorded; under its lock. Also what ends a pause.
-inline void open_cuda_device(int index, const Recording& recording) noexcept {
+inline void open_cuda_device(int index, const Recording& recording, bool stamped) noexcept {
   CudaDevice& device = g_cuda_devices[index];
   if (device.recording.load(std::memory_order_relaxed) != &recording)
     device.order = 0;
   device.listed_at_ticks = ticks_before();
+  device.stamped = stamped;
   device.listed_order = static_cast<uint32_t>(device.order);
   device.tail = std::bit_cast<uint64_t>(Tail{0, 0, cuda_device(index), Action::alloc});
   device.paused.store(nullptr, std::memory_order_relaxed);
   device.recording.store(&recording, std::memory_order_relaxed);
-  if (kClock == Clock::tsc)
-    device.plain.store(&recording, std::memory_order_relaxed);
+  device.plain.store(stamped ? &recording : nullptr, std::memory_order_relaxed);
 }
 
 // From now on only the end of memory that was recorded, and what is rare. Without memory for that
@@ -172,16 +202,17 @@ template <class TraceEntry>
     return;
   // torch's snapshot goes from device to device and reports itself under each one's lock (always as
   // device 0): the exact moment between what it lists and what is recorded as an event.
-  if (entry.action_ == TraceEntry::SNAPSHOT && t_listing >= 0) [[unlikely]] {
-    if (t_listing < kMaxCudaDevices)
-      open_cuda_device(t_listing++, scope.recording());
+  if (entry.action_ == TraceEntry::SNAPSHOT && t_listing.next >= 0) [[unlikely]] {
+    if (t_listing.next < kMaxCudaDevices)
+      open_cuda_device(t_listing.next++, scope.recording(),
+                       is_stamped_since(entry, t_listing.since_ticks));
     return;
   }
   CudaDevice& device = g_cuda_devices[device_index(entry)];
   if (device.recording.load(std::memory_order_relaxed) != &scope.recording()) [[unlikely]]
     return;
   AllocatorFacts facts{};
-  facts.ticks = ticks_before(); // under the lock, so `order` orders what the clock may not
+  facts.ticks = ticks_of(entry, device); // under the lock; `order` orders what the clock may not
   facts.size_bytes = entry.size_;
   facts.order = static_cast<uint32_t>(++device.order);
   facts.pool = pool_number(pool_of(entry), scope.recording());
@@ -223,7 +254,7 @@ template <class TraceEntry>
   }
   Record* record = log->cursor;
   AllocatorEvent& event = record->event;
-  event.ticks = ticks_tsc();
+  event.ticks = stamp_of(entry);
   event.address = entry.addr_;
   event.size_bytes = entry.size_;
   event.stream = reinterpret_cast<uint64_t>(entry.stream_);

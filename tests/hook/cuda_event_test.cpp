@@ -22,6 +22,17 @@ void in_new_thread(const std::function<void()>& work) {
   std::thread(work).join();
 }
 
+// As in a torch whose entries bear ticks, where ticks are what torch stamps them with.
+void open_device(int device, const Recording& recording) {
+  open_cuda_device(device, recording, kClock == Clock::tsc);
+}
+
+// As torch makes it: at the moment at which it is recorded.
+Entry now(Entry entry) {
+  entry.time_.approx_t_ = ticks_before();
+  return entry;
+}
+
 void* stream(uint64_t handle) {
   return reinterpret_cast<void*>(handle);
 }
@@ -99,7 +110,7 @@ void check_entries(const std::vector<Entry>& entries, const OperatorCall* call,
   recording.seen().stack_min_bytes = kStackMinBytes;
   recording.start();
   for (int device = 0; device < 3; ++device)
-    open_cuda_device(device, recording.seen());
+    open_device(device, recording.seen());
   const uint64_t before = ticks_after();
   in_new_thread([&] {
     t_stacks_taken = 0;
@@ -111,7 +122,7 @@ void check_entries(const std::vector<Entry>& entries, const OperatorCall* call,
       t_state->depth = 1;
     }
     for (const Entry& entry : entries)
-      record(entry);
+      record(now(entry));
     if (call)
       CHECK(t_state->calls[1].touched == !entries.empty());
   });
@@ -177,7 +188,7 @@ TEST_CASE("what is not plain is left to the general path, without a trace") {
   recording.seen().stacks = counting_stacks();
   recording.seen().stack_min_bytes = kStackMinBytes;
   recording.start();
-  open_cuda_device(0, recording.seen());
+  open_device(0, recording.seen());
   in_new_thread([&] {
     const Entry plain{Entry::ALLOC, 0, 1, nullptr, 8, kDefaultPool};
     CHECK_FALSE(record_plain_cuda_event(plain)); // the thread has no state yet
@@ -209,7 +220,7 @@ TEST_CASE("an out-of-memory event carries the free bytes, the stream and a stack
   recording.seen().stacks = counting_stacks();
   recording.seen().stack_min_bytes = 0;
   recording.start();
-  open_cuda_device(2, recording.seen());
+  open_device(2, recording.seen());
   in_new_thread([] { record_cuda_event(Entry{Entry::OOM, 2, 12345, stream(7), 1 << 30, {0, 0}}); });
   recording.stop();
   const auto written = recording.records();
@@ -229,16 +240,16 @@ TEST_CASE("a device's events count from the moment its live blocks were listed")
   in_new_thread([&] {
     const Entry alloc{Entry::ALLOC, 1, 0x1000, nullptr, 8, kDefaultPool};
     const Entry listed{Entry::SNAPSHOT, 0, 0, nullptr, 0, kDefaultPool};
-    record_cuda_event(alloc); // before: in the list
-    t_listing = 0;
-    record_cuda_event(listed); // device 0
-    record_cuda_event(alloc);  // device 1 is not listed yet
-    record_cuda_event(listed); // device 1
-    CHECK(t_listing == 2);
-    t_listing = -1;
-    record_cuda_event(alloc);
-    record_cuda_event(listed); // somebody else's snapshot: an event of device 0
-    record_cuda_event(alloc);
+    record_cuda_event(now(alloc)); // before: in the list
+    t_listing = {0, ticks_before()};
+    record_cuda_event(now(listed)); // device 0
+    record_cuda_event(now(alloc));  // device 1 is not listed yet
+    record_cuda_event(now(listed)); // device 1
+    CHECK(t_listing.next == 2);
+    t_listing = {};
+    record_cuda_event(now(alloc));
+    record_cuda_event(now(listed)); // somebody else's snapshot: an event of device 0
+    record_cuda_event(now(alloc));
   });
   recording.stop();
   const auto written = recording.records();
@@ -253,11 +264,46 @@ TEST_CASE("a device's events count from the moment its live blocks were listed")
   CHECK(g_cuda_devices[1].listed_at_ticks <= written[0].event.ticks);
 }
 
+TEST_CASE(
+    "the clock is read once where torch's stamps are its ticks, else torch's are left alone") {
+  TestRecording recording;
+  recording.start();
+  Entry alloc{Entry::ALLOC, 0, 0x1000, nullptr, 8, kDefaultPool};
+  Entry listed{Entry::SNAPSHOT, 0, 0, nullptr, 0, kDefaultPool};
+  const uint64_t begin = ticks_before();
+  in_new_thread([&] {
+    for (const bool with_ticks : {true, false}) {
+      t_listing = {0, ticks_before()};
+      listed.time_.approx_t_ = with_ticks ? ticks_before() : 12345; // a clock of another kind
+      record_cuda_event(listed);
+      t_listing = {};
+      CHECK(g_cuda_devices[0].stamped == (with_ticks && kClock == Clock::tsc));
+      alloc.time_.approx_t_ = with_ticks ? begin : 12346;
+      for (int path = 0; path < 2; ++path) // the general one, and the short one
+        record_cuda_event(alloc);
+    }
+    t_listing = {0, ticks_before()};
+    listed.time_.approx_t_ = ticks_before() + (uint64_t{1} << 40); // later than now
+    record_cuda_event(listed);
+    t_listing = {};
+    CHECK_FALSE(g_cuda_devices[0].stamped);
+  });
+  recording.stop();
+  const auto written = recording.records();
+  REQUIRE(written.size() == 4);
+  for (int i : {0, 1})
+    CHECK((written[i].event.ticks == begin) == (kClock == Clock::tsc));
+  for (int i : {2, 3}) {
+    CHECK(written[i].event.ticks > begin);
+    CHECK(written[i].event.ticks <= ticks_after());
+  }
+}
+
 TEST_CASE("a device opened in an earlier recording is closed in the next one") {
   const Entry alloc{Entry::ALLOC, 0, 0x1000, nullptr, 8, kDefaultPool};
   TestRecording first;
   first.start();
-  open_cuda_device(0, first.seen());
+  open_device(0, first.seen());
   record_cuda_event(alloc);
   record_cuda_event(alloc);
   first.stop();
@@ -265,7 +311,7 @@ TEST_CASE("a device opened in an earlier recording is closed in the next one") {
   TestRecording second;
   second.start();
   record_cuda_event(alloc); // not listed yet
-  open_cuda_device(0, second.seen());
+  open_device(0, second.seen());
   record_cuda_event(alloc);
   second.stop();
   CHECK(first.records().size() == 2);
@@ -277,8 +323,8 @@ TEST_CASE("pools are numbered by first sight in a recording, whatever the device
   for (int round = 0; round < 2; ++round) {
     TestRecording recording;
     recording.start();
-    open_cuda_device(0, recording.seen());
-    open_cuda_device(1, recording.seen());
+    open_device(0, recording.seen());
+    open_device(1, recording.seen());
     in_new_thread([] {
       for (const MempoolId& pool :
            {MempoolId{0, 9}, MempoolId{4, 0}, MempoolId{0, 9}, kDefaultPool})
@@ -360,7 +406,7 @@ TEST_CASE("threads that see a new pool at the same time agree on its number") {
   constexpr unsigned kPools = 200;
   std::vector<std::thread> threads;
   for (int8_t device = 0; device < kThreads; ++device) {
-    open_cuda_device(device, recording.seen());
+    open_device(device, recording.seen());
     threads.emplace_back([device] {
       for (unsigned pool = 1; pool <= kPools; ++pool)
         record_cuda_event(Entry{Entry::ALLOC, device, pool, nullptr, 8, {0, pool}});
@@ -382,7 +428,7 @@ TEST_CASE(
     "a pause leaves out allocations and what they end with; the end of what was before stays") {
   TestRecording recording;
   recording.start();
-  open_cuda_device(0, recording.seen());
+  open_device(0, recording.seen());
   CudaDevice& device = g_cuda_devices[0];
   const auto at = [](Entry::Action action, uint64_t address) {
     record_cuda_event(Entry{action, 0, address, nullptr, 512, kDefaultPool});
@@ -404,7 +450,7 @@ TEST_CASE(
     at(Entry::SEGMENT_ALLOC, 0x9000);
     g_recording.store(&recording.seen());
     at(Entry::ALLOC, 0x3000); // not listed yet
-    open_cuda_device(0, recording.seen());
+    open_device(0, recording.seen());
     CHECK(device.listed_order == 5);
     churn(0x4000);
     REQUIRE(quiesce_for_pause());
@@ -434,14 +480,14 @@ TEST_CASE(
 TEST_CASE("a device that another recording opened is not paused, and a new one begins unpaused") {
   TestRecording first, second;
   first.start();
-  open_cuda_device(0, first.seen());
+  open_device(0, first.seen());
   pause_cuda_device(g_cuda_devices[0], second.seen());
   CHECK(g_cuda_devices[0].paused.load() == nullptr);
   pause_cuda_device(g_cuda_devices[0], first.seen());
   CHECK(g_cuda_devices[0].paused.load() != nullptr);
   first.stop();
   second.start();
-  open_cuda_device(0, second.seen());
+  open_device(0, second.seen());
   in_new_thread([] { record_cuda_event(Entry{Entry::ALLOC, 0, 1, nullptr, 8, kDefaultPool}); });
   second.stop();
   CHECK(second.records().size() == 1);
@@ -471,7 +517,7 @@ TEST_CASE("entries that do not say their pool are of the default one") {
   static_assert(kPoolsKnown<Entry> && !kPoolsKnown<EntryWithoutPool>);
   TestRecording recording;
   recording.start();
-  open_cuda_device(0, recording.seen());
+  open_device(0, recording.seen());
   in_new_thread([] {
     const EntryWithoutPool entry{{Entry::ALLOC, 0, 0x1000, nullptr, 8, {0, 9}}};
     record_cuda_event(entry); // by the general path

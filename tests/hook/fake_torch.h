@@ -30,6 +30,10 @@ struct Entry {
   void* stream_ = nullptr;
   size_t size_ = 0;
   MempoolId mempool_ = {0, 0};
+  struct Stamp {
+    uint64_t approx_t_ = ticks_before(); // torch's is made when it is recorded
+  };
+  Stamp time_ = {};
 };
 
 // The stand-in for Recording::stacks: its take() gives 1, 2, 3, ... in each thread.
