@@ -129,49 +129,66 @@ void Recorder::release_log(ThreadLog* log) noexcept {
 }
 
 bool Recorder::refill(ThreadLog* log) noexcept {
-  return static_cast<Recorder*>(log->recorder)->next_window(log);
+  return static_cast<Recorder*>(log->recorder)->next_chunk(log);
 }
 
-void* Recorder::map_window() noexcept {
-  std::lock_guard lock(logs_mutex_);
-  if (closed_)
-    return nullptr;
-  const auto offset = static_cast<off_t>(windows_mapped_ * kChunkBytes);
-  if (!windows_file_.reserve(offset, kChunkBytes))
-    return nullptr;
-  void* window = mmap(nullptr, kChunkBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                      windows_file_.descriptor(), offset);
-  if (window == MAP_FAILED)
-    return nullptr;
-  ++windows_mapped_;
-  madvise(window, kChunkBytes, MADV_DONTFORK);
-  return window;
-}
-
-bool Recorder::next_window(ThreadLog* log) noexcept {
-  flush(log);
-  const bool first = log->cursor == nullptr;
-  const uint32_t next = first ? 0 : 1 - log->active;
-  if (!log->windows[next])
-    log->windows[next] = map_window();
-  void* window = log->windows[next];
-  if (!window) {
-    if (first || closed_)
-      return false;
-    // No room for a second window: the only one is appended and used again at once.
-    window = log->windows[log->active];
-    append_window(window);
-  } else {
-    log->flush_pending = !first;
-    log->active = next;
-  }
-  auto* header = static_cast<ChunkHeader*>(window);
+bool Recorder::next_chunk(ThreadLog* log) noexcept {
+  ThreadLog::Window* window = &log->windows[log->active];
+  if (window->begun == kChunksPerWindow || !reserve_chunk(*window))
+    window = next_window(log);
+  if (!window)
+    return false;
+  auto* header = reinterpret_cast<ChunkHeader*>(static_cast<char*>(window->chunks) +
+                                                window->begun * kChunkBytes);
+  ++window->begun;
   header->log = log->number;
   header->index = log->chunks++;
   header->anchor = clock_anchor();
   std::atomic_ref<uint32_t>(header->magic).store(kChunkMagic, std::memory_order_release);
-  log->cursor = static_cast<Record*>(window) + 1;
+  log->cursor = reinterpret_cast<Record*>(header) + 1;
   log->end = log->cursor + kRecordsPerChunk;
+  return true;
+}
+
+// The window to go on in, empty; null: there is none.
+ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
+  flush(log);
+  ThreadLog::Window& full = log->windows[log->active];
+  ThreadLog::Window& other = log->windows[1 - log->active];
+  if (full.begun > 0 && reserve_chunk(other)) {
+    log->active = 1 - log->active;
+    log->flush_pending = true;
+    return &other;
+  }
+  if (full.begun == 0 || closed_)
+    return nullptr;
+  // No room for a second window: the only one is appended and used again at once.
+  append_window(full);
+  return &full;
+}
+
+// Sees to it that the window has space for one more chunk; its addresses come with the first.
+bool Recorder::reserve_chunk(ThreadLog::Window& window) noexcept {
+  if (window.begun < window.reserved)
+    return true;
+  std::lock_guard lock(logs_mutex_);
+  if (closed_)
+    return false;
+  const uint64_t place = window.chunks ? window.place : windows_mapped_ * kWindowBytes;
+  if (!windows_file_.reserve(static_cast<off_t>(place + window.reserved * kChunkBytes),
+                             kChunkBytes))
+    return false;
+  if (!window.chunks) {
+    void* chunks = mmap(nullptr, kWindowBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                        windows_file_.descriptor(), static_cast<off_t>(place));
+    if (chunks == MAP_FAILED)
+      return false;
+    madvise(chunks, kWindowBytes, MADV_DONTFORK);
+    window.chunks = chunks;
+    window.place = place;
+    ++windows_mapped_;
+  }
+  ++window.reserved;
   return true;
 }
 
@@ -182,28 +199,33 @@ void Recorder::flush(ThreadLog* log) noexcept {
   log->flush_pending = false;
 }
 
-// Appends a full window to records.bin and clears it. A kill in between leaves the chunk in both
-// files or, with its magic gone, in records.bin alone.
-void Recorder::append_window(void* window) noexcept {
+// Appends a full window to records.bin and clears it. A kill in between leaves its chunks in both
+// files or, with their magic gone, in records.bin alone.
+void Recorder::append_window(ThreadLog::Window& window) noexcept {
+  const size_t bytes = window.begun * kChunkBytes;
   size_t written = 0;
   {
     std::lock_guard lock(records_mutex_); // the kernel takes the file's own lock for a write anyway
-    if (may_append(*static_cast<const ChunkHeader*>(window))) {
-      reserve_records_ahead();
-      written = records_file_.write_at(window, kChunkBytes, static_cast<off_t>(records_size_)) /
+    if (may_append(*static_cast<const ChunkHeader*>(window.chunks))) {
+      reserve_records_ahead(bytes);
+      written = records_file_.write_at(window.chunks, bytes, static_cast<off_t>(records_size_)) /
                 kRecordBytes;
-      records_size_ += kChunkBytes;
+      records_size_ += bytes;
     }
   }
-  auto* records = static_cast<Record*>(window);
-  for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // no room
-    lose(is_allocator_event(records[i].event.tail.action) ? Loss::event_no_space
+  auto* chunk = static_cast<Record*>(window.chunks);
+  for (uint32_t number = 0; number < window.begun; ++number, chunk += kRecordsPerChunk + 1) {
+    for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // no room
+      lose(is_allocator_event(chunk[i].event.tail.action) ? Loss::event_no_space
                                                           : Loss::record_no_space);
-  std::atomic_ref<uint32_t>(static_cast<ChunkHeader*>(window)->magic)
-      .store(0, std::memory_order_release);
+    written -= std::min(written, kRecordsPerChunk + 1);
+    std::atomic_ref<uint32_t>(reinterpret_cast<ChunkHeader*>(chunk)->magic)
+        .store(0, std::memory_order_release);
 #pragma GCC unroll 8
-  for (size_t i = 1; i <= kRecordsPerChunk; ++i) // a record without a tail does not exist
-    records[i].event.tail = {};
+    for (size_t i = 1; i <= kRecordsPerChunk; ++i) // a record without a tail does not exist
+      chunk[i].event.tail = {};
+  }
+  window.begun = 0;
 }
 
 // Under records_mutex_. The notes are few, and without them the rest says less.
@@ -214,11 +236,11 @@ bool Recorder::may_append(const ChunkHeader& header) noexcept {
 
 // Under records_mutex_. A write into reserved space costs two thirds of one that has to find it. As
 // much again as there is, so that a short recording takes little more than it needs.
-void Recorder::reserve_records_ahead() noexcept {
+void Recorder::reserve_records_ahead(uint64_t bytes) noexcept {
   constexpr uint64_t kMostAhead = uint64_t{4} << 20;
-  if (records_size_ < records_ahead_)
+  if (records_size_ + bytes <= records_ahead_)
     return;
-  const uint64_t ahead = std::clamp<uint64_t>(records_size_, kChunkBytes, kMostAhead);
+  const uint64_t ahead = std::clamp<uint64_t>(records_size_, bytes, kMostAhead);
   records_file_.reserve_ahead(static_cast<off_t>(records_size_), static_cast<off_t>(ahead));
   records_ahead_ = records_size_ + ahead;
 }
@@ -354,9 +376,9 @@ void Recorder::close(bool quiet) noexcept {
   if (!quiet)
     return;
   for (ThreadLog* log : logs_) {
-    for (void* window : log->windows)
-      if (window)
-        munmap(window, kChunkBytes);
+    for (const ThreadLog::Window& window : log->windows)
+      if (window.chunks)
+        munmap(window.chunks, kWindowBytes);
     delete log;
   }
   logs_ = {};

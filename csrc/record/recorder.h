@@ -71,11 +71,12 @@ class Recorder {
  private:
   static void abandon_all() noexcept;
   static bool refill(ThreadLog* log) noexcept;
-  bool next_window(ThreadLog* log) noexcept;
-  void* map_window() noexcept;
-  void append_window(void* window) noexcept;
+  bool next_chunk(ThreadLog* log) noexcept;
+  ThreadLog::Window* next_window(ThreadLog* log) noexcept;
+  bool reserve_chunk(ThreadLog::Window& window) noexcept;
+  void append_window(ThreadLog::Window& window) noexcept;
   bool may_append(const ChunkHeader& header) noexcept;
-  void reserve_records_ahead() noexcept;
+  void reserve_records_ahead(uint64_t bytes) noexcept;
   void unmap_control() noexcept;
   template <class Kind> void write_slowly(const Kind& record, Loss loss) noexcept;
   bool append_text(TextKind kind, uint32_t id, const void* payload, size_t size) noexcept;

@@ -73,10 +73,11 @@ constexpr size_t kControlBytes = 4096;
 
 // ---- windows.bin and records.bin ----------------------------------------------------------------
 // Both are arrays of chunks: a header in the place of the first record, then records up to the
-// first whose tail is zero. Logs write into windows, which stay mapped and are used again; a full
-// window is appended to records.bin. (A fresh page of a shared file mapping costs 4 us, 60 ns a
-// record; a page that is written with pwrite costs 0.9 us, 14 ns a record:
-// benchmarks/record/spool_write.cpp.)
+// first whose tail is zero. Logs write into windows, a few chunks each, which stay mapped and are
+// used again; a full window is appended to records.bin. (A fresh page of a shared file mapping
+// costs 4 us, 60 ns a record. In a program that does something else in between, each append costs
+// some 20 us over what it copies, 20 ns a record if it has 1,023: the kernel's code and data are
+// cold, and the program's are when it returns. Hence several chunks at once.)
 //   - log 1 is the recorder's own: the notes, and the events that no hook saw.
 //   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
 //     appended and being cleared: the window's copy is whole, the appended one may be cut short.
@@ -85,6 +86,9 @@ constexpr size_t kChunkBytes = size_t{64} * 1024;
 constexpr uint32_t kChunkMagic = 0x4b4e4843; // "CHNK"
 constexpr size_t kRecordBytes = 64;
 constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the header takes one place
+constexpr uint32_t kChunksPerWindow = 4;
+constexpr size_t kWindowBytes = kChunksPerWindow * kChunkBytes;
+constexpr size_t kRecordsPerWindow = kChunksPerWindow * kRecordsPerChunk;
 
 struct ChunkHeader {
   uint32_t magic;

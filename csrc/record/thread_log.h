@@ -1,10 +1,10 @@
 // An append-only log of records with one writer: the thread that holds it.
 //
-// A log writes into one of two windows: mapped chunks that stay resident. The writer fills records
-// in place and publishes each with one release store; when a window is full it goes on in the other
-// one, and the full one is appended to records.bin at the next moment when no allocator lock is
-// held (or, at the latest, when the other one is full as well). When a thread ends, its log goes to
-// the next thread that asks for one.
+// A log writes into one of two windows: a few mapped chunks each, which stay resident. The writer
+// fills records in place and publishes each with one release store; when a window is full it goes
+// on in the other one, and the full one is appended to records.bin at the next moment when no
+// allocator lock is held (or, at the latest, when the other one is full as well). When a thread
+// ends, its log goes to the next thread that asks for one.
 #pragma once
 
 #include "record/event.h"
@@ -16,6 +16,13 @@
 namespace memtrace {
 
 struct ThreadLog {
+  struct Window {
+    void* chunks = nullptr; // kChunksPerWindow of them, mapped from windows.bin
+    uint64_t place = 0;     // there, in bytes
+    uint32_t reserved = 0;  // those of them that have space on disk, and may be written to
+    uint32_t begun = 0;     // those of them that hold records
+  };
+
   Record* cursor = nullptr;
   Record* end = nullptr;
   // Gives the log its next chunk; false: no space, the record is lost (and was not counted yet).
@@ -23,7 +30,7 @@ struct ThreadLog {
 
   // Owned by the recorder.
   void* recorder = nullptr;
-  void* windows[2] = {nullptr, nullptr};
+  Window windows[2] = {};
   uint32_t active = 0;        // the window that cursor points into
   bool flush_pending = false; // the other window is full and not yet appended
   uint32_t number = 0;        // from 1

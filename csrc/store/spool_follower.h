@@ -71,7 +71,7 @@ class SpoolFollower {
 
  private:
   static constexpr size_t kMostPending = 4 * RecordMerge::kWindowRecords; // of a log
-  static constexpr size_t kRoom = size_t{1} << 36, kWindowsRoom = size_t{1} << 32;
+  static constexpr size_t kRoom = size_t{1} << 36, kWindowsRoom = size_t{1} << 34;
 
   struct Place {
     bool packed;

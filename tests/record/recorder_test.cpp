@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
@@ -32,7 +33,7 @@ TEST_CASE("records of a log come back whole and in order over many windows") {
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);
   ThreadLog* log = recorder.acquire_log();
-  constexpr uint64_t kRecords = 5 * kRecordsPerChunk + 17;
+  constexpr uint64_t kRecords = 5 * kRecordsPerWindow + kRecordsPerChunk + 17;
   for (uint64_t i = 1; i <= kRecords; ++i)
     REQUIRE(append(log, i));
   const auto records = read_log(spool.path(), log->number);
@@ -45,9 +46,9 @@ TEST_CASE("everything published is on disk at any moment, without close or flush
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);
   ThreadLog* log = recorder.acquire_log();
-  for (uint64_t i = 1; i <= 2 * kRecordsPerChunk; ++i) {
+  for (uint64_t i = 1; i <= 2 * kRecordsPerWindow + kRecordsPerChunk; ++i) {
     append(log, i);
-    if (i % 97 == 0 || i % kRecordsPerChunk < 2)
+    if (i % 997 == 0 || i % kRecordsPerChunk < 2)
       REQUIRE(read_log(spool.path(), log->number).size() == i);
   }
 }
@@ -56,15 +57,53 @@ TEST_CASE("flush appends the full window, and the log goes on") {
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);
   ThreadLog* log = recorder.acquire_log();
-  for (uint64_t i = 1; i <= kRecordsPerChunk + 1; ++i)
+  for (uint64_t i = 1; i <= kRecordsPerWindow; ++i)
     append(log, i);
+  CHECK_FALSE(log->flush_pending);
+  append(log, kRecordsPerWindow + 1);
   CHECK(log->flush_pending);
   CHECK(file_bytes(spool.path() + "/records.bin").empty());
   recorder.flush(log);
   CHECK_FALSE(log->flush_pending);
-  CHECK(file_bytes(spool.path() + "/records.bin").size() == kChunkBytes);
-  append(log, kRecordsPerChunk + 2);
-  CHECK(read_log(spool.path(), log->number).size() == kRecordsPerChunk + 2);
+  CHECK(file_bytes(spool.path() + "/records.bin").size() == kWindowBytes);
+  append(log, kRecordsPerWindow + 2);
+  CHECK(read_log(spool.path(), log->number).size() == kRecordsPerWindow + 2);
+}
+
+TEST_CASE("a log takes the disk chunk by chunk: what a thread hardly uses is small") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  const auto taken_bytes = [&spool] {
+    struct stat status{};
+    REQUIRE(stat((spool.path() + "/windows.bin").c_str(), &status) == 0);
+    return static_cast<uint64_t>(status.st_blocks) * 512;
+  };
+  for (uint64_t logs = 1; logs <= 3; ++logs) {
+    append(recorder.acquire_log(), 1);
+    CHECK(taken_bytes() == logs * kChunkBytes);
+  }
+}
+
+TEST_CASE("a window that gets no more space is appended as far as it goes, and used again") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  append(log, 1);
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const rlimit small{3 * kChunkBytes, before.rlim_max}; // three chunks of a window, once appended
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
+  constexpr uint64_t kFits = 6 * kRecordsPerChunk;
+  for (uint64_t i = 2; i <= kFits; ++i)
+    append(log, i);
+  CHECK(recorder.lost(Loss::event_no_space) == 0);
+  CHECK(read_log(spool.path(), log->number).size() == kFits);
+  append(log, kFits + 1);
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(recorder.lost(Loss::event_no_space) == 3 * kRecordsPerChunk);
+  const auto records = read_log(spool.path(), log->number);
+  REQUIRE(records.size() == 3 * kRecordsPerChunk + 1);
+  CHECK(records.back().event.address == kFits + 1);
 }
 
 TEST_CASE("space is reserved ahead of the records and given back at the end") {
@@ -77,50 +116,50 @@ TEST_CASE("space is reserved ahead of the records and given back at the end") {
   };
   Recorder recorder(spool.path(), 0);
   ThreadLog* log = recorder.acquire_log();
-  constexpr uint64_t kChunks = 9; // beyond a power of two: ahead is as much again as there was
-  for (uint64_t i = 1; i <= (kChunks + 1) * kRecordsPerChunk; ++i)
+  constexpr uint64_t kWindows = 9; // beyond a power of two: ahead is as much again as there was
+  for (uint64_t i = 1; i <= (kWindows + 1) * kRecordsPerWindow; ++i)
     append(log, i);
   recorder.flush(log);
-  CHECK(file_bytes(path).size() == kChunks * kChunkBytes); // no reader sees what is ahead
-  CHECK(taken_bytes() >= (kChunks + 1) * kChunkBytes);
+  CHECK(file_bytes(path).size() == kWindows * kWindowBytes); // no reader sees what is ahead
+  CHECK(taken_bytes() >= (kWindows + 1) * kWindowBytes);
   recorder.close(true);
-  CHECK(file_bytes(path).size() == kChunks * kChunkBytes);
-  CHECK(taken_bytes() <= kChunks * kChunkBytes + 64 * 1024);
+  CHECK(file_bytes(path).size() == kWindows * kWindowBytes);
+  CHECK(taken_bytes() <= kWindows * kWindowBytes + 64 * 1024);
 }
 
 TEST_CASE("what nobody reads takes no more of the disk than was allowed, and losses are counted") {
   TemporaryDirectory spool;
   const std::string path = spool.path() + "/records.bin";
-  constexpr uint64_t kMostChunks = 8; // with what is reserved ahead: reached after four
-  Recorder recorder(spool.path(), 0, kMostChunks * kChunkBytes);
+  constexpr uint64_t kMostWindows = 8; // with what is reserved ahead: reached after four
+  Recorder recorder(spool.path(), 0, kMostWindows * kWindowBytes);
   ThreadLog* log = recorder.acquire_log();
   uint64_t appended = 0;
-  const auto append_chunks = [&](uint64_t chunks) {
-    for (uint64_t i = 0; i < chunks * kRecordsPerChunk; ++i)
+  const auto append_windows = [&](uint64_t windows) {
+    for (uint64_t i = 0; i < windows * kRecordsPerWindow; ++i)
       REQUIRE(append(log, ++appended));
   };
-  append_chunks(20);
+  append_windows(20);
   recorder.flush(log);
-  const uint64_t kept = file_bytes(path).size() / kChunkBytes;
-  CHECK(kept >= kMostChunks / 2);
-  CHECK(kept <= kMostChunks);
-  CHECK(recorder.lost(Loss::event_no_space) == (19 - kept) * kRecordsPerChunk);
-  CHECK(read_log(spool.path(), log->number).size() == (kept + 1) * kRecordsPerChunk);
+  const uint64_t kept = file_bytes(path).size() / kWindowBytes;
+  CHECK(kept >= kMostWindows / 2);
+  CHECK(kept <= kMostWindows);
+  CHECK(recorder.lost(Loss::event_no_space) == (19 - kept) * kRecordsPerWindow);
+  CHECK(read_log(spool.path(), log->number).size() == (kept + 1) * kRecordsPerWindow);
 
-  for (uint64_t i = 0; i <= 2 * kRecordsPerChunk; ++i) // notes are kept all the same
+  for (uint64_t i = 0; i <= 2 * kRecordsPerWindow; ++i) // notes are kept all the same
     recorder.note(Note{});
   CHECK(recorder.lost(Loss::record_no_space) == 0);
-  CHECK(file_bytes(path).size() == (kept + 1) * kChunkBytes);
+  CHECK(file_bytes(path).size() == (kept + 1) * kWindowBytes);
 
   const int file = open(path.c_str(), O_RDWR | O_CLOEXEC); // a reader takes out what it has read
   REQUIRE(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                    static_cast<off_t>(kept * kChunkBytes)) == 0);
+                    static_cast<off_t>(kept * kWindowBytes)) == 0);
   close(file);
   const uint64_t lost = recorder.lost(Loss::event_no_space);
-  append_chunks(3);
+  append_windows(3);
   recorder.flush(log);
   CHECK(recorder.lost(Loss::event_no_space) == lost);
-  CHECK(file_bytes(path).size() == (kept + 4) * kChunkBytes);
+  CHECK(file_bytes(path).size() == (kept + 4) * kWindowBytes);
 }
 
 TEST_CASE("a log of a thread that ended goes to the next thread") {
