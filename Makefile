@@ -6,6 +6,7 @@ CUDA_TORCH ?= torch==2.11.0
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
 JOBS ?= 2
+GPU_PYTHON ?= python3
 DEMO_REQUESTS ?= 12
 # For `make wheel`: the Pythons, and the torches of cmake/torches.csv (none named: all).
 PYTHONS ?= $(shell for v in 3.10 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && echo python$$v; done)
@@ -27,7 +28,7 @@ CUDA_HEADERS := "nvidia-cuda-runtime<13.1" "nvidia-cuda-crt<13.1"
 INSTALL = --no-build-isolation -Cbuild-dir=build/$(patsubst .%,%,$(notdir $(1)))
 SOURCES := $(shell find csrc src cmake -type f -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate hot-path test-cuda-sim wheel test-matrix lint tidy format bench bench-cuda-sim bench-rivals clean
+.PHONY: demo test test-python test-cpp test-asan test-tsan test-fuzz test-aarch64 gate hot-path test-cuda-sim wheel test-matrix lint tidy format bench bench-cuda-sim test-gpu bench-gpu bench-rivals clean
 .DEFAULT_GOAL := test
 
 # ---- set-up: each stamp is one finished step ----------------------------------------------------
@@ -198,6 +199,17 @@ bench-cuda-sim: $(CUDA_VENV)/.installed $(VENV)/.installed
 	$(CUDA_BIN)/python benchmarks/replay/predictions.py
 	$(BIN)/python benchmarks/fit/held_cases.py --device cuda --python $(CUDA_BIN)/python
 	$(CUDA_BIN)/python benchmarks/fit/cpu_as_gpu.py
+
+# On a real GPU, in an environment that has its torch and memtrace: GPU_PYTHON. Nothing is installed.
+test-gpu:
+	$(GPU_PYTHON) tests/gpu/run_all.py --jobs $(JOBS)
+
+bench-gpu:
+	$(GPU_PYTHON) benchmarks/gpu/llama.py
+	$(GPU_PYTHON) benchmarks/record/cuda_history.py
+	$(GPU_PYTHON) benchmarks/replay/predictions.py --part settings --jobs $(JOBS)
+	$(GPU_PYTHON) benchmarks/fit/cpu_as_gpu.py --jobs $(JOBS)
+	$(GPU_PYTHON) benchmarks/fit/held_cases.py --device cuda
 
 # RIVALS="--mosaic DIR --flamegraph FILE": how to get these, the benchmark says.
 bench-rivals: $(VENV)/.installed

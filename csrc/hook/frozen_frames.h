@@ -16,6 +16,7 @@ namespace memtrace {
 struct FrozenFrames {
   struct Call {
     const void* caller = nullptr; // the innermost of its frames
+    void* thread = nullptr;       // Python's state of the thread; null: it may end before the call
     uint64_t number = kReturned;  // of the call, ever higher
     StackHash hash{};             // of its frames
     uint32_t frames = 0;          // that many; 0: not found out yet
@@ -35,9 +36,10 @@ struct FrozenFrames {
 class FrozenCall {
  public:
   // `caller` is not null, and `frames` not full.
-  FrozenCall(FrozenFrames& frames, const void* caller) noexcept
+  FrozenCall(FrozenFrames& frames, void* thread, const void* caller) noexcept
       : frames_(frames), call_(++frames.innermost), number_(++frames.last_number) {
     call_->caller = caller;
+    call_->thread = thread;
     call_->number = number_;
     call_->frames = 0;
   }

@@ -24,14 +24,34 @@ vectorcallfunc g_original = nullptr;
 OnOutermostCall g_on_call = nullptr;
 uint64_t g_calls = 0; // outermost ones so far, under the GIL
 
+PyObject* on_call_among_greenlets(PyObject* function, PyObject* const* args, size_t nargsf,
+                                  PyObject* names);
+
+bool is_among_greenlets() noexcept {
+  return g_function->vectorcall == on_call_among_greenlets;
+}
+
+// Python's state of this thread, for a call inside `around` (or inside none): a call that is known
+// to be under way has it already. Null among greenlets: one that never comes back to its call would
+// leave it there for longer than the thread's state lives.
+inline void* thread_of_call(const FrozenFrames& frames) noexcept {
+  const FrozenFrames::Call& around = *frames.innermost;
+  if (around.thread || around.caller)
+    return around.thread;
+  return is_among_greenlets() ? nullptr : PyThreadState_Get();
+}
+
 inline PyObject* call_original(PyObject* function, PyObject* const* args, size_t nargsf,
                                PyObject* names) {
   WalkMark* const mark = t_walk_mark; // null: no stack was taken yet on this thread
+  if (!mark || mark->frozen.is_full()) [[unlikely]]
+    return g_original(function, args, nargsf, names);
+  void* const thread = thread_of_call(mark->frozen);
   const RawFrame* const caller =
-      mark && !mark->frozen.is_full() ? innermost_frame(PyThreadState_Get()) : nullptr;
+      innermost_frame(thread ? static_cast<PyThreadState*>(thread) : PyThreadState_Get());
   if (!caller) [[unlikely]]
     return g_original(function, args, nargsf, names);
-  const FrozenCall frozen(mark->frozen, caller);
+  const FrozenCall frozen(mark->frozen, thread, caller);
   return g_original(function, args, nargsf, names);
 }
 
@@ -53,13 +73,10 @@ bool is_inside_call() noexcept {
   return false;
 }
 
-PyObject* on_call_among_greenlets(PyObject* function, PyObject* const* args, size_t nargsf,
-                                  PyObject* names);
-
 // Greenlets may exist once their library is there: from the next call on, frames tell.
 void look_for_greenlets() noexcept {
   static const Key library("greenlet");
-  if (g_function->vectorcall != on_call_among_greenlets && library.in(PyImport_GetModuleDict()))
+  if (!is_among_greenlets() && library.in(PyImport_GetModuleDict()))
     set_vectorcall(on_call_among_greenlets);
 }
 

@@ -263,14 +263,17 @@ uint32_t StackTable::take() noexcept {
   const WalkScope scope;
   if (!scope)
     return 0;
-  PyThreadState* thread = PyGILState_GetThisThreadState();
+  FrozenFrames::Call& call = *scope.frozen().innermost;
+  // Of a call that is under way it is known; asking for it leads through two libraries.
+  auto* const thread =
+      static_cast<PyThreadState*>(call.thread ? call.thread : PyGILState_GetThisThreadState());
   if (!thread)
     return 0;
   const RawFrame* const innermost = innermost_frame(thread);
   if (!innermost)
     return 0;
 
-  const auto [hash, count] = walk(innermost, *scope.frozen().innermost);
+  const auto [hash, count] = walk(innermost, call);
   if (count > kMaxFrames) [[unlikely]]
     sink_.lose(Loss::stack_too_deep);
 

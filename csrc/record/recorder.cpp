@@ -118,6 +118,7 @@ ThreadLog* Recorder::acquire_log() noexcept {
   log->recorder = this;
   log->refill = &Recorder::refill;
   log->number = static_cast<uint32_t>(logs_.size()) + 1;
+  log->most_chunks = log->number <= kLargeLogs ? kChunksPerWindow : 1;
   logs_.push_back(log);
   return log;
 }
@@ -134,7 +135,7 @@ bool Recorder::refill(ThreadLog* log) noexcept {
 
 bool Recorder::next_chunk(ThreadLog* log) noexcept {
   ThreadLog::Window* window = &log->windows[log->active];
-  if (window->begun == kChunksPerWindow || !reserve_chunk(*window))
+  if (window->begun == log->most_chunks || !reserve_chunk(*log, *window))
     window = next_window(log);
   if (!window)
     return false;
@@ -155,7 +156,7 @@ ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
   flush(log);
   ThreadLog::Window& full = log->windows[log->active];
   ThreadLog::Window& other = log->windows[1 - log->active];
-  if (full.begun > 0 && reserve_chunk(other)) {
+  if (full.begun > 0 && reserve_chunk(*log, other)) {
     log->active = 1 - log->active;
     log->flush_pending = true;
     return &other;
@@ -168,25 +169,26 @@ ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
 }
 
 // Sees to it that the window has space for one more chunk; its addresses come with the first.
-bool Recorder::reserve_chunk(ThreadLog::Window& window) noexcept {
+bool Recorder::reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) noexcept {
   if (window.begun < window.reserved)
     return true;
   std::lock_guard lock(logs_mutex_);
   if (closed_)
     return false;
-  const uint64_t place = window.chunks ? window.place : windows_mapped_ * kWindowBytes;
+  const uint64_t place = window.chunks ? window.place : windows_size_;
   if (!windows_file_.reserve(static_cast<off_t>(place + window.reserved * kChunkBytes),
                              kChunkBytes))
     return false;
   if (!window.chunks) {
-    void* chunks = mmap(nullptr, kWindowBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+    const size_t bytes = log.most_chunks * kChunkBytes;
+    void* chunks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                         windows_file_.descriptor(), static_cast<off_t>(place));
     if (chunks == MAP_FAILED)
       return false;
-    madvise(chunks, kWindowBytes, MADV_DONTFORK);
+    madvise(chunks, bytes, MADV_DONTFORK);
     window.chunks = chunks;
     window.place = place;
-    ++windows_mapped_;
+    windows_size_ += bytes;
   }
   ++window.reserved;
   return true;
@@ -378,7 +380,7 @@ void Recorder::close(bool quiet) noexcept {
   for (ThreadLog* log : logs_) {
     for (const ThreadLog::Window& window : log->windows)
       if (window.chunks)
-        munmap(window.chunks, kWindowBytes);
+        munmap(window.chunks, log->most_chunks * kChunkBytes);
     delete log;
   }
   logs_ = {};

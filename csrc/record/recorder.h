@@ -73,7 +73,7 @@ class Recorder {
   static bool refill(ThreadLog* log) noexcept;
   bool next_chunk(ThreadLog* log) noexcept;
   ThreadLog::Window* next_window(ThreadLog* log) noexcept;
-  bool reserve_chunk(ThreadLog::Window& window) noexcept;
+  bool reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) noexcept;
   void append_window(ThreadLog::Window& window) noexcept;
   bool may_append(const ChunkHeader& header) noexcept;
   void reserve_records_ahead(uint64_t bytes) noexcept;
@@ -84,7 +84,7 @@ class Recorder {
   std::mutex logs_mutex_;
   std::vector<ThreadLog*> logs_;
   ThreadLog* free_logs_ = nullptr;
-  uint64_t windows_mapped_ = 0;
+  uint64_t windows_size_ = 0; // of windows.bin, as far as it is given out
   std::atomic<bool> closed_ = false;
 
   const uint64_t serial_; // no other recorder of this process has it, at whatever address

@@ -87,6 +87,9 @@ constexpr uint32_t kChunkMagic = 0x4b4e4843; // "CHNK"
 constexpr size_t kRecordBytes = 64;
 constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the header takes one place
 constexpr uint32_t kChunksPerWindow = 4;
+// Logs whose windows are so large. Where more threads are alive at once, the windows of the others
+// have one chunk: resident memory counts there.
+constexpr uint32_t kLargeLogs = 32;
 constexpr size_t kWindowBytes = kChunksPerWindow * kChunkBytes;
 constexpr size_t kRecordsPerWindow = kChunksPerWindow * kRecordsPerChunk;
 

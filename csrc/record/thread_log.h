@@ -17,7 +17,7 @@ namespace memtrace {
 
 struct ThreadLog {
   struct Window {
-    void* chunks = nullptr; // kChunksPerWindow of them, mapped from windows.bin
+    void* chunks = nullptr; // most_chunks of them, mapped from windows.bin
     uint64_t place = 0;     // there, in bytes
     uint32_t reserved = 0;  // those of them that have space on disk, and may be written to
     uint32_t begun = 0;     // those of them that hold records
@@ -31,6 +31,7 @@ struct ThreadLog {
   // Owned by the recorder.
   void* recorder = nullptr;
   Window windows[2] = {};
+  uint32_t most_chunks = 0;   // of a window
   uint32_t active = 0;        // the window that cursor points into
   bool flush_pending = false; // the other window is full and not yet appended
   uint32_t number = 0;        // from 1

@@ -16,12 +16,15 @@ struct Calls {
   std::optional<FrozenCall> call[4];
   int caller[4];
 
-  void begin(int i) { call[i].emplace(frames, &caller[i]); }
+  void begin(int i) { call[i].emplace(frames, &caller[i], &caller[i]); }
   void end(int i) { call[i].reset(); }
-  bool none_is_used() const { return frames.innermost == frames.calls && !frames.calls->caller; }
+  bool none_is_used() const {
+    return frames.innermost == frames.calls && !frames.calls->caller && !frames.calls->thread;
+  }
   // The call is the innermost, in the place of so many.
   bool is_used(int i, int depth) const {
-    return frames.innermost == &frames.calls[depth] && frames.innermost->caller == &caller[i];
+    return frames.innermost == &frames.calls[depth] && frames.innermost->caller == &caller[i] &&
+           frames.innermost->thread == &caller[i];
   }
 };
 
@@ -48,7 +51,7 @@ TEST_CASE("a call's frames are found out anew, also of the same caller") {
   FrozenFrames frames;
   const int caller = 0, other = 0;
   for (const int* from : {&caller, &caller, &other}) {
-    const FrozenCall call(frames, from);
+    const FrozenCall call(frames, nullptr, from);
     CHECK(frames.innermost->caller == from);
     CHECK(frames.innermost->frames == 0);
     frames.innermost->frames = 7;
@@ -58,11 +61,11 @@ TEST_CASE("a call's frames are found out anew, also of the same caller") {
 TEST_CASE("what was found out of the call around stays when an inner one returns") {
   FrozenFrames frames;
   const int caller = 0;
-  const FrozenCall outer(frames, &caller);
+  const FrozenCall outer(frames, nullptr, &caller);
   frames.innermost->frames = 7;
   frames.innermost->hash = {1, 2};
   {
-    const FrozenCall inner(frames, &caller);
+    const FrozenCall inner(frames, nullptr, &caller);
   }
   CHECK(frames.innermost->frames == 7);
   CHECK(frames.innermost->hash.key == 1);
@@ -101,7 +104,7 @@ TEST_CASE("a call returns without a trace when another has taken its place") {
   calls.begin(3); // where 1 was, in 2
   CHECK(calls.is_used(3, 2));
   {
-    const FrozenCall inside(calls.frames, &calls);
+    const FrozenCall inside(calls.frames, nullptr, &calls);
     calls.end(1);
     CHECK(calls.none_is_used()); // 2 is not what 1 was in
   }
@@ -116,7 +119,7 @@ TEST_CASE("an exception leaves a call as a return does") {
   Calls calls;
   calls.begin(0);
   const auto fail = [&] {
-    const FrozenCall call(calls.frames, &calls);
+    const FrozenCall call(calls.frames, nullptr, &calls);
     throw 1;
   };
   CHECK_THROWS_AS(fail(), int);
@@ -130,7 +133,7 @@ TEST_CASE("there is room for so many calls in each other, and again once one has
       new std::optional<FrozenCall>[FrozenFrames::kMostCalls]);
   for (uint32_t i = 0; i < FrozenFrames::kMostCalls; ++i) {
     CHECK_FALSE(frames.is_full());
-    calls[i].emplace(frames, &caller);
+    calls[i].emplace(frames, nullptr, &caller);
   }
   CHECK(frames.is_full());
   CHECK(frames.innermost < std::end(frames.calls));

@@ -84,6 +84,28 @@ TEST_CASE("a log takes the disk chunk by chunk: what a thread hardly uses is sma
   }
 }
 
+TEST_CASE("where very many threads are alive at once, the windows of most are small") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  std::vector<ThreadLog*> logs; // the recorder's own is the first
+  while (logs.size() < kLargeLogs + 3)
+    logs.push_back(recorder.acquire_log());
+  for (ThreadLog* log : logs) {
+    const bool large = log->number <= kLargeLogs;
+    for (uint64_t i = 1; i <= (large ? kRecordsPerWindow : kRecordsPerChunk); ++i)
+      append(log, i);
+    CHECK_FALSE(log->flush_pending);
+    append(log, 0);
+    CHECK(log->flush_pending);
+    recorder.flush(log);
+  }
+  for (const ThreadLog* log : logs) {
+    const bool large = log->number <= kLargeLogs;
+    CHECK(read_log(spool.path(), log->number).size() ==
+          (large ? kRecordsPerWindow : kRecordsPerChunk) + 1);
+  }
+}
+
 TEST_CASE("a window that gets no more space is appended as far as it goes, and used again") {
   TemporaryDirectory spool;
   Recorder recorder(spool.path(), 0);
