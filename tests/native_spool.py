@@ -16,13 +16,23 @@ from spool_writer import KINDS, RECORD_BYTES, LogWriter, SpoolWriter
 _TAIL_BYTES = 8
 
 
+class _Window(ctypes.Structure):
+    _fields_ = (
+        ("chunks", ctypes.c_void_p),
+        ("place", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint32),
+        ("begun", ctypes.c_uint32),
+    )
+
+
 class _ThreadLog(ctypes.Structure):
     _fields_ = (
         ("cursor", ctypes.c_void_p),
         ("end", ctypes.c_void_p),
         ("refill", ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)),
         ("recorder", ctypes.c_void_p),
-        ("windows", ctypes.c_void_p * 2),
+        ("windows", _Window * 2),
+        ("most_chunks", ctypes.c_uint32),
         ("active", ctypes.c_uint32),
         ("flush_pending", ctypes.c_bool),
         ("number", ctypes.c_uint32),
@@ -91,7 +101,7 @@ class NativeSpool(SpoolWriter):
         self.recorder = _core.Recorder(self.path, most_records_bytes=most_records_bytes)
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        table = get(self.recorder.api, b"memtrace.recorder.1")
+        table = get(self.recorder.api, b"memtrace.recorder.2")
         self._api = _RecorderApi.from_address(table)
         self.words = {0: ""}
 

@@ -12,7 +12,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -157,6 +156,17 @@ const std::string& describe(const CallTensors& inputs) {
   return json;
 }
 
+// Of their storages, in order; none of null. Under the GIL, until the next call: it keeps its room.
+const std::vector<uint64_t>& addresses_of(const CallTensors* tensors) {
+  static auto* const addresses = new std::vector<uint64_t>; // never freed: as above
+  addresses->clear();
+  if (tensors)
+    for (const CallTensor& tensor : tensors->found())
+      addresses->push_back(storage_facts(*tensor.tensor).address);
+  std::ranges::sort(*addresses);
+  return *addresses;
+}
+
 } // namespace
 
 void write_step_begin(const Recording* recording, uint64_t step, const char* root_class,
@@ -173,18 +183,16 @@ void write_step_begin(const Recording* recording, uint64_t step, const char* roo
 
 void write_step_end(const Recording* recording, uint64_t step, PyObject* error,
                     const CallTensors& outputs, const CallTensors& caches) {
-  std::unordered_set<uint64_t> in_caches;
   const bool returns_caches = std::ranges::any_of(outputs.found(), &CallTensor::in_cache);
-  for (const CallTensor& tensor : caches.found())
-    if (returns_caches)
-      in_caches.insert(storage_facts(*tensor.tensor).address);
+  const std::vector<uint64_t>& in_caches = addresses_of(returns_caches ? &caches : nullptr);
   const HookScope scope(g_kept_recording); // it may end in a pause
   if (!scope || &scope.recording() != recording)
     return;
   tensors(scope, caches, Part::caches, [](const CallTensor&) { return true; });
   // A cache that was given and is given back is named as the argument.
   tensors(scope, outputs, Part::outputs, [&](const CallTensor& tensor) {
-    return !tensor.in_cache || !in_caches.contains(storage_facts(*tensor.tensor).address);
+    return !tensor.in_cache ||
+           !std::ranges::binary_search(in_caches, storage_facts(*tensor.tensor).address);
   });
   const char* name = error ? reinterpret_cast<PyTypeObject*>(error)->tp_name : nullptr;
   note(scope, Action::step_end, step, 0, name ? intern(scope, class_name(name)) : 0);

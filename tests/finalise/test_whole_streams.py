@@ -72,7 +72,7 @@ def test_a_spool_of_the_recorder(tmp_path: Path, seed: int, happenings: int, loo
 def test_windows_that_are_full_are_appended(tmp_path: Path) -> None:
     """Several windows of each thread, which the recorder turns over."""
     trace_dir = tmp_path / "t.memtrace"
-    stream = random_stream(Random(4), happenings=9000)
+    stream = random_stream(Random(4), happenings=36_000)
     spool = NativeSpool(trace_dir)
     write(stream, StreamWriter(spool, 3, lambda _: spool.recorder.ticks()))
     path = spool.finish()
