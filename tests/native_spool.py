@@ -32,7 +32,6 @@ class _ThreadLog(ctypes.Structure):
         ("refill", ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)),
         ("recorder", ctypes.c_void_p),
         ("windows", _Window * 2),
-        ("most_chunks", ctypes.c_uint32),
         ("active", ctypes.c_uint32),
         ("flush_pending", ctypes.c_bool),
         ("number", ctypes.c_uint32),

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -34,36 +35,22 @@ from record.recording import HooksOn
 from record.torch_history import TorchHistory
 
 
-class Profiler:
+def profiler() -> torch.profiler.profile:
     """torch.profiler with what is needed for its memory timeline."""
-
-    def __enter__(self) -> None:
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        self.profiler = torch.profiler.profile(
-            activities=activities, profile_memory=True, record_shapes=True, with_stack=True
-        )
-        self.profiler.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.profiler.__exit__(None, None, None)
-
-
-class Nothing:
-    """The noise."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    return torch.profiler.profile(
+        activities=activities, profile_memory=True, record_shapes=True, with_stack=True
+    )
 
 
 PROFILER = "torch.profiler (memory, shapes, stack)"
 PROFILER_ROUNDS = 3  # it takes many times the iteration's time to stop
 VARIANTS: dict[str, Callable] = {
-    "nothing (the noise)": Nothing,
+    "nothing (the noise)": nullcontext,
     "memtrace, everything on": lambda: HooksOn(cuda=True),
     "memtrace --no-operators": lambda: HooksOn(operators=False, cuda=True),
     "torch history (all, python)": TorchHistory,
-    PROFILER: Profiler,
+    PROFILER: profiler,
 }
 WARM_UP = 2  # iterations: what is seen for the first time is not counted, of neither side
 

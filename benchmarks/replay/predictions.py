@@ -202,7 +202,7 @@ def rows_of(program: str, parts: Sequence[str], folder: Path) -> list[Row]:
 def _runs_here(program: str) -> bool:
     """A real GPU is one, and has the size it has."""
     facts = constants(program)
-    of_any_size = (PROGRAMS / f"{program}.py").read_text().find("MEMORY_MB") < 0
+    of_any_size = "MEMORY_MB" not in (PROGRAMS / f"{program}.py").read_text()
     return not simcuda.real_gpu() or (facts["DEVICES"] == 1 and of_any_size)
 
 

@@ -31,9 +31,9 @@ bool is_among_greenlets() noexcept {
   return g_function->vectorcall == on_call_among_greenlets;
 }
 
-// Python's state of this thread, for a call inside `around` (or inside none): a call that is known
-// to be under way has it already. Null among greenlets: one that never comes back to its call would
-// leave it there for longer than the thread's state lives.
+// Python's state of this thread, for a call that begins: one that is known to be under way around
+// it has it already. Null among greenlets: one that never comes back to its call would leave it
+// there for longer than the thread's state lives.
 inline void* thread_of_call(const FrozenFrames& frames) noexcept {
   const FrozenFrames::Call& around = *frames.innermost;
   if (around.thread || around.caller)

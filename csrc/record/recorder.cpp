@@ -118,7 +118,6 @@ ThreadLog* Recorder::acquire_log() noexcept {
   log->recorder = this;
   log->refill = &Recorder::refill;
   log->number = static_cast<uint32_t>(logs_.size()) + 1;
-  log->most_chunks = log->number <= kLargeLogs ? kChunksPerWindow : 1;
   logs_.push_back(log);
   return log;
 }
@@ -135,7 +134,7 @@ bool Recorder::refill(ThreadLog* log) noexcept {
 
 bool Recorder::next_chunk(ThreadLog* log) noexcept {
   ThreadLog::Window* window = &log->windows[log->active];
-  if (window->begun == log->most_chunks || !reserve_chunk(*log, *window))
+  if (window->begun == log->most_chunks() || !reserve_chunk(*log, *window))
     window = next_window(log);
   if (!window)
     return false;
@@ -180,7 +179,7 @@ bool Recorder::reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) no
                              kChunkBytes))
     return false;
   if (!window.chunks) {
-    const size_t bytes = log.most_chunks * kChunkBytes;
+    const size_t bytes = log.most_chunks() * kChunkBytes;
     void* chunks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                         windows_file_.descriptor(), static_cast<off_t>(place));
     if (chunks == MAP_FAILED)
@@ -380,7 +379,7 @@ void Recorder::close(bool quiet) noexcept {
   for (ThreadLog* log : logs_) {
     for (const ThreadLog::Window& window : log->windows)
       if (window.chunks)
-        munmap(window.chunks, log->most_chunks * kChunkBytes);
+        munmap(window.chunks, log->most_chunks() * kChunkBytes);
     delete log;
   }
   logs_ = {};

@@ -90,8 +90,6 @@ constexpr uint32_t kChunksPerWindow = 4;
 // Logs whose windows are so large. Where more threads are alive at once, the windows of the others
 // have one chunk: resident memory counts there.
 constexpr uint32_t kLargeLogs = 32;
-constexpr size_t kWindowBytes = kChunksPerWindow * kChunkBytes;
-constexpr size_t kRecordsPerWindow = kChunksPerWindow * kRecordsPerChunk;
 
 struct ChunkHeader {
   uint32_t magic;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "record/event.h"
+#include "record/spool.h"
 
 #include <atomic>
 #include <bit>
@@ -31,12 +32,14 @@ struct ThreadLog {
   // Owned by the recorder.
   void* recorder = nullptr;
   Window windows[2] = {};
-  uint32_t most_chunks = 0;   // of a window
   uint32_t active = 0;        // the window that cursor points into
   bool flush_pending = false; // the other window is full and not yet appended
   uint32_t number = 0;        // from 1
   uint64_t chunks = 0;        // chunks begun so far
   ThreadLog* next_free = nullptr;
+
+  // Of a window.
+  uint32_t most_chunks() const noexcept { return number <= kLargeLogs ? kChunksPerWindow : 1; }
 
   // The place of the next record, or null when there is no space.
   Record* reserve() noexcept {

@@ -1,4 +1,4 @@
-"""Runs a program of tests/programs/cuda under memtrace and the oracle on the simulated runtime."""
+"""Runs a program of tests/programs under memtrace and the oracle: simulated runtime, or a GPU."""
 
 from __future__ import annotations
 

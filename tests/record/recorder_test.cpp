@@ -16,6 +16,9 @@ using namespace memtrace::test;
 
 namespace {
 
+constexpr size_t kWindowBytes = kChunksPerWindow * kChunkBytes;
+constexpr size_t kRecordsPerWindow = kChunksPerWindow * kRecordsPerChunk;
+
 bool append(ThreadLog* log, uint64_t address) {
   Record* record = log->reserve();
   if (!record)
