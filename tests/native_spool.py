@@ -31,8 +31,9 @@ class _ThreadLog(ctypes.Structure):
         ("end", ctypes.c_void_p),
         ("refill", ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)),
         ("recorder", ctypes.c_void_p),
-        ("windows", _Window * 2),
+        ("windows", _Window * 4),
         ("active", ctypes.c_uint32),
+        ("full", ctypes.c_uint32),
         ("flush_pending", ctypes.c_bool),
         ("number", ctypes.c_uint32),
     )
@@ -100,7 +101,7 @@ class NativeSpool(SpoolWriter):
         self.recorder = _core.Recorder(self.path, most_records_bytes=most_records_bytes)
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        table = get(self.recorder.api, b"memtrace.recorder.2")
+        table = get(self.recorder.api, b"memtrace.recorder.3")
         self._api = _RecorderApi.from_address(table)
         self.words = {0: ""}
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -136,8 +137,10 @@ Using = Callable[[], AbstractContextManager[object]]
 
 def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
     """What runs in the program: name, units, the code, how it is recorded."""
-    plain = lambda: HooksOn(operators=False, stacks=False)  # noqa: E731
-    operators = lambda: HooksOn(stacks=False)  # noqa: E731
+    # What another process does in between would differ from run to run.
+    alone = partial(HooksOn, beside=False)
+    plain = partial(alone, operators=False, stacks=False)
+    operators = partial(alone, stacks=False)
     yield "an allocation and its free", CALLS, allocate, plain
     yield "the same with operators", CALLS, allocate, operators
     for depth in DEPTHS:
@@ -145,18 +148,18 @@ def hot_paths() -> Iterator[tuple[str, int, Callable[[], object], Using]]:
             f"the same with stacks, depth {depth}",
             CALLS,
             lambda d=depth: at_depth(d, allocate),
-            HooksOn,
+            alone,
         )
     given = [torch.ones(2, 128) for _ in range(3)]
     root, around = Pass(), Around()
     steps = lambda: [root(*given) for _ in range(CALLS)]  # noqa: E731
-    yield "a root call with 3 tensors", CALLS, steps, HooksOn
+    yield "a root call with 3 tensors", CALLS, steps, alone
     cache = cache_of(LAYERS)
     decoding = lambda: [root(given[0], cache) for _ in range(STEPS)]  # noqa: E731
-    yield f"a root call with a cache of {LAYERS} layers", STEPS, decoding, HooksOn
-    yield "a module's call inside a model", CALLS, lambda: around(given[0]), HooksOn
-    yield "a step of training", STEPS, training(), HooksOn
-    paused = lambda: HooksOn(paused=True)  # noqa: E731
+    yield f"a root call with a cache of {LAYERS} layers", STEPS, decoding, alone
+    yield "a module's call inside a model", CALLS, lambda: around(given[0]), alone
+    yield "a step of training", STEPS, training(), alone
+    paused = partial(alone, paused=True)
     yield "an allocation, in a pause", CALLS, allocate, paused
     yield "a step of training, in a pause", STEPS, training(), paused
 
@@ -170,7 +173,7 @@ def without_memory() -> Iterator[tuple[str, Callable[[], object]]]:
 
 def count_added(counter: Counter) -> None:
     for name, run in without_memory():
-        for of, using in (("without", nullcontext), ("all", HooksOn)):
+        for of, using in (("without", nullcontext), ("all", partial(HooksOn, beside=False))):
             with using():
                 run()
                 with counter.count(f"{name}|{of}|{CALLS}"):

@@ -4,13 +4,17 @@
 
 Two workloads: one operator per allocation (torch.empty at a Python stack 30 deep), and tiny GPT-2
 decoding, all costs included. The variants take turns; thread CPU time; added time = variant less
-nothing in the same round, divided by the allocator's events. Each variant warms up first, as in a
-program that serves for hours: names, stacks and pages that are seen for the first time are not
-counted, of neither side. On a real GPU it runs as it is.
+nothing in the same round, divided by the allocator's events. Each measurement warms up first, as in
+a program that serves for hours: names, stacks and pages that are seen for the first time are not
+counted, of neither side, nor is what the end of one variant leaves cold for the next. On a real GPU
+it runs as it is.
 
 A tracker cannot be detached from torch's allocator, so from the first recording on "nothing" still
 pays for torch's TraceEntry and our closed gate. That part is measured on its own, before and after
 attaching, and added to every variant. The second table splits memtrace's cost into its parts.
+
+What the finaliser does beside the program (it packs the records) is not the thread's time: its CPU
+time per event is a line of its own.
 """
 
 from __future__ import annotations
@@ -33,13 +37,14 @@ if not simcuda.real_gpu() and simcuda.unavailable() is None:
 
 import torch
 from record.floors import empty_callback, least_tracer
-from record.recording import HooksOn
+from record.recording import HooksOn, packer_beside
 from record.torch_history import TorchHistory
 from record.workloads import tiny
 
 DEPTH = 30
 WARM_UP = 4  # iterations
 MEASURED = 16
+PACKED = 200
 
 
 TORCH, ALL = "torch history (all, python)", "memtrace, everything on"
@@ -84,19 +89,33 @@ def measure(workload: Callable[[], None], times: int = 1) -> float:
     return (time.thread_time_ns() - start) / times
 
 
+def measure_warm(workload: Callable[[], None], times: int) -> float:
+    measure(workload, WARM_UP)
+    return measure(workload, times)
+
+
 def added_ns(workload: Callable[[], None], rounds: int) -> dict[str, list[float]]:
     """Added ns per event, by variant, one value per round."""
     per_iteration = events(workload)
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, variant in VARIANTS.items():
-            nothing = measure(workload, MEASURED // 2)
+            nothing = measure_warm(workload, MEASURED // 2)
             with variant():
-                measure(workload, WARM_UP)
-                with_variant = measure(workload, MEASURED)
-            nothing = (nothing + measure(workload, MEASURED // 2)) / 2
+                with_variant = measure_warm(workload, MEASURED)
+            nothing = (nothing + measure_warm(workload, MEASURED // 2)) / 2
             found[name].append((with_variant - nothing) / per_iteration)
     return found
+
+
+def packer_ns(workload: Callable[[], None]) -> float:
+    """CPU time per event of the process that packs beside, with everything on."""
+    with HooksOn(cuda=True):
+        measure(workload, WARM_UP)
+        before_s = packer_beside().cpu_s
+        measure(workload, PACKED)
+        packed_s = packer_beside().cpu_s - before_s
+    return packed_s * 1e9 / (PACKED * events(workload))
 
 
 def nothing_ns(workload: Callable[[], None], rounds: int) -> float:
@@ -154,6 +173,9 @@ def main() -> None:
                 f"  {variant:36s} {median:8.0f} [{low:6.0f} {high:6.0f}]   {torchs / median:5.1f}x"
             )
         print_split(attached_ns, found)
+        print(
+            f"  beside the program, in the process that packs: {packer_ns(workload):.0f} ns of CPU"
+        )
 
 
 if __name__ == "__main__":

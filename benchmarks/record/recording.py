@@ -1,12 +1,20 @@
-"""Turns memtrace's hooks on and off around one iteration, without a finaliser beside it.
+"""Turns memtrace's hooks on and off around one iteration.
 
-With the looks at models that a recording takes: the names of gradients come from them.
+Of the finaliser there is what works while the program runs: the packer of full windows, in a
+process of its own, as beside any program that `memtrace run` starts. With the looks at models that
+a recording takes: the names of gradients come from them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 
 import torch
@@ -15,6 +23,51 @@ from memtrace import _core
 from memtrace.hook.installed import load_native
 from memtrace.hook.scan import Scan
 from memtrace.run.environment import Options
+
+_PACKER = """
+import os, sys
+from memtrace import _core
+os.nice(19)
+for line in sys.stdin:
+    print(_core.WindowPacker(line.strip()).work(), flush=True)
+"""
+
+
+class PackerBeside:
+    """A process that packs what one recording after the other hands over."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PACKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def begin(self, folder: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(folder + "\n")
+        self._process.stdin.flush()
+        while not any((Path(folder) / "handover.bin").read_bytes()[:4]):
+            time.sleep(0.001)
+
+    def end(self) -> None:
+        """After the recording's end, which it sees by itself."""
+        assert self._process.stdout
+        left = self._process.stdout.readline().strip()
+        assert left == "writer_ended", left
+
+    @property
+    def cpu_s(self) -> float:
+        """That the process has used so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@cache
+def packer_beside() -> PackerBeside:
+    """One for all recordings of this process."""
+    return PackerBeside()
 
 
 class HooksOn:
@@ -29,19 +82,24 @@ class HooksOn:
         cuda: bool = False,
         paused: bool = False,
         folder: str | None = None,
+        beside: bool = True,
     ) -> None:
         """`paused`: as between pause() and resume().
 
         `folder`: for the spool, instead of a temporary one; it goes at the end, too.
+        `beside`: with the process that packs; else full windows are appended by who filled them.
         """
         self.options = {"operators": operators, "stacks": stacks, "cpu": cpu}
         self.cuda = cuda
         self.paused = paused
         self.wanted_folder = folder
+        self.packer = packer_beside() if beside else None
 
     def __enter__(self) -> HooksOn:
         self.folder = self.wanted_folder or tempfile.mkdtemp(prefix="memtrace-bench-")
         self.recorder = _core.Recorder(self.folder)
+        if self.packer:
+            self.packer.begin(self.folder)
         self.hook = load_native(torch)
         self.hook.start(
             self.recorder.api,
@@ -69,5 +127,7 @@ class HooksOn:
         self.hook.stop()
         self.scan.end()
         self.recorder.close()
+        if self.packer:
+            self.packer.end()
         self.lost = self.recorder.lost()
         shutil.rmtree(self.folder)

@@ -89,7 +89,7 @@ def soak(events: int, threads: int, folder: Path, *, bounded_disk: bool) -> dict
     """Runs until it has made so many events: the samples on the way, and the losses."""
     samples: list[dict[str, float]] = []
     begin_s = time.monotonic()
-    with HooksOn(folder=str(folder)) as hooks:
+    with HooksOn(folder=str(folder), beside=False) as hooks:
         work = Work(threads)
         while len(samples) < SAMPLES:
             time.sleep(0.02)

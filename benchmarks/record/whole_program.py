@@ -83,16 +83,21 @@ def measure(iteration: Callable[[], None], repeats: int) -> float:
     return (time.thread_time_ns() - start) / repeats
 
 
+def measure_warm(iteration: Callable[[], None], repeats: int) -> float:
+    """First sights (names, stacks) are paid once per program; nothing is left cold either."""
+    measure(iteration, repeats)
+    return measure(iteration, repeats)
+
+
 def ratios(iteration: Callable[[], None], variant: str, pairs: int, repeats: int) -> list[float]:
     found = []
     for pair in range(pairs):
         if pair % 2:
-            plain = measure(iteration, repeats)
+            plain = measure_warm(iteration, repeats)
         with VARIANTS[variant]():
-            for _ in range(2):  # first sights (names, stacks) are paid once per program
-                traced = measure(iteration, repeats)
+            traced = measure_warm(iteration, repeats)
         if not pair % 2:
-            plain = measure(iteration, repeats)
+            plain = measure_warm(iteration, repeats)
         found.append(traced / plain)
     return found
 

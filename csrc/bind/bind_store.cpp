@@ -3,6 +3,7 @@
 #include "record/clock.h"
 #include "store/spool_error.h"
 #include "store/spool_reader.h"
+#include "store/window_packer.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -69,6 +70,27 @@ void register_store(py::module_& module) {
             reader.add_clock_anchor({ticks, monotonic_ns});
           },
           py::kw_only(), py::arg("ticks"), py::arg("monotonic_ns"));
+  py::class_<WindowPacker>(module, "WindowPacker")
+      .def(py::init([](const std::filesystem::path& directory) {
+             return std::make_unique<WindowPacker>(directory.string());
+           }),
+           py::arg("directory"))
+      .def(
+          "work",
+          [](WindowPacker& packer) {
+            switch (packer.work()) {
+            case WindowPacker::Left::stopped:
+              return "stopped";
+            case WindowPacker::Left::writer_ended:
+              return "writer_ended";
+            case WindowPacker::Left::unable:
+              break;
+            }
+            return "unable";
+          },
+          py::call_guard<py::gil_scoped_release>())
+      .def("stop", &WindowPacker::stop)
+      .def_property_readonly("windows_packed", &WindowPacker::windows_packed);
   module.def("clock_now", [] {
     const ClockAnchor now = clock_anchor();
     return py::make_tuple(now.ticks, now.monotonic_ns);

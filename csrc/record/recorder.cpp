@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <linux/futex.h>
 #include <new>
 #include <pthread.h>
 #include <stdexcept>
@@ -41,26 +42,44 @@ template <class Kind> void begin_anew(Kind& object) noexcept {
   new (&object) Kind;
 }
 
+// The only page of a file, shared; null: there is no space. A forked child does not have it.
+void* map_page(SpoolFile& file) noexcept {
+  static_assert(kControlBytes == kHandoverBytes);
+  void* page = MAP_FAILED;
+  if (file.reserve(0, kControlBytes))
+    page = mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor(), 0);
+  if (page == MAP_FAILED)
+    return nullptr;
+  madvise(page, kControlBytes, MADV_DONTFORK);
+  return page;
+}
+
+void unmap_page(void* page) noexcept {
+  if (page)
+    munmap(page, kControlBytes);
+}
+
 } // namespace
 
 Recorder::Recorder(const std::string& directory, uint32_t python_hex, uint64_t most_records_bytes)
     : serial_(++g_recorders), pid_(getpid()), most_records_bytes_(most_records_bytes) {
-  SpoolFile control_file;
+  SpoolFile control_file, handover_file;
   control_file.create(directory + "/control.bin");
+  handover_file.create(directory + "/handover.bin");
   windows_file_.create(directory + "/windows.bin");
   records_file_.create(directory + "/records.bin");
   text_file_.create(directory + "/text.log");
-  void* page = MAP_FAILED;
-  if (control_file.reserve(0, kControlBytes))
-    page = mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                control_file.descriptor(), 0);
-  if (page == MAP_FAILED)
-    throw std::runtime_error("cannot reserve space in " + directory + ": " +
-                             std::generic_category().message(errno));
+  handover_ = static_cast<Handover*>(map_page(handover_file));
   // Others see by this mapping that we live (writer_life.cpp): it is never taken away, and a forked
   // child does not have it.
-  madvise(page, kControlBytes, MADV_DONTFORK);
-  control_ = static_cast<Control*>(page);
+  control_ = static_cast<Control*>(map_page(control_file));
+  if (!handover_ || !control_) {
+    const int error = errno;
+    unmap_page(handover_);
+    unmap_page(control_);
+    throw std::runtime_error("cannot reserve space in " + directory + ": " +
+                             std::generic_category().message(error));
+  }
   control_->version = kSpoolVersion;
   control_->chunk_bytes = kChunkBytes;
   control_->pid = static_cast<uint64_t>(getpid());
@@ -98,8 +117,8 @@ Recorder::~Recorder() {
 
 void Recorder::unmap_control() noexcept {
   Control* const control = std::exchange(control_, nullptr);
-  if (control && pid_ == getpid()) // a forked child has no such mapping
-    munmap(control, kControlBytes);
+  if (pid_ == getpid()) // a forked child has no such mapping
+    unmap_page(control);
 }
 
 // ---- logs ---------------------------------------------------------------------------------------
@@ -154,17 +173,69 @@ bool Recorder::next_chunk(ThreadLog* log) noexcept {
 ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
   flush(log);
   ThreadLog::Window& full = log->windows[log->active];
-  ThreadLog::Window& other = log->windows[1 - log->active];
-  if (full.begun > 0 && reserve_chunk(*log, other)) {
-    log->active = 1 - log->active;
-    log->flush_pending = true;
-    return &other;
-  }
   if (full.begun == 0 || closed_)
     return nullptr;
-  // No room for a second window: the only one is appended and used again at once.
-  append_window(full);
-  return &full;
+  const bool beside = is_packed_beside(*log);
+  ThreadLog::Window* next = idle_window(log, beside ? kWindowsPerLog : 2);
+  if (!next && log->is_large())
+    next = take_back(log);
+  if (!next) { // no room for another window: the only one is appended and used again at once
+    append_window(full);
+    return &full;
+  }
+  const uint32_t number = std::exchange(log->active, static_cast<uint32_t>(next - log->windows));
+  if (beside) {
+    hand_over(*log, number);
+  } else {
+    log->full = number;
+    log->flush_pending = true;
+  }
+  return next;
+}
+
+// One of the first so many windows that is not written to; null: there is no room for one.
+ThreadLog::Window* Recorder::idle_window(ThreadLog* log, uint32_t most) noexcept {
+  for (uint32_t number = 0; number < most; ++number) {
+    ThreadLog::Window& window = log->windows[number];
+    if (number == log->active ||
+        (log->is_large() && handed(*log, number).load(std::memory_order_acquire) != 0))
+      continue;
+    window.begun = 0; // whoever had it has cleared it
+    if (reserve_chunk(*log, window))
+      return &window;
+  }
+  return nullptr;
+}
+
+// A window that was handed over and that nobody took: the packer is behind, or it is gone.
+ThreadLog::Window* Recorder::take_back(ThreadLog* log) noexcept {
+  for (uint32_t number = 0; number < kWindowsPerLog; ++number) {
+    uint64_t word = handed(*log, number).load(std::memory_order_relaxed);
+    if (word == 0 || (word & kHandedTaken) != 0 ||
+        !handed(*log, number).compare_exchange_strong(word, 0, std::memory_order_acquire))
+      continue;
+    append_window(log->windows[number]);
+    return &log->windows[number];
+  }
+  return nullptr;
+}
+
+// A packer that polls needs no waking, one that sleeps has not seen this window: it looks once more
+// after it has said that it will (window_packer.cpp).
+void Recorder::hand_over(const ThreadLog& log, uint32_t window) noexcept {
+  const ThreadLog::Window& full = log.windows[window];
+  handed(log, window).store(handed_window(full.place, full.begun), std::memory_order_seq_cst);
+  PackerState asleep = PackerState::asleep;
+  const std::atomic_ref packer(handover_->packer);
+  if (packer.load(std::memory_order_seq_cst) == asleep &&
+      packer.compare_exchange_strong(asleep, PackerState::awake))
+    syscall(SYS_futex, &handover_->packer, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+// Not within a limit: the packer knows of none.
+bool Recorder::is_packed_beside(const ThreadLog& log) const noexcept {
+  return log.is_large() && most_records_bytes_ == 0 &&
+         std::atomic_ref(handover_->packer).load(std::memory_order_relaxed) != PackerState::none;
 }
 
 // Sees to it that the window has space for one more chunk; its addresses come with the first.
@@ -196,7 +267,7 @@ bool Recorder::reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) no
 void Recorder::flush(ThreadLog* log) noexcept {
   if (!log->flush_pending)
     return;
-  append_window(log->windows[1 - log->active]);
+  append_window(log->windows[log->full]);
   log->flush_pending = false;
 }
 
@@ -216,12 +287,13 @@ void Recorder::append_window(ThreadLog::Window& window) noexcept {
   }
   auto* chunk = static_cast<Record*>(window.chunks);
   for (uint32_t number = 0; number < window.begun; ++number, chunk += kRecordsPerChunk + 1) {
-    for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk; ++i) // no room
+    auto magic = std::atomic_ref(reinterpret_cast<ChunkHeader*>(chunk)->magic);
+    const bool is_packed = magic.load(std::memory_order_relaxed) == 0; // by who then had no space
+    for (size_t i = written > 0 ? written : 1; i <= kRecordsPerChunk && !is_packed; ++i) // no room
       lose(is_allocator_event(chunk[i].event.tail.action) ? Loss::event_no_space
                                                           : Loss::record_no_space);
     written -= std::min(written, kRecordsPerChunk + 1);
-    std::atomic_ref<uint32_t>(reinterpret_cast<ChunkHeader*>(chunk)->magic)
-        .store(0, std::memory_order_release);
+    magic.store(0, std::memory_order_release);
 #pragma GCC unroll 8
     for (size_t i = 1; i <= kRecordsPerChunk; ++i) // a record without a tail does not exist
       chunk[i].event.tail = {};
@@ -384,6 +456,7 @@ void Recorder::close(bool quiet) noexcept {
   }
   logs_ = {};
   free_logs_ = note_log_ = nullptr;
+  unmap_page(std::exchange(handover_, nullptr));
   if (Recorder* ended = g_ended.exchange(this))
     ended->unmap_control();
 }
@@ -400,6 +473,7 @@ void Recorder::abandon() noexcept {
     return;
   closed_ = true;
   control_ = nullptr; // the maps are not here
+  handover_ = nullptr;
   free_logs_ = nullptr;
   note_log_ = nullptr;
   begin_anew(logs_);

@@ -26,7 +26,7 @@ namespace memtrace {
 
 class Recorder {
  public:
-  // Creates the three files in an existing, empty directory. Throws std::runtime_error (with the
+  // Creates the files in an existing, empty directory. Throws std::runtime_error (with the
   // path and the reason) when they cannot be made: the only place that throws. While records.bin
   // takes `most_records_bytes` of the disk, records are lost as if it were full (it may take 4 MiB
   // more, which are reserved ahead); a reader that takes out what it has read makes room again.
@@ -73,6 +73,14 @@ class Recorder {
   static bool refill(ThreadLog* log) noexcept;
   bool next_chunk(ThreadLog* log) noexcept;
   ThreadLog::Window* next_window(ThreadLog* log) noexcept;
+  ThreadLog::Window* idle_window(ThreadLog* log, uint32_t most) noexcept;
+  ThreadLog::Window* take_back(ThreadLog* log) noexcept;
+  void hand_over(const ThreadLog& log, uint32_t window) noexcept;
+  bool is_packed_beside(const ThreadLog& log) const noexcept;
+  // Of a window of a large log: Handover::handed.
+  std::atomic_ref<uint64_t> handed(const ThreadLog& log, uint32_t window) const noexcept {
+    return std::atomic_ref(handover_->handed[(log.number - 1) * kWindowsPerLog + window]);
+  }
   bool reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) noexcept;
   void append_window(ThreadLog::Window& window) noexcept;
   bool may_append(const ChunkHeader& header) noexcept;
@@ -103,6 +111,7 @@ class Recorder {
   ThreadLog* note_log_ = nullptr;
 
   Control* control_ = nullptr;
+  Handover* handover_ = nullptr;
   const uint64_t most_records_bytes_;
   uint64_t records_size_ = 0;  // under records_mutex_
   uint64_t records_ahead_ = 0; // space is reserved up to here; likewise

@@ -9,8 +9,8 @@
 
 namespace memtrace {
 
-constexpr uint32_t kRecorderApiVersion = 2;
-constexpr const char* kRecorderCapsule = "memtrace.recorder.2";
+constexpr uint32_t kRecorderApiVersion = 3;
+constexpr const char* kRecorderCapsule = "memtrace.recorder.3";
 
 struct RecorderApi {
   uint32_t version;

@@ -5,8 +5,9 @@
 //     control.bin   one page: who writes, the clock, losses, how it ended
 //     windows.bin   the chunks that threads are writing to at this moment, shared mappings
 //     records.bin   chunks that were full, appended; each belongs to one log
-//     packed-N.bin  of a long recording, what a finaliser has read of records.bin and taken out
-//                   there (store/packed_files.h)
+//     packed-N.bin  what a finaliser has taken of full windows, and of records.bin in a long
+//                   recording (store/packed_files.h)
+//     handover.bin  one page: the full windows that a process beside the program is to take
 //     text.log      frames: names, stacks, modules, threads, pools, and JSON notes
 //
 // Everything is little-endian. A reader needs nothing but these files.
@@ -78,6 +79,8 @@ constexpr size_t kControlBytes = 4096;
 // costs 4 us, 60 ns a record. In a program that does something else in between, each append costs
 // some 20 us over what it copies, 20 ns a record if it has 1,023: the kernel's code and data are
 // cold, and the program's are when it returns. Hence several chunks at once.)
+// Where a process beside the program takes full windows (handover.bin), that one packs them into
+// packed-N.bin, and the program appends none: each of these files is one process's to write.
 //   - log 1 is the recorder's own: the notes, and the events that no hook saw.
 //   - (log, index) names a chunk. A chunk found in both files is the same one, caught between being
 //     appended and being cleared: the window's copy is whole, the appended one may be cut short.
@@ -87,8 +90,9 @@ constexpr uint32_t kChunkMagic = 0x4b4e4843; // "CHNK"
 constexpr size_t kRecordBytes = 64;
 constexpr size_t kRecordsPerChunk = kChunkBytes / kRecordBytes - 1; // the header takes one place
 constexpr uint32_t kChunksPerWindow = 4;
-// Logs whose windows are so large. Where more threads are alive at once, the windows of the others
-// have one chunk: resident memory counts there.
+constexpr uint32_t kWindowsPerLog = 4;
+// Logs whose windows are so large, and may be handed over. Where more threads are alive at once,
+// the windows of the others have one chunk: resident memory counts there.
 constexpr uint32_t kLargeLogs = 32;
 
 struct ChunkHeader {
@@ -99,6 +103,35 @@ struct ChunkHeader {
   uint64_t reserved[4];
 };
 static_assert(sizeof(ChunkHeader) == kRecordBytes);
+
+// ---- handover.bin -----------------------------------------------------------------------------
+// One page that the program shares with a process beside it, which takes full windows from it
+// (store/window_packer.h). Not in control.bin: a writable mapping of that says that the writer
+// lives.
+enum class PackerState : uint32_t { none = 0, awake = 1, asleep = 2 };
+
+struct Handover {
+  PackerState packer; // a futex
+  uint32_t reserved;
+  // Of each window of the first kLargeLogs logs; zero: it is the log's, and idle or written to.
+  // Else it is full, and was handed over: where it lies in windows.bin, and how many chunks it has.
+  // The log may take it back until the packer has marked it as taken; then it is the packer's until
+  // it is cleared.
+  uint64_t handed[kLargeLogs * kWindowsPerLog];
+};
+static_assert(sizeof(Handover) <= 4096);
+constexpr size_t kHandoverBytes = 4096;
+
+constexpr uint64_t kHandedTaken = uint64_t{1} << 63;
+constexpr uint64_t handed_window(uint64_t place, uint32_t chunks) {
+  return place / kChunkBytes | uint64_t{chunks} << 32;
+}
+constexpr uint64_t handed_place(uint64_t word) {
+  return (word & UINT32_MAX) * kChunkBytes;
+}
+constexpr uint32_t handed_chunks(uint64_t word) {
+  return static_cast<uint32_t>((word & ~kHandedTaken) >> 32);
+}
 
 // ---- text.log ---------------------------------------------------------------------------------
 // Ids are per kind, from 1, except that `name` ids are used for every string.

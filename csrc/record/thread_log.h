@@ -1,10 +1,11 @@
 // An append-only log of records with one writer: the thread that holds it.
 //
-// A log writes into one of two windows: a few mapped chunks each, which stay resident. The writer
+// A log writes into one of its windows: a few mapped chunks each, which stay resident. The writer
 // fills records in place and publishes each with one release store; when a window is full it goes
-// on in the other one, and the full one is appended to records.bin at the next moment when no
-// allocator lock is held (or, at the latest, when the other one is full as well). When a thread
-// ends, its log goes to the next thread that asks for one.
+// on in another one. The full one is handed to the process beside the program that packs such
+// windows; where there is none it is appended to records.bin, at the next moment when no allocator
+// lock is held (or, at the latest, when the other one is full as well). When a thread ends, its log
+// goes to the next thread that asks for one.
 #pragma once
 
 #include "record/event.h"
@@ -31,15 +32,17 @@ struct ThreadLog {
 
   // Owned by the recorder.
   void* recorder = nullptr;
-  Window windows[2] = {};
-  uint32_t active = 0;        // the window that cursor points into
-  bool flush_pending = false; // the other window is full and not yet appended
-  uint32_t number = 0;        // from 1
-  uint64_t chunks = 0;        // chunks begun so far
+  Window windows[kWindowsPerLog] = {}; // the last ones are used where full ones are handed over
+  uint32_t active = 0;                 // the window that cursor points into
+  uint32_t full = 0;                   // the window to be appended, if
+  bool flush_pending = false;          // there is one
+  uint32_t number = 0;                 // from 1
+  uint64_t chunks = 0;                 // chunks begun so far
   ThreadLog* next_free = nullptr;
 
+  bool is_large() const noexcept { return number <= kLargeLogs; }
   // Of a window.
-  uint32_t most_chunks() const noexcept { return number <= kLargeLogs ? kChunksPerWindow : 1; }
+  uint32_t most_chunks() const noexcept { return is_large() ? kChunksPerWindow : 1; }
 
   // The place of the next record, or null when there is no space.
   Record* reserve() noexcept {

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
@@ -118,11 +119,19 @@ bool PackedFiles::unpack(const Chunk& chunk, std::span<Record> records) const {
   return whole;
 }
 
-PackedWriter::PackedWriter(const std::string& directory) : directory_(directory) {
-  const PackedFiles files(directory);
-  file_ = files.last_file();
-  size_ = files.listed_bytes();
+PackedWriter::PackedWriter(const std::string& directory)
+    : directory_(directory), file_(PackedFiles(directory).last_file()) {
   open_file();
+  const size_t size = lock_last_file();
+  const PackedFiles whole(directory); // under the lock nobody is in the middle of a chunk
+  const bool is_cut = whole.last_file() == file_ && whole.listed_bytes() < size;
+  const bool failed = is_cut && ftruncate(fd_, static_cast<off_t>(whole.listed_bytes())) != 0;
+  flock(fd_, LOCK_UN);
+  if (failed) {
+    ::close(fd_);
+    throw SpoolError("cannot write " + path_of(directory_, file_) + ": " +
+                     std::generic_category().message(errno));
+  }
 }
 
 PackedWriter::~PackedWriter() {
@@ -134,9 +143,22 @@ void PackedWriter::open_file() {
   if (fd_ >= 0)
     ::close(fd_);
   const std::string path = path_of(directory_, file_);
-  fd_ = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  fd_ = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd_ < 0)
     throw SpoolError("cannot write " + path + ": " + std::generic_category().message(errno));
+}
+
+// Its size. No chunk is added to a file that is full, so one that is not is the last.
+size_t PackedWriter::lock_last_file() {
+  for (;;) {
+    while (flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    }
+    const size_t size = size_of(fd_);
+    if (size < kPackedFileBytes)
+      return size;
+    ++file_;
+    open_file();
+  }
 }
 
 bool PackedWriter::add(const ChunkHeader& chunk, std::span<const Record> records) {
@@ -153,17 +175,12 @@ bool PackedWriter::add(const ChunkHeader& chunk, std::span<const Record> records
   header.bytes = static_cast<uint32_t>(packed.size());
   header.check = check_of(packed);
   std::memcpy(bytes_.data(), &header, sizeof header);
-  if (!write_at(fd_, bytes_.data(), bytes_.size(), size_)) {
-    static_cast<void>(ftruncate(fd_, static_cast<off_t>(size_)));
-    return false;
-  }
-  size_ += bytes_.size();
-  if (size_ >= kPackedFileBytes) {
-    ++file_;
-    size_ = 0;
-    open_file();
-  }
-  return true;
+  const size_t size = lock_last_file();
+  const bool written = write_at(fd_, bytes_.data(), bytes_.size(), size);
+  if (!written)
+    static_cast<void>(ftruncate(fd_, static_cast<off_t>(size)));
+  flock(fd_, LOCK_UN);
+  return written;
 }
 
 } // namespace memtrace

@@ -1,10 +1,10 @@
-// packed-N.bin: chunks of a spool that a finaliser has read while the program runs, made small.
+// packed-N.bin: chunks of a spool that a finaliser has taken from the program, made small.
 //
 // One after the other, each a header and its packed records; after kPackedFileBytes in the next
 // file, so that the oldest can be given up where disk is short. A chunk is written here before it
-// is taken out of records.bin, so each is whole in one of the two; one that is found in both is the
-// same. A header that makes no sense, or a chunk that is cut short, is the end of its file: the
-// finaliser was killed while it wrote that one.
+// is cleared in its window or taken out of records.bin, so each is whole in one of them; one that
+// is found twice is the same. A header that makes no sense, or a chunk that is cut short, is the
+// end of its file: the finaliser was killed while it wrote that one.
 #pragma once
 
 #include "record/event.h"
@@ -61,10 +61,10 @@ class PackedFiles {
   std::vector<Chunk> chunks_;
 };
 
-// Adds to them.
+// Adds to them, also beside others that do: each addition holds a lock on the file.
 class PackedWriter {
  public:
-  // Goes on after the last whole chunk. Throws SpoolError.
+  // Takes away what is cut short at the end. Throws SpoolError.
   explicit PackedWriter(const std::string& directory);
   ~PackedWriter();
   PackedWriter(const PackedWriter&) = delete;
@@ -75,10 +75,10 @@ class PackedWriter {
 
  private:
   void open_file();
+  size_t lock_last_file();
 
   std::string directory_;
   uint32_t file_;
-  size_t size_; // of that file
   int fd_ = -1;
   std::vector<uint8_t> bytes_;
 };

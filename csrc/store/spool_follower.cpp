@@ -56,7 +56,10 @@ void SpoolFollower::look(bool ended) {
   for (auto& [number, log] : logs_) {
     if (!listed)
       break;
-    fill(number, log, windows);
+    if (!fill(number, log, windows)) {
+      behind_ = true;
+      most_ticks = settled_ticks_;
+    }
     if (!log.more)
       continue;
     behind_ = true; // what else this log has is not seen: the order is known up to a window before
@@ -116,6 +119,7 @@ void SpoolFollower::drop_taken() {
 // Lists all chunks that there are; false: so many are appended at this moment that it could not.
 bool SpoolFollower::list(Windows& windows) {
   constexpr int kMostTries = 100;
+  listed_since_ = false;
   windows = list_windows();
   for (int i = 0; i < kMostTries; ++i) {
     list_appended();
@@ -128,6 +132,17 @@ bool SpoolFollower::list(Windows& windows) {
   return false;
 }
 
+template <class Header>
+void SpoolFollower::list_chunk(const Header& header, Place place, size_t bytes) {
+  if (header.anchor.ticks > last_anchor_.ticks)
+    last_anchor_ = header.anchor;
+  Log& log = logs_[header.log];
+  if (header.index < log.chunk) // it was read to its end while it was elsewhere
+    return;
+  if (log.appended.insert_or_assign(header.index, place).second)
+    bytes_published_ += bytes;
+}
+
 void SpoolFollower::list_appended() {
   const size_t size = records_file_.file_size();
   for (; listed_bytes_ + sizeof(ChunkHeader) <= size; listed_bytes_ += control_.chunk_bytes) {
@@ -135,10 +150,7 @@ void SpoolFollower::list_appended() {
     if (!records_file_.read(&header, sizeof header, listed_bytes_))
       return;
     if (header.magic == kChunkMagic && header.log != 0) {
-      Log& log = logs_[header.log];
-      if (header.index >= log.chunk) // else it was read to its end while it was in a window
-        log.appended[header.index] = {false, listed_bytes_};
-      last_anchor_ = header.anchor;
+      list_chunk(header, {false, listed_bytes_}, room() * kRecordBytes);
     } else if (listed_bytes_ + control_.chunk_bytes >= size) {
       return; // the last one: perhaps it is being written
     }
@@ -150,9 +162,7 @@ void SpoolFollower::list_packed() {
   for (const auto& chunks = packed_files_.chunks(); listed_packed_ < chunks.size();
        ++listed_packed_) {
     const PackedHeader& header = chunks[listed_packed_].header;
-    Log& log = logs_[header.log];
-    if (header.index >= log.chunk)
-      log.appended[header.index] = {true, listed_packed_};
+    list_chunk(header, {true, listed_packed_}, header.records * kRecordBytes);
   }
 }
 
@@ -168,26 +178,38 @@ SpoolFollower::Windows SpoolFollower::list_windows() {
   return windows;
 }
 
-void SpoolFollower::fill(uint32_t number, Log& log, const Windows& windows) {
+bool SpoolFollower::fill(uint32_t number, Log& log, const Windows& windows) {
   log.more = false;
   while (log.pending.size() < kMostPending) {
     if (const auto window = windows.find({number, log.chunk}); window != windows.end()) {
       if (!take_window(number, log, window->second)) {
-        list_appended(); // it was appended before it was cleared
+        list_appended(); // it was appended or packed before it was cleared
+        list_packed();
+        listed_since_ = true;
         if (!take_appended(number, log))
-          return;
+          return false;
       } else if (log.place < room()) {
-        return;
+        return true;
       }
     } else if (!take_appended(number, log)) {
-      if (!skip_missing(number, log, windows))
-        return;
+      const uint64_t next = next_known(number, log, windows);
+      if (next == UINT64_MAX)
+        return true;
+      // Windows are not packed in their order: this chunk may be in one that was not listed again.
+      if (listed_since_)
+        return false;
+      // Of a chunk that is nowhere, though a later one is there, nothing is left: the disk was
+      // full.
+      missing_chunks_ += next - log.chunk;
+      log.chunk = next;
+      log.place = 0;
       continue;
     }
     log.appended.erase(log.chunk++);
     log.place = 0;
   }
   log.more = true;
+  return true;
 }
 
 // False: it was cleared meanwhile, and what was copied of it is worth nothing.
@@ -271,20 +293,15 @@ void SpoolFollower::keep_published(Log& log, size_t before, size_t end) {
   bytes_read_ += (kept - before) * kRecordBytes;
 }
 
-// Of a chunk that is nowhere, though a later one is there, nothing is left: the disk was full.
-bool SpoolFollower::skip_missing(uint32_t number, Log& log, const Windows& windows) {
+// The next chunk of the log after this one; UINT64_MAX: none.
+uint64_t SpoolFollower::next_known(uint32_t number, const Log& log, const Windows& windows) {
   uint64_t next = UINT64_MAX;
   if (const auto later = log.appended.lower_bound(log.chunk); later != log.appended.end())
     next = later->first;
   if (const auto later = windows.lower_bound({number, log.chunk});
       later != windows.end() && later->first.first == number)
     next = std::min(next, later->first.second);
-  if (next == UINT64_MAX)
-    return false;
-  missing_chunks_ += next - log.chunk;
-  log.chunk = next;
-  log.place = 0;
-  return true;
+  return next;
 }
 
 } // namespace memtrace

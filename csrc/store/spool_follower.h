@@ -4,15 +4,16 @@
 // takes what was published since the last one, from each log a bounded part:
 //
 //     records.bin  [log 2, chunk 0][log 3, chunk 0][log 2, chunk 1]  appended: whole
+//     packed-N.bin [log 4, chunk 0][log 2, chunk 0]                  packed: whole
 //     windows.bin  [log 2, chunk 2 . . .][log 3, chunk 1 . . . .  ]  written to at this moment
 //
-// A window is cleared after it was appended. So where the windows held the same chunks before and
-// after records.bin was listed, all chunks that there were are in one of the two; one that is in no
-// window is whole in the list. A window may be cleared while it is copied: its header is read again
-// after that, and the chunk is then found in records.bin.
+// A window is cleared after it was appended, or packed by the finaliser (window_packer.h). So where
+// the windows held the same chunks before and after the others were listed, all chunks that there
+// were are in one of them; one that is in no window is whole in the list. A window may be cleared
+// while it is copied: its header is read again after that, and the chunk is then found elsewhere.
 //
-// A finaliser that reads beside the program packs what it has read (spool_compactor.h): a chunk
-// that is taken out of records.bin was put into packed-N.bin before, which is listed after it.
+// The finaliser also packs what it has read of records.bin (spool_compactor.h): a chunk that is
+// taken out of there was put into packed-N.bin before, which is listed after it.
 //
 // A record is settled, and handed out, when everything that happened before it is published. What
 // happens after another event is stamped after that event was published; so at a look all that was
@@ -62,7 +63,8 @@ class SpoolFollower {
   uint64_t order_gaps() const { return order_gaps_ + (merge_ ? merge_->order_gaps() : 0); }
   uint64_t missing_chunks() const { return missing_chunks_; }
   uint64_t bytes_read() const { return bytes_read_; }
-  uint64_t bytes_published() const { return records_file_.file_size(); }
+  // Of chunks that were full when they were found.
+  uint64_t bytes_published() const { return bytes_published_; }
   // A chunk was read to its end.
   bool is_past(uint32_t log, uint64_t index) const {
     const auto found = logs_.find(log);
@@ -90,15 +92,17 @@ class SpoolFollower {
   bool list(Windows& windows);
   void list_appended();
   void list_packed();
+  template <class Header> void list_chunk(const Header& header, Place place, size_t bytes);
   Windows list_windows();
-  void fill(uint32_t number, Log& log, const Windows& windows);
+  // False: it cannot be told by now where all is that was published.
+  bool fill(uint32_t number, Log& log, const Windows& windows);
   bool take_window(uint32_t number, Log& log, size_t offset);
   // That chunk wherever it lies by now; false: nowhere.
   bool take_appended(uint32_t number, Log& log);
   bool take_raw(uint32_t number, Log& log, size_t offset);
   void take_packed(Log& log, size_t number);
   void keep_published(Log& log, size_t before, size_t end);
-  bool skip_missing(uint32_t number, Log& log, const Windows& windows);
+  static uint64_t next_known(uint32_t number, const Log& log, const Windows& windows);
   uint64_t clock_now() const;
   size_t room() const { return control_.chunk_bytes / kRecordBytes - 1; }
 
@@ -118,7 +122,8 @@ class SpoolFollower {
   std::optional<RecordMerge> merge_;
   uint64_t settled_ticks_ = 0;
   bool behind_ = false;
-  uint64_t order_gaps_ = 0, missing_chunks_ = 0, bytes_read_ = 0;
+  bool listed_since_ = false; // some chunks, since all were listed: others may have moved meanwhile
+  uint64_t order_gaps_ = 0, missing_chunks_ = 0, bytes_read_ = 0, bytes_published_ = 0;
 };
 
 } // namespace memtrace

@@ -28,6 +28,19 @@ class SpoolReader:
     def damage(self) -> dict[str, int]: ...
     def add_clock_anchor(self, *, ticks: int, monotonic_ns: int) -> None: ...
 
+class WindowPacker:
+    """Takes full windows from a process that records, in this one (csrc/store/window_packer.h).
+
+    Raises:
+        SpoolError: the spool is not there (yet) or not one, or it cannot be packed.
+    """
+
+    def __init__(self, directory: StrPath) -> None: ...
+    def work(self) -> Literal["stopped", "writer_ended", "unable"]: ...
+    def stop(self) -> None: ...
+    @property
+    def windows_packed(self) -> int: ...
+
 # What a running process holds, read from its spool as it is written. memtrace.live.follow makes
 # values of the dicts.
 class Live:

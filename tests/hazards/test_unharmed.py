@@ -143,7 +143,7 @@ def test_trace_functions_and_profilers_see_the_program_alone(tmp_path: Path) -> 
 def test_what_a_late_thread_writes_into_stays_mapped(tmp_path: Path) -> None:
     shown = python(PROGRAMS / "late_thread.py", str(tmp_path))
     assert (shown.status, shown.err) == (0, b"")
-    assert shown.out == b"late: control.bin windows.bin\nleft: control.bin\n"
+    assert shown.out == b"late: control.bin handover.bin windows.bin\nleft: control.bin\n"
 
 
 def test_a_thousand_recordings_in_one_process(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The finaliser process: waits for the program's end, converts its spool, prints the answer.
 
 Started by memtrace.run.finaliser, which explains the descriptors. While the program runs this
-process waits, samples the program's memory from outside (memtrace.sample), and compacts what it
-records when that becomes large (compactor.py): else nothing heavy is imported before the end. It
+process waits, samples the program's memory from outside (memtrace.sample), takes full windows of
+records from it (packers.py), and compacts what it records when that becomes large (compactor.py):
+else nothing heavy is imported before the end. It
 works through whatever goes wrong: the spool stays where it is until its tables are complete, for
 `memtrace recover`.
 """
@@ -24,6 +25,7 @@ from memtrace import _core
 from memtrace.finalise import use_little_memory
 from memtrace.finalise.compactor import Compactor
 from memtrace.finalise.ending import ProcessEnd, exit_of_pid_fd, seal_main
+from memtrace.finalise.packers import Packers
 from memtrace.run.output import pid_of_key
 from memtrace.sample.sampler import Sampler
 
@@ -48,14 +50,16 @@ def main() -> int:
     finished = False
     left: tuple[str, ...] = ()
     compactor = Compactor(trace_dir, main_pid=arguments.pid, max_disk_bytes=arguments.max_disk)
+    packers = Packers(trace_dir)
     try:
         if arguments.pid:
             if arguments.ended is None:
+                packers.start()
                 compactor.start()
             end = _wait_for_end(arguments, Sampling(arguments.trace))
             _wait_for_children(trace_dir, arguments.pid, _CHILDREN_S)
             seal_main(trace_dir, arguments.pid, end)
-        left = _convert(trace_dir, compactor, quiet=arguments.quiet)
+        left = _convert(trace_dir, packers, compactor, quiet=arguments.quiet)
         if not arguments.quiet:
             _print_summary(trace_dir, shown)  # it says itself what is left
         for reason in left if arguments.quiet else ():
@@ -76,10 +80,12 @@ def main() -> int:
     if finished and beside_the_program and any((trace_dir / "spool").glob("process=*")):
         _let_go_of_standard_error()
         with contextlib.suppress(Exception):  # every reader tries again
+            packers.start()
             compactor.start()
             orphans_s = _ORPHANS_S if arguments.max_disk is None else math.inf
             _wait_for_children(trace_dir, arguments.pid, orphans_s)
-            _convert(trace_dir, compactor, quiet=True)
+            _convert(trace_dir, packers, compactor, quiet=True)
+    packers.stop()
     compactor.abandon()
     _remove_fifos(trace_dir)
     return 0 if finished and not left else 1
@@ -169,11 +175,14 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
 
 
-def _convert(trace_dir: Path, compactor: Compactor, *, quiet: bool) -> tuple[str, ...]:
+def _convert(
+    trace_dir: Path, packers: Packers, compactor: Compactor, *, quiet: bool
+) -> tuple[str, ...]:
     """Why spools were left, a line each."""
     from memtrace.finalise import finalise
 
     progress = not quiet and sys.stderr.isatty()
+    packers.stop()
     compactions = compactor.stop()
     result = finalise(trace_dir, progress=progress, compactions=compactions)
     compactor.forget(result.keys)

@@ -1,16 +1,25 @@
-"""Rows are written by a second thread while the native code prepares the next batch."""
+"""Threads of the finaliser: rows are written by a second one, while native code makes the next."""
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from memtrace import _core
 
 # Batches that may wait: enough to keep both threads busy, few enough to bound memory.
 _MOST_WAITING = 3
+_LOWEST_PRIORITY = 19
+
+
+def take_lowest_priority() -> None:
+    """Of this thread: on a busy machine it gets next to no time."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 class BackgroundWriter:

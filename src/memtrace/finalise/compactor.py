@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memtrace import _core
+from memtrace.finalise.background import take_lowest_priority
 from memtrace.finalise.spools import held
 from memtrace.run.output import pid_of_key
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 _LARGE_BYTES = 64 << 20  # a million records: these are converted in half a second
 _SHARE_OF_DISK = 16  # of the limit: such a spool is large, too
+_TIMES_SMALLER = 5  # records are when they are packed
 _MOST_AT_ONCE = 16  # each takes some 60 MiB of memory
 _PERIOD_S = 2.0
 _PERIOD_ON_LITTLE_DISK_S = 0.5
-_LOWEST_PRIORITY = 19
 
 
 class Compactor:
@@ -83,8 +84,7 @@ class Compactor:
 
     def _run(self) -> None:
         if self._max_disk_bytes is None:
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+            take_lowest_priority()
         period_s = _PERIOD_S if self._max_disk_bytes is None else _PERIOD_ON_LITTLE_DISK_S
         while not self._stopping.is_set():
             idle = True
@@ -142,7 +142,9 @@ class Compactor:
         if self._max_disk_bytes is None and len(self._compactions) >= _MOST_AT_ONCE:
             return False
         try:
-            return (folder / "records.bin").stat().st_size >= self._large_bytes
+            packed_bytes = sum(path.stat().st_size for path in folder.glob("packed-*.bin"))
+            records_bytes = (folder / "records.bin").stat().st_size + _TIMES_SMALLER * packed_bytes
+            return records_bytes >= self._large_bytes
         except OSError:
             return False
 

@@ -41,6 +41,7 @@ from memtrace.finalise.spools import (
     same_boot,
     spool_dirs,
     standing_still,
+    windows_held,
 )
 from memtrace.progress import progress as progress_bar
 from memtrace.schema import SCHEMAS
@@ -156,7 +157,7 @@ class _Conversion:
             if self._keys is not None and key not in self._keys:
                 continue
             try:
-                with held(path) as still_there:
+                with held(path) as still_there, windows_held(path):
                     if still_there:
                         self._take(key, path)
             except MemtraceError as error:

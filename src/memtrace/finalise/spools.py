@@ -72,6 +72,22 @@ def held(spool_dir: Path, *, wait: bool = True) -> Iterator[bool]:
         os.close(fd)
 
 
+@contextmanager
+def windows_held(spool_dir: Path) -> Iterator[None]:
+    """Keeps packers off the windows of a spool; waits for one that has one of them in hand."""
+    try:
+        fd = os.open(spool_dir / "windows.bin", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with suppress(OSError):  # a file system without locks: then there are no packers
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def open_spool(key: str, path: Path, *, view: Path | None = None) -> Spool:
     """Opens a spool; `view`: see standing_still.
 
@@ -103,11 +119,11 @@ def standing_still(path: Path, work: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)
     try:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(path / "windows.bin", work / "windows.bin")
         packed = sorted(file.name for file in path.glob("packed-*.bin"))
         for name in (*_SPOOL_FILES, *packed):
-            if name == "windows.bin" and (path / name).exists():
-                shutil.copyfile(path / name, work / name)
-            else:
+            if not (work / name).exists():
                 (work / name).symlink_to((path / name).resolve())
         yield work
     finally:

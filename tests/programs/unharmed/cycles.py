@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -37,7 +38,7 @@ def descriptors() -> int:
 
 def mappings() -> int:
     with open("/proc/self/maps") as file:
-        return sum("windows.bin" in line or "control.bin" in line for line in file)
+        return sum(bool(re.search(r"/(windows|control|handover)\.bin", line)) for line in file)
 
 
 class Mallinfo2(ctypes.Structure):
