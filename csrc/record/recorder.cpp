@@ -184,12 +184,12 @@ ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
     return &full;
   }
   const uint32_t number = std::exchange(log->active, static_cast<uint32_t>(next - log->windows));
-  if (beside) {
+  if (beside)
     hand_over(*log, number);
-  } else {
-    log->full = number;
-    log->flush_pending = true;
-  }
+  // The packer is behind: better a window is taken back where no lock is held than when it is
+  // needed.
+  log->flush_pending = !beside || !has_idle_window(*log);
+  log->full = beside ? kHandedWindow : number;
   return next;
 }
 
@@ -205,6 +205,13 @@ ThreadLog::Window* Recorder::idle_window(ThreadLog* log, uint32_t most) noexcept
       return &window;
   }
   return nullptr;
+}
+
+bool Recorder::has_idle_window(const ThreadLog& log) const noexcept {
+  for (uint32_t number = 0; number < kWindowsPerLog; ++number)
+    if (number != log.active && handed(log, number).load(std::memory_order_relaxed) == 0)
+      return true;
+  return false;
 }
 
 // A window that was handed over and that nobody took: the packer is behind, or it is gone.
@@ -267,8 +274,11 @@ bool Recorder::reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) no
 void Recorder::flush(ThreadLog* log) noexcept {
   if (!log->flush_pending)
     return;
-  append_window(log->windows[log->full]);
   log->flush_pending = false;
+  if (log->full == kHandedWindow)
+    take_back(log);
+  else
+    append_window(log->windows[log->full]);
 }
 
 // Appends a full window to records.bin and clears it. A kill in between leaves its chunks in both

@@ -40,7 +40,8 @@ class Recorder {
 
   ThreadLog* acquire_log() noexcept;
   void release_log(ThreadLog* log) noexcept;
-  // Appends the log's full window; called by its thread where no allocator lock is held.
+  // Appends the log's full window, if it is to be; called by its thread where no allocator lock is
+  // held.
   void flush(ThreadLog* log) noexcept;
 
   // The id of a string, written to text.log on first sight. 0 only for the empty string.
@@ -74,6 +75,7 @@ class Recorder {
   bool next_chunk(ThreadLog* log) noexcept;
   ThreadLog::Window* next_window(ThreadLog* log) noexcept;
   ThreadLog::Window* idle_window(ThreadLog* log, uint32_t most) noexcept;
+  bool has_idle_window(const ThreadLog& log) const noexcept;
   ThreadLog::Window* take_back(ThreadLog* log) noexcept;
   void hand_over(const ThreadLog& log, uint32_t window) noexcept;
   bool is_packed_beside(const ThreadLog& log) const noexcept;

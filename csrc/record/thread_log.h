@@ -17,6 +17,9 @@
 
 namespace memtrace {
 
+// In the place of a window's number: one of those that were handed over.
+constexpr uint32_t kHandedWindow = kWindowsPerLog;
+
 struct ThreadLog {
   struct Window {
     void* chunks = nullptr; // most_chunks of them, mapped from windows.bin
@@ -34,7 +37,7 @@ struct ThreadLog {
   void* recorder = nullptr;
   Window windows[kWindowsPerLog] = {}; // the last ones are used where full ones are handed over
   uint32_t active = 0;                 // the window that cursor points into
-  uint32_t full = 0;                   // the window to be appended, if
+  uint32_t full = 0;                   // the window to be appended, or kHandedWindow, if
   bool flush_pending = false;          // there is one
   uint32_t number = 0;                 // from 1
   uint64_t chunks = 0;                 // chunks begun so far
