@@ -177,7 +177,7 @@ ThreadLog::Window* Recorder::next_window(ThreadLog* log) noexcept {
     return nullptr;
   const bool beside = is_packed_beside(*log);
   ThreadLog::Window* next = idle_window(log, beside ? kWindowsPerLog : 2);
-  if (!next && log->is_large())
+  if (!next)
     next = take_back(log);
   if (!next) { // no room for another window: the only one is appended and used again at once
     append_window(full);
@@ -216,7 +216,7 @@ bool Recorder::has_idle_window(const ThreadLog& log) const noexcept {
 
 // A window that was handed over and that nobody took: the packer is behind, or it is gone.
 ThreadLog::Window* Recorder::take_back(ThreadLog* log) noexcept {
-  for (uint32_t number = 0; number < kWindowsPerLog; ++number) {
+  for (uint32_t number = 0; number < kWindowsPerLog && log->is_large(); ++number) {
     uint64_t word = handed(*log, number).load(std::memory_order_relaxed);
     if (word == 0 || (word & kHandedTaken) != 0 ||
         !handed(*log, number).compare_exchange_strong(word, 0, std::memory_order_acquire))

@@ -41,11 +41,16 @@ SpoolError error_of(const std::string& path) {
 
 // Owned until it is released.
 struct Descriptor {
-  int fd = -1;
+  explicit Descriptor(const std::string& path)
+      : fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW)) {}
   ~Descriptor() {
     if (fd >= 0)
       ::close(fd);
   }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int fd;
 };
 
 } // namespace
@@ -57,10 +62,10 @@ WindowPacker::WindowPacker(const std::string& directory)
     throw SpoolError(directory + ": not a spool of this version");
   const std::string handover_path = directory + "/handover.bin";
   const std::string windows_path = directory + "/windows.bin";
-  const Descriptor handover_file{open(handover_path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW)};
+  const Descriptor handover_file(handover_path);
   if (handover_file.fd < 0)
     throw error_of(handover_path);
-  Descriptor windows_file{open(windows_path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW)};
+  Descriptor windows_file(windows_path);
   if (windows_file.fd < 0)
     throw error_of(windows_path);
   if (flock(windows_file.fd, LOCK_EX | LOCK_NB) != 0)
@@ -98,12 +103,12 @@ WindowPacker::Left WindowPacker::work() {
     const auto now = SteadyClock::now();
     if (windows_packed_ != before)
       last_packed = now;
-    if (now - last_packed < kPollFor) {
+    if (now - last_packed < kPollFor || anything_handed()) { // or it is held by somebody else
       std::this_thread::sleep_for(kPollPeriod);
       continue;
     }
     sleep_until_woken();
-    if (!anything_handed() && writer_ended()) {
+    if (writer_ended()) {
       left = Left::writer_ended;
       break;
     }
@@ -132,7 +137,7 @@ void WindowPacker::sleep_until_woken() {
 bool WindowPacker::anything_handed() const noexcept {
   for (uint64_t& word : handover_->handed)
     if (const uint64_t handed = std::atomic_ref(word).load();
-        handed != 0 && !(handed & kHandedTaken))
+        handed != 0 && (handed & kHandedTaken) == 0)
       return true;
   return false;
 }
@@ -155,8 +160,8 @@ WindowPacker::Result WindowPacker::pack(std::atomic_ref<uint64_t> handed) {
   uint64_t word = handed.load(std::memory_order_acquire);
   if (word == 0 || (word & kHandedTaken) != 0)
     return Result::done;
-  if (flock(windows_fd_, LOCK_EX | LOCK_NB) != 0)
-    return Result::done; // it is being converted
+  if (flock(windows_fd_, LOCK_EX | LOCK_NB) != 0) // it is being converted, or looked at
+    return writer_ended() ? Result::writer_ended : Result::done;
   Result result = Result::done;
   if (writer_ended()) {
     result = Result::writer_ended;
