@@ -58,6 +58,8 @@ struct Descriptor {
 WindowPacker::WindowPacker(const std::string& directory)
     : directory_(directory), control_file_(directory + "/control.bin"), packed_(directory) {
   const Control control = SpoolReader::read_control(directory + "/control.bin");
+  if (control_file_.size() < sizeof(Control)) // it was being made when it was mapped
+    throw SpoolError(directory + "/control.bin is cut short");
   if (control.version != kSpoolVersion || control.chunk_bytes != kChunkBytes)
     throw SpoolError(directory + ": not a spool of this version");
   const std::string handover_path = directory + "/handover.bin";
