@@ -1,9 +1,12 @@
 // Builds the files of a spool in memory and writes them: for tests of the reader and what follows.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include "record/event.h"
 #include "record/spool.h"
 #include "record/spool_files.h"
+#include "store/record_merge.h"
 
 #include <cstring>
 #include <fstream>
@@ -71,5 +74,17 @@ class SpoolBuilder {
   std::string records, windows, text;
   TemporaryDirectory directory;
 };
+
+// The numbers (addresses) of all records of a sound spool, in their order.
+inline std::vector<uint64_t> read(const std::string& directory) {
+  const SpoolReader reader(directory);
+  for (const auto& [kind, count] : reader.damage())
+    CHECK_MESSAGE(count == 0, kind);
+  RecordMerge merge(reader);
+  std::vector<uint64_t> numbers;
+  while (const Record* record = merge.next())
+    numbers.push_back(record->event.address);
+  return numbers;
+}
 
 } // namespace memtrace::test

@@ -13,6 +13,7 @@
 #include <thread>
 
 using namespace memtrace;
+using memtrace::test::read;
 using memtrace::test::TemporaryDirectory;
 
 namespace {
@@ -37,17 +38,6 @@ Numbers followed(SpoolFollower& follower) {
     while (const Record* record = follower.next())
       numbers.push_back(record->event.address);
   } while (follower.behind());
-  return numbers;
-}
-
-Numbers read(const std::string& directory) {
-  const SpoolReader reader(directory);
-  for (const auto& [kind, count] : reader.damage())
-    CHECK_MESSAGE(count == 0, kind);
-  RecordMerge merge(reader);
-  Numbers numbers;
-  while (const Record* record = merge.next())
-    numbers.push_back(record->event.address);
   return numbers;
 }
 

@@ -25,6 +25,7 @@
 
 using namespace memtrace;
 using namespace std::chrono_literals;
+using memtrace::test::read;
 using memtrace::test::TemporaryDirectory;
 using Left = WindowPacker::Left;
 using Result = WindowPacker::Result;
@@ -92,17 +93,6 @@ class HandoverPage {
  private:
   Handover* handover_;
 };
-
-Numbers read(const std::string& directory) {
-  const SpoolReader reader(directory);
-  for (const auto& [kind, count] : reader.damage())
-    CHECK_MESSAGE(count == 0, kind);
-  RecordMerge merge(reader);
-  Numbers numbers;
-  while (const Record* record = merge.next())
-    numbers.push_back(record->event.address);
-  return numbers;
-}
 
 void take_some(SpoolFollower& follower, bool ended, Numbers& numbers) {
   do {
