@@ -54,6 +54,7 @@ LEAST = "RecordFunction, clock and records"
 VARIANTS: dict[str, Callable] = {
     TORCH: TorchHistory,
     ALL: lambda: HooksOn(cuda=True),
+    "memtrace, nobody packs beside": lambda: HooksOn(cuda=True, beside=False),
     STACKS: lambda: HooksOn(operators=False, cuda=True),
     "memtrace, no stacks": lambda: HooksOn(stacks=False, cuda=True),
     EVENTS: lambda: HooksOn(operators=False, stacks=False, cuda=True),

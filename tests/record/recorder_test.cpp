@@ -16,6 +16,7 @@ using namespace memtrace::test;
 
 namespace {
 
+constexpr size_t kPageBytes = 4096;
 constexpr size_t kWindowBytes = kChunksPerWindow * kChunkBytes;
 constexpr size_t kRecordsPerWindow = kChunksPerWindow * kRecordsPerChunk;
 
@@ -28,6 +29,19 @@ bool append(ThreadLog* log, uint64_t address) {
   record->event.address = address;
   log->publish({1, 0, kCpu, Action::alloc});
   return true;
+}
+
+// Those of a chunk that this process has in its page tables.
+size_t mapped_pages(const void* chunk) {
+  constexpr uint64_t kPresent = uint64_t{1} << 63;
+  uint64_t pages[kChunkBytes / kPageBytes] = {};
+  const int fd = open("/proc/self/pagemap", O_RDONLY);
+  REQUIRE(fd >= 0);
+  const auto first = reinterpret_cast<uintptr_t>(chunk) / kPageBytes;
+  CHECK(pread(fd, pages, sizeof pages, static_cast<off_t>(first * sizeof pages[0])) ==
+        sizeof pages);
+  close(fd);
+  return std::ranges::count_if(pages, [](uint64_t page) { return (page & kPresent) != 0; });
 }
 
 } // namespace
@@ -85,6 +99,16 @@ TEST_CASE("a log takes the disk chunk by chunk: what a thread hardly uses is sma
     append(recorder.acquire_log(), 1);
     CHECK(taken_bytes() == logs * kChunkBytes);
   }
+}
+
+TEST_CASE("a chunk's pages are mapped before its first record, and those of no later chunk") {
+  TemporaryDirectory spool;
+  Recorder recorder(spool.path(), 0);
+  ThreadLog* log = recorder.acquire_log();
+  REQUIRE(append(log, 1));
+  const auto* chunk = static_cast<const char*>(log->windows[log->active].chunks);
+  CHECK(mapped_pages(chunk) == kChunkBytes / kPageBytes);
+  CHECK(mapped_pages(chunk + kChunkBytes) == 0);
 }
 
 TEST_CASE("where very many threads are alive at once, the windows of most are small") {
