@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -202,6 +203,24 @@ def test_a_child_that_cannot_be_finished_is_tried_again_at_the_end(
         assert compactor.stop() == {}
     assert place.exists()
     assert not work_folder(tmp_path, key_of(spool)).exists()
+    finalise(tmp_path)
+    (process,) = processes(tmp_path)
+    assert process["lost_total"] == 0
+
+
+def test_where_there_may_be_no_more_threads_all_is_left_to_the_end(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    copied(spool, tmp_path)
+    compactor = Compactor(tmp_path, main_pid=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        compactor.start()
+        assert compactor.stop() == {}
+        compactor.abandon()
     finalise(tmp_path)
     (process,) = processes(tmp_path)
     assert process["lost_total"] == 0

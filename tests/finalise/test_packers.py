@@ -204,6 +204,31 @@ def test_so_many_at_once_and_each_is_let_go_when_it_ends(
     recordings[1].finish()
 
 
+def test_where_there_may_be_no_more_threads_the_program_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memtrace.finalise.packers._PERIOD_S", 0.01)
+    start, refused = threading.Thread.start, {"memtrace-packers": 1, "memtrace-pack-": 3}
+
+    def refuse(thread: threading.Thread) -> None:
+        for name, times in refused.items():
+            if thread.name.startswith(name) and times > 0:
+                refused[name] -= 1
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    recording = filled(tmp_path, f"host-{os.getpid()}-1", windows=1)
+    packers = Packers(tmp_path)
+    packers.start()
+    packers.stop()
+    packers.start()  # and the second time there is one
+    assert comes_true(lambda: (fill(recording, 1), packed_bytes(recording.path) > 0)[1])
+    packers.stop()
+    assert set(refused.values()) == {0}
+    recording.finish()
+
+
 def test_who_converts_waits_for_a_window_in_hand(tmp_path: Path) -> None:
     spool = filled(tmp_path, "host-1-start", windows=3)
     path = spool.finish()

@@ -56,8 +56,10 @@ class Compactor:
     def start(self) -> None:
         """Begin to look at the spools, or go on with them."""
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
+        with suppress(RuntimeError):  # there may be no more threads: all is left to the end
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> dict[str, Compaction]:
         """End within a moment, or when the child in hand is finished.

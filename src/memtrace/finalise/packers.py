@@ -37,8 +37,10 @@ class Packers:
         """Begin to look for processes, or go on with them."""
         self._stopping.clear()
         self._seen.clear()
-        self._thread = threading.Thread(target=self._run, name="memtrace-packers", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="memtrace-packers", daemon=True)
+        with suppress(RuntimeError):  # there may be no more threads: the program does without
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """End within a moment: nothing of a spool is touched any more."""
@@ -71,15 +73,16 @@ class Packers:
             packer = _core.WindowPacker(path)
         except _core.SpoolError:  # it is being made, or cannot be packed
             return
-        self._seen.add(key)
         thread = threading.Thread(
             target=_work, args=(packer,), name=f"memtrace-pack-{key}", daemon=True
         )
-        self._at_work[key] = packer, thread
-        thread.start()
+        with suppress(RuntimeError):  # perhaps there may be one later
+            thread.start()
+            self._seen.add(key)
+            self._at_work[key] = packer, thread
 
 
 def _work(packer: _core.WindowPacker) -> None:
     take_lowest_priority()
-    with suppress(_core.SpoolError):  # the spool is gone
+    with suppress(_core.SpoolError, MemoryError):  # the spool is gone, or there is no room for it
         packer.work()
