@@ -278,7 +278,7 @@ bool Recorder::reserve_chunk(const ThreadLog& log, ThreadLog::Window& window) no
       windows_size_ += bytes;
     }
   }
-  if (log.is_large())
+  if (log.is_large()) // of the threads beyond so many most hardly allocate
     populate(static_cast<char*>(window.chunks) + window.reserved * kChunkBytes);
   ++window.reserved;
   return true;

@@ -22,6 +22,18 @@ def take_lowest_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
+def begun_thread(
+    name: str, run: Callable[..., None], *arguments: object
+) -> threading.Thread | None:
+    """A thread at work, or None: there may be no more of them, and its work is left to the end."""
+    thread = threading.Thread(target=run, args=arguments, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 class BackgroundWriter:
     """Hands batches to `write` in the order they come; an error shows at the next or at the end."""
 

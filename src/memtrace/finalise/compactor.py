@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memtrace import _core
-from memtrace.finalise.background import take_lowest_priority
+from memtrace.finalise.background import begun_thread, take_lowest_priority
 from memtrace.finalise.spools import held
 from memtrace.run.output import pid_of_key
 
@@ -56,10 +56,7 @@ class Compactor:
     def start(self) -> None:
         """Begin to look at the spools, or go on with them."""
         self._stopping.clear()
-        thread = threading.Thread(target=self._run, name="memtrace-compact", daemon=True)
-        with suppress(RuntimeError):  # there may be no more threads: all is left to the end
-            thread.start()
-            self._thread = thread
+        self._thread = begun_thread("memtrace-compact", self._run)
 
     def stop(self) -> dict[str, Compaction]:
         """End within a moment, or when the child in hand is finished.

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from memtrace import _core
-from memtrace.finalise.background import take_lowest_priority
+from memtrace.finalise.background import begun_thread, take_lowest_priority
 from memtrace.finalise.spools import spool_dirs
 
 _MOST_AT_ONCE = 16  # processes; the others do without
@@ -37,10 +37,7 @@ class Packers:
         """Begin to look for processes, or go on with them."""
         self._stopping.clear()
         self._seen.clear()
-        thread = threading.Thread(target=self._run, name="memtrace-packers", daemon=True)
-        with suppress(RuntimeError):  # there may be no more threads: the program does without
-            thread.start()
-            self._thread = thread
+        self._thread = begun_thread("memtrace-packers", self._run)
 
     def stop(self) -> None:
         """End within a moment: nothing of a spool is touched any more."""
@@ -73,11 +70,7 @@ class Packers:
             packer = _core.WindowPacker(path)
         except _core.SpoolError:  # it is being made, or cannot be packed
             return
-        thread = threading.Thread(
-            target=_work, args=(packer,), name=f"memtrace-pack-{key}", daemon=True
-        )
-        with suppress(RuntimeError):  # perhaps there may be one later
-            thread.start()
+        if thread := begun_thread(f"memtrace-pack-{key}", _work, packer):  # else perhaps later
             self._seen.add(key)
             self._at_work[key] = packer, thread
 
